@@ -1,0 +1,65 @@
+# Everything here works on a fresh machine with Python 3.11 or newer, its venv module, and make.
+# The environment is made once, in .venv, and again when setup.cfg changes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+JOBS   ?= 2
+SEEDS  ?= 30
+SEED   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv install demo check test lint unit real sim fuzz bench docs wheel clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Caterwaul needs Python 3.11 or newer: make PYTHON=python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $(STAMP)
+
+venv: $(STAMP)  ## make the virtual environment .venv with everything for development
+
+install:  ## install Caterwaul for the Python of PYTHON=
+	$(PYTHON) -m pip install .
+
+demo: $(STAMP)  ## run three nodes behind a balancer and print the address of the page
+	@$(BIN)/caterwaul demo
+
+check: $(STAMP)  ## run the story of the demo without a person: kill, pause, count what was lost
+	@$(BIN)/caterwaul demo --check
+
+test: lint unit sim  ## everything that has to pass: lint, all tests, 30 fixed seeds of the simulator
+
+lint: $(STAMP)  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p caterwaul
+
+unit: $(STAMP)  ## all tests but the simulator's seeds
+	$(BIN)/python -m pytest -n $(JOBS)
+
+real: $(STAMP)  ## only the tests with processes, sockets and multicast
+	$(BIN)/python -m pytest tests/real
+
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one
+	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+fuzz: $(STAMP)  ## arbitrary bytes against every decoder, longer than make test does
+	CATERWAUL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz -n $(JOBS)
+
+bench: $(STAMP)  ## measure, and print the tables of docs/performance.md
+	$(BIN)/python -m benchmarks
+
+docs: $(STAMP)  ## write docs/configuration.md from the settings
+	$(BIN)/caterwaul config --markdown > docs/configuration.md
+
+wheel: $(STAMP)  ## build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was built, the virtual environment with it
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

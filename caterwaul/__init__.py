@@ -1,0 +1,1 @@
+"""Caterwaul: in-memory HTTP session replication for Python web servers."""

@@ -1,0 +1,126 @@
+"""What one knob's bounds cannot say: values that must fit each other, addresses, paths and names.
+
+Each check adds one line for each mistake and looks at everything, so that a user mends a file in one go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Container
+
+from ..managers.settings import ManagerSettings
+from ..membership.errors import LocalError
+from ..membership.member import require_name
+from ..membership.settings import MembershipSettings
+from .config import Problems
+from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
+
+__all__ = ["check_admin", "check_channel", "check_cluster", "check_manager", "check_membership", "check_node", "check_web", "split_address"]
+
+_SOCKET_PATH_MAX = 107  # sun_path of Linux, less its final zero
+_LABEL_MAX = 255  # what a member may announce, see membership/member.py
+
+
+def check_node(node: NodeSettings, problems: Problems) -> None:
+    try:
+        require_name(node.name)
+    except LocalError as error:
+        problems.add("node.name", str(error))
+    for key in ("domain", "zone", "machine"):
+        label = getattr(node, key)
+        if len(label) > _LABEL_MAX or not label.isprintable():
+            problems.add(f"node.{key}", f"{label!r} is not a label of up to {_LABEL_MAX} printable characters")
+    address = _address(node.host)
+    if address is None:
+        problems.add("node.host", f"{node.host!r} is not an IP address of this machine (names are not resolved here)")
+    elif address.is_unspecified or address.is_multicast:
+        problems.add("node.host", f"{node.host} cannot be dialled by other members; give the address of one interface")
+    elif not address.is_loopback and not node.insecure:
+        problems.add(
+            "node.host",
+            f"{node.host} is outside loopback, and this cluster has no key: anyone on that network could read and forge sessions; "
+            "keep 127.0.0.1, or set node.insecure = true where that network is yours alone",
+        )
+
+
+def check_cluster(cluster: ClusterSettings, problems: Problems) -> None:
+    if not 0 < len(cluster.name) <= 64 or not cluster.name.isprintable():
+        problems.add("cluster.name", f"{cluster.name!r} is not a name of 1 to 64 printable characters")
+
+
+def check_membership(membership: MembershipSettings, node: NodeSettings, problems: Problems) -> None:
+    beats = 2 * membership.heartbeat_interval_s
+    if membership.drop_time_s < beats:
+        problems.add("membership.drop_time_s", f"{membership.drop_time_s:g} is shorter than two heartbeats ({beats})")
+    for method, key in (("static", "seeds"), ("dns", "dns_names"), ("file", "seeds_file")):
+        given, used = bool(getattr(membership, key)), method in membership.discovery
+        if used and not given:
+            problems.add(f"membership.{key}", f'is empty, and discovery "{method}" needs it')
+        if given and not used:
+            problems.add(f"membership.{key}", f'is not used, because discovery does not name "{method}"')
+    for seed in membership.seeds:
+        where = split_address(seed, node.port or None)
+        if where is None or not where[0] or not where[1]:
+            problems.add("membership.seeds", f"{seed!r} is not host:port (the port may be left out only when node.port is set)")
+    group = _address(membership.multicast_address)
+    if group is None or not group.is_multicast:
+        problems.add("membership.multicast_address", f"{membership.multicast_address!r} is not a multicast address (224.0.0.0 to 239.255.255.255)")
+    if membership.multicast_interface and _address(membership.multicast_interface) is None:
+        problems.add("membership.multicast_interface", f"{membership.multicast_interface!r} is not an IP address of this machine")
+
+
+def check_channel(channel: ChannelSettings, problems: Problems) -> None:
+    if channel.reconnect_max_s < channel.reconnect_min_s:
+        problems.add("channel.reconnect_max_s", f"{channel.reconnect_max_s:g} is shorter than reconnect_min_s ({channel.reconnect_min_s:g})")
+    if channel.outbox_max_bytes < channel.ahead_bytes:
+        problems.add("channel.outbox_max_bytes", f"{channel.outbox_max_bytes} is less than ahead_bytes ({channel.ahead_bytes})")
+
+
+def check_manager(manager: ManagerSettings, where: str, problems: Problems) -> None:
+    if manager.acks not in ("none", "one", "quorum", "all") and not (manager.acks.isascii() and manager.acks.isdecimal() and len(manager.acks) < 6):
+        problems.add(f"{where}.acks", f"{manager.acks!r} is none of none, one, quorum, all, and no number of members")
+    if manager.idle_timeout_s and manager.absolute_timeout_s and manager.idle_timeout_s > manager.absolute_timeout_s:
+        problems.add(f"{where}.idle_timeout_s", f"{manager.idle_timeout_s:g} is longer than absolute_timeout_s ({manager.absolute_timeout_s:g})")
+
+
+def check_admin(admin: AdminSettings, problems: Problems) -> None:
+    if admin.socket not in ("", "auto"):
+        if not os.path.isabs(admin.socket):
+            problems.add("admin.socket", f"{admin.socket!r} is not an absolute path")
+        if len(os.fsencode(admin.socket)) > _SOCKET_PATH_MAX:
+            problems.add("admin.socket", f"is longer than {_SOCKET_PATH_MAX} bytes, which is what the system takes as the path of a socket")
+
+
+def check_web(web: WebSettings, managers: Container[str], problems: Problems) -> None:
+    if not web.listen and not web.application:
+        return
+    if not web.listen or not web.application:
+        missing, given = ("application", "listen") if web.listen else ("listen", "application")
+        problems.add(f"web.{missing}", f"is missing, and web.{given} is given")
+    if web.listen:
+        where = split_address(web.listen, None)
+        if where is None or _address(where[0]) is None:
+            problems.add("web.listen", f"{web.listen!r} is not address:port, such as 127.0.0.1:8080")
+    if web.application and not all(web.application.partition(":")[::2]):
+        problems.add("web.application", f"{web.application!r} is not module:callable")
+    if web.manager not in managers:
+        problems.add("web.manager", f"there is no table [managers.{web.manager}]")
+
+
+def split_address(text: str, port: int | None) -> tuple[str, int] | None:
+    """``host:port``, ``[v6]:port``, or ``host`` where `port` is given; None: it is none of these."""
+    host, colon, digits = text.rpartition(":")
+    if not colon or (host.count(":") and not host.startswith("[")):
+        host, digits = text, ""
+    if digits and not (digits.isascii() and digits.isdecimal() and int(digits) < 65536):
+        return None
+    number = int(digits) if digits else port
+    return None if number is None or (colon and not digits and host != text) else (host.strip("[]"), number)
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return None

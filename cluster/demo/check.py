@@ -1,0 +1,272 @@
+"""The demo's story without a person: write, kill, write on, stop, write on, read everything back, judge.
+
+What the times of the result mean; all are milliseconds:
+
+- `detection_ms`: from SIGKILL until no survivor's view holds the killed member any more;
+- `failover_ms`: for each user of the killed node the first answer after the kill, measured from the kill if a request was
+  under way then, else from when the user's next request was sent: what a person at a browser waits, retries included;
+- `rejoin_ms`: from SIGKILL until every survivor's view holds the replacement;
+- `sync_ms`: from SIGKILL until the replacement says that it is in sync, which is when the proxy sends it users;
+- `pause_detection_ms` and `resume_ms`: from SIGSTOP until the others dropped it, and from SIGCONT until every node sees
+  every other one and all are in sync;
+- `settle_ms`: from the last write until every copy was complete.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any
+
+from twisted.internet.defer import DeferredSemaphore, gatherResults
+from twisted.internet.task import deferLater
+
+from .ledger import Ledger, Verdict
+from .nodes import DROP_S, DemoCluster
+from .visitors import Browser, Visitors
+
+__all__ = ["Check", "Failed"]
+
+_KILL_AFTER = 0.4  # of the writes
+_WRITES_PER_S = 500  # all visitors together; leaves room on two cores for what is measured
+_SEED = 20  # of tokens and of when the visitors begin
+_LOOK_S = 0.02
+_START_S, _STEP_S, _SETTLE_S = 30.0, 30.0, 20.0  # longest wait for the first start, for one event of the story, for equal copies
+_PAUSE_S = DROP_S + 2.0
+_READERS = 32  # sessions read at the same time
+
+
+class Failed(Exception):
+    """The story did not go as promised; the text says where."""
+
+
+class Check:
+    """One run on a cluster that is not started yet. `say` gets a line for each step."""
+
+    def __init__(self, reactor: Any, cluster: DemoCluster, visitors: int, writes: int, say: Callable[[str], None]) -> None:
+        self._reactor = reactor
+        self._cluster = cluster
+        self._writes = writes
+        self._number = visitors
+        self._say = say
+        self._browser = Browser(reactor)
+        self.ledger = Ledger()
+        self._visitors: Visitors | None = None
+        self._stopped: int | None = None  # pid of the node under SIGSTOP
+        self.result: dict[str, Any] = {"nodes": len(cluster.addresses), "clients": visitors}
+
+    def progress(self) -> str:
+        """Where it is, for a terminal."""
+        return f"{self.ledger.answered}/{self._writes} writes, {self.ledger.acknowledged} acknowledged by another node"
+
+    async def run(self) -> dict[str, Any]:
+        """The whole story; returns the result. Raises `Failed` or `LocalError`; `result` then holds what is known."""
+        cluster, begun = self._cluster, self._reactor.seconds()
+        try:
+            cluster.start()
+            await cluster.wait_ready(_START_S)
+            await self._everyone_in_sync(_START_S, "the nodes find each other")
+            self.result["start_ms"] = self._since(begun)
+            self._say(f"{len(cluster.addresses)} nodes are up and in sync")
+            self._visitors = Visitors(
+                self._reactor, self._browser, cluster.url, self.ledger, self._number / _WRITES_PER_S, random.Random(_SEED)
+            )
+            self._visitors.start(self._number)
+            writing = self._reactor.seconds()
+            await self._until(lambda: self.ledger.answered >= self._writes * _KILL_AFTER, 2 * _STEP_S, "the first writes are answered")
+            killed, killed_at = await self._kill()
+            await self._pause(other_than=killed)
+            await self._until(lambda: self.ledger.answered >= self._writes, 2 * _STEP_S, "all writes are answered")
+            await self._visitors.stop()
+            self.result["writes_per_s"] = round(self.ledger.answered / (self._reactor.seconds() - writing))
+            verdict = await self._read_back(killed, killed_at)
+            self._conclude(verdict)
+            return self.result
+        finally:
+            self._count()
+            self._continue()
+            await self._browser.close()
+
+    async def _kill(self) -> tuple[str, float]:
+        """Kill the node that serves most, and wait until its replacement is in sync."""
+        assert self._visitors is not None
+        served = self._visitors.served_by()
+        victim = max(sorted(self._cluster.addresses), key=lambda name: served.get(name, 0))
+        survivors = [name for name in self._cluster.addresses if name != victim]
+        uid, pid = await self._uid(victim), self._cluster.pid(victim)
+        assert pid is not None
+        affected = self._visitors.watch_failover(victim)
+        killed_at = self._reactor.seconds()
+        os.kill(pid, signal.SIGKILL)
+        self._say(f"killed {victim} (pid {pid}), which served {affected} of {self._number} clients")
+        await self._until_all_say(survivors, lambda seen: uid not in _uids(seen), f"{victim} is dropped by the survivors")
+        self.result["detection_ms"] = self._since(killed_at)
+        self._say(f"the others dropped it after {self.result['detection_ms']} ms")
+        replacement = await self._replacement(victim, uid)
+        await self._until_all_say(survivors, lambda seen: replacement in _uids(seen), f"the survivors see the replacement of {victim}")
+        self.result["rejoin_ms"] = self._since(killed_at)
+        await self._until_all_say([victim], lambda seen: seen["ready"], f"the replacement of {victim} is in sync")
+        self.result["sync_ms"] = self._since(killed_at)
+        self._say(f"its replacement (pid {self._cluster.pid(victim)}) joined after {self.result['rejoin_ms']} ms, in sync after {self.result['sync_ms']} ms")
+        visitors = self._visitors
+        await self._until(lambda: not visitors.unanswered(), _STEP_S, f"every user of {victim} is answered by another node")
+        waits = sorted(answered - max(asked, killed_at) for _, asked, answered in visitors.failovers)
+        self.result["failover_ms"] = _percentiles(waits)
+        self.result["failed_over"] = len(waits)
+        self._say(f"{len(waits)} users went on elsewhere: p50 {self.result['failover_ms']['p50']} ms, p99 {self.result['failover_ms']['p99']} ms")
+        return victim, killed_at
+
+    async def _pause(self, other_than: str) -> None:
+        """Stop another node for longer than the drop time, let it go on, and wait until all is as before."""
+        assert self._visitors is not None
+        served = self._visitors.served_by()
+        name = max(sorted(set(self._cluster.addresses) - {other_than}), key=lambda each: served.get(each, 0))
+        uid, pid = await self._uid(name), self._cluster.pid(name)
+        assert pid is not None
+        others = [each for each in self._cluster.addresses if each != name]
+        stopped_at = self._reactor.seconds()
+        os.kill(pid, signal.SIGSTOP)
+        self._stopped = pid
+        self._say(f"stopped {name} (pid {pid}) for {_PAUSE_S:g} s")
+        await self._until_all_say(others, lambda seen: uid not in _uids(seen), f"{name}, stopped, is dropped by the others")
+        self.result["pause_detection_ms"] = self._since(stopped_at)
+        await deferLater(self._reactor, max(0.0, stopped_at + _PAUSE_S - self._reactor.seconds()))
+        if self._cluster.pid(name) != pid:
+            raise Failed(f"{name} ended while it was stopped")
+        self._continue()
+        continued_at = self._reactor.seconds()
+        await self._everyone_in_sync(_STEP_S, f"{name} is back")
+        self.result["resume_ms"] = self._since(continued_at)
+        self._say(f"dropped after {self.result['pause_detection_ms']} ms; {self.result['resume_ms']} ms after it went on all nodes were in sync")
+
+    async def _read_back(self, killed: str, killed_at: float) -> Verdict:
+        """Every session from every node and through the proxy, again until all is there or the time is over."""
+        assert self._visitors is not None
+        self._say(f"reading {self._number} sessions back from every node and through the proxy")
+        ended = self._reactor.seconds()
+        await self._everyone_in_sync(_SETTLE_S, "the nodes are in sync after the last write")
+        while True:
+            readings = {name: await self._read_all(self._cluster.node_url(name), name) for name in sorted(self._cluster.addresses)}
+            readings["proxy"] = await self._read_all(self._cluster.url, "")
+            verdict = self.ledger.judge(readings, killed, killed_at)
+            if verdict.good or self._reactor.seconds() - ended > _SETTLE_S:
+                self.result["settle_ms"] = self._since(ended)
+                return verdict
+            await deferLater(self._reactor, 0.5)
+
+    async def _read_all(self, url: str, route: str) -> dict[int, dict[str, str] | None]:
+        assert self._visitors is not None
+        readers = DeferredSemaphore(_READERS)
+
+        async def read(cookie: str) -> dict[str, str] | None:
+            if route:
+                cookie = f"{cookie.partition('.')[0]}.{route}"
+            for _ in range(3):
+                with suppress(Exception):  # whatever broke, it is asked again, and counted as unread at the end
+                    answer = await self._browser.ask(f"{url}/get", cookie=cookie)
+                    if answer.status == 200:
+                        pairs: dict[str, str] = answer.content["pairs"]
+                        return pairs
+            return None
+
+        everybody = self._visitors.everybody
+        found = await gatherResults([readers.run(read, each.cookie) for each in everybody])
+        return {each.number: pairs for each, pairs in zip(everybody, found, strict=True)}
+
+    def _conclude(self, verdict: Verdict) -> None:
+        self.result.update(lost=verdict.lost, foreign=verdict.foreign, lost_unacknowledged=verdict.excused, unread=verdict.unread, found=verdict.found)
+        if not verdict.good:
+            raise Failed(
+                "\n".join([f"{verdict.lost} writes lost, {verdict.foreign} foreign values, {verdict.unread} sessions unreadable:", *verdict.told])
+            )
+        if self.ledger.acknowledged < self._writes * 0.4:
+            raise Failed(f"only {self.ledger.acknowledged} of {self.ledger.answered} writes were acknowledged by another node; half of them asked for it")
+
+    def _count(self) -> None:
+        self.result.update(writes=self.ledger.answered, writes_acknowledged=self.ledger.acknowledged)
+        if self._visitors is not None:
+            self.result["failed_requests"] = self._visitors.failed_requests
+            self.result["write_ms"] = _percentiles(sorted(self._visitors.latencies[False]))
+            self.result["write_acknowledged_ms"] = _percentiles(sorted(self._visitors.latencies[True]))
+
+    def _continue(self) -> None:
+        pid, self._stopped = self._stopped, None
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    async def _ask(self, name: str) -> dict[str, Any] | None:
+        """What this node sees; None if it does not answer."""
+        try:
+            return (await self._browser.ask(f"{self._cluster.node_url(name)}/members", timeout_s=1.0)).content
+        except Exception:  # whatever broke: it will be asked again
+            return None
+
+    async def _uid(self, name: str) -> str:
+        seen = await self._ask(name)
+        if seen is None:
+            raise Failed(f"{name} does not answer")
+        return _own_uid(seen)
+
+    async def _replacement(self, name: str, before: str) -> str:
+        async def found() -> str:
+            seen = await self._ask(name)
+            uid = _own_uid(seen) if seen else ""
+            return uid if uid != before else ""
+
+        return str(await self._poll(found, _STEP_S, f"{name} is started again"))
+
+    async def _until_all_say(self, names: Iterable[str], what: Callable[[dict[str, Any]], bool], event: str) -> None:
+        for name in names:
+
+            async def said(name: str = name) -> bool:
+                seen = await self._ask(name)
+                return seen is not None and "members" in seen and what(seen)
+
+            await self._poll(said, _STEP_S, f"{event} ({name})")
+
+    async def _everyone_in_sync(self, timeout_s: float, event: str) -> None:
+        number = len(self._cluster.addresses)
+
+        def complete(seen: dict[str, Any]) -> bool:
+            return bool(seen["ready"]) and len(seen["members"]) == number and all(member["in_sync"] for member in seen["members"])
+
+        await self._until_all_say(self._cluster.addresses, complete, event)
+        await self._until(lambda: all(map(self._cluster.proxy.is_up, self._cluster.addresses)), timeout_s, f"{event}: the proxy uses every node")
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float, event: str) -> None:
+        async def holds() -> bool:
+            return condition()
+
+        await self._poll(holds, timeout_s, event)
+
+    async def _poll(self, ask: Callable[[], Awaitable[Any]], timeout_s: float, event: str) -> Any:
+        deadline = self._reactor.seconds() + timeout_s
+        while True:
+            answer = await ask()
+            if answer:
+                return answer
+            if self._reactor.seconds() > deadline:
+                raise Failed(f"waited {timeout_s:g} s in vain until: {event}")
+            await deferLater(self._reactor, _LOOK_S)
+
+    def _since(self, begun: float) -> int:
+        return round(float(self._reactor.seconds() - begun) * 1000)
+
+
+def _uids(seen: dict[str, Any]) -> set[str]:
+    return {member["uid"] for member in seen["members"]}
+
+
+def _own_uid(seen: dict[str, Any]) -> str:
+    return next((member["uid"] for member in seen["members"] if member["self"]), "")
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float]:
+    """Milliseconds; `seconds` is sorted. Empty: nothing was measured."""
+    if not seconds:
+        return {}
+    return {name: round(seconds[min(len(seconds) - 1, int(len(seconds) * share))] * 1000, 1) for name, share in (("p50", 0.5), ("p99", 0.99))}

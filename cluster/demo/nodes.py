@@ -1,0 +1,170 @@
+"""The demo's cluster: node processes, kept alive by a supervisor, behind the embedded proxy, in this process.
+
+Every demo has a multicast port and a cluster name of its own, so that two of them on one machine never meet. A node's
+configuration is a file like anybody's; its HTTP port is fixed, so that a replacement is found where its predecessor was.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import deferLater
+
+from ...membership.errors import LocalError
+from ..balancer import BalancerSettings, Node, NodeDown, NodeUp, ReverseProxy
+from ..supervisor import Exited, Started, Supervisor
+from .page import COOKIE, MANAGER
+
+__all__ = ["DROP_S", "HEARTBEAT_S", "DemoCluster", "Event"]
+
+HEARTBEAT_S, DROP_S = 0.5, 3.0  # the defaults of membership, named here because the check sleeps longer than them
+_HOST = "127.0.0.1"
+_LOOK_S = 0.05
+
+Event = NodeUp | NodeDown | Started | Exited
+
+_CONFIGURATION = """\
+[node]
+name = "{name}"
+
+[cluster]
+name = "{cluster}"
+
+[membership]
+multicast_port = {multicast_port}
+heartbeat_interval_s = {heartbeat}
+drop_time_s = {drop}
+
+[managers.{manager}]
+type = "delta"
+
+[managers.{manager}.cookie]
+name = "{cookie}"
+secure = false
+
+[web]
+listen = "{host}:{port}"
+application = "caterwaul.cluster.demo.app:application"
+manager = "{manager}"
+"""
+
+
+class DemoCluster:
+    """`start` and `stop`; in between `url`, and every node by name. Reactor thread only."""
+
+    def __init__(self, reactor: Any, nodes: int, port: int, logs: Path | None = None, listener: Callable[[Event], None] = lambda event: None) -> None:
+        """`port` 0: any free one. `logs`: a directory where the nodes' output is kept, made if it is not there."""
+        self._reactor = reactor
+        self._port = port
+        self._logs = logs
+        self._files: dict[str, IO[str]] = {}
+        self._directory = Path(tempfile.mkdtemp(prefix="caterwaul-demo-"))
+        self._listening: IListeningPort | None = None
+        self.supervisor = Supervisor(reactor, listener, self._log_line)
+        self.proxy = ReverseProxy(reactor, BalancerSettings(cookie=COOKIE.name, probe_timeout_s=1.0, retry_non_idempotent=True), listener)
+        ports = _free_ports(socket.SOCK_STREAM, nodes)
+        self.addresses = {f"node{number}": (_HOST, port) for number, port in enumerate(ports, start=1)}
+        self.multicast_port = _free_ports(socket.SOCK_DGRAM, 1)[0]
+        self.name = f"demo-{secrets.token_hex(4)}"
+
+    @property
+    def url(self) -> str:
+        assert self._listening is not None, "not started"
+        return f"http://{_HOST}:{self._listening.getHost().port}"  # type: ignore[attr-defined]
+
+    def node_url(self, name: str) -> str:
+        """Where this node itself answers, past the proxy."""
+        host, port = self.addresses[name]
+        return f"http://{host}:{port}"
+
+    def pid(self, name: str) -> int | None:
+        return self.supervisor.pid(name)
+
+    def start(self) -> None:
+        """Listen, and start the processes. Raises `LocalError` if the port is taken."""
+        try:
+            self._listening = self._reactor.listenTCP(self._port, self.proxy.site, interface=_HOST)
+        except CannotListenError as error:
+            raise LocalError(f"port {self._port}, asked for with --port, cannot be used: {os.strerror(error.socketError.errno)}; --port 0 takes a free one") from None
+        if self._logs is not None:
+            self._logs.mkdir(parents=True, exist_ok=True)
+        level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides
+        self.proxy.start()
+        for name, (host, port) in self.addresses.items():
+            path = self._directory / f"{name}.toml"
+            path.write_text(
+                _CONFIGURATION.format(
+                    name=name,
+                    cluster=self.name,
+                    multicast_port=self.multicast_port,
+                    heartbeat=HEARTBEAT_S,
+                    drop=DROP_S,
+                    manager=MANAGER,
+                    cookie=COOKIE.name,
+                    host=host,
+                    port=port,
+                )
+            )
+            self.supervisor.add(name, [sys.executable, "-m", "twisted", f"--log-level={level}", "caterwaul", "--config", str(path)])
+            self.proxy.add(Node(name, host, port))
+        self.supervisor.startService()
+
+    async def wait_ready(self, timeout_s: float) -> None:
+        """Until the proxy may use every node. Raises `LocalError` with what a node printed last, if that takes too long or one keeps dying."""
+        deadline = self._reactor.seconds() + timeout_s
+        while True:
+            missing = [name for name in self.addresses if not self.proxy.is_up(name)]
+            if not missing:
+                return
+            name = missing[0]
+            if self._reactor.seconds() > deadline or self.supervisor.restarts(name) > 1:
+                printed = "\n  ".join(self.supervisor.last_lines(name)[-12:])
+                raise LocalError(f"{name} is not ready after {timeout_s:g} s and {self.supervisor.restarts(name)} restarts; it printed last:\n  {printed}")
+            await deferLater(self._reactor, _LOOK_S)
+
+    async def stop(self) -> None:
+        """End every process that was started, and wait for it."""
+        if self._listening is not None:
+            await _deferred(self._listening.stopListening())
+        await self.proxy.stop()
+        await self.supervisor.stopService()
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _log_line(self, name: str, line: str) -> None:
+        if self._logs is None:
+            return
+        if name not in self._files:
+            self._files[name] = (self._logs / f"{name}.log").open("a", encoding="utf-8", buffering=1)
+        self._files[name].write(f"{line}\n")
+
+
+async def _deferred(result: Any) -> None:
+    if isinstance(result, Deferred):
+        await result
+
+
+def _free_ports(kind: socket.SocketKind, number: int) -> list[int]:
+    """Ports of loopback that nobody uses now."""
+    sockets = [socket.socket(socket.AF_INET, kind) for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind((_HOST, 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()

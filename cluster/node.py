@@ -1,0 +1,242 @@
+"""Settings in, one running node out: the only place that knows all parts.
+
+Start: what other members and users would reach first listens last. The web port is bound (its address is announced), then
+the channel's; managers attach; the admin socket; at the end discovery makes the node known. Stop is the other way round:
+no more requests, the farewell (so that nobody has to suspect us), managers, channel. A start that fails stops what it had
+started. A node runs once; another start is another incarnation and another `Node`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from ..managers.delta import DeltaManager
+from ..managers.values import ValueTypes
+from ..membership.errors import LocalError
+from ..membership.group import Slept
+from ..membership.member import UID_BYTES, Member
+from ..membership.service import MembershipService, Subscriber
+from ..membership.view import View, ViewChanged
+from .admin import AdminService
+from .admin_socket import socket_path
+from .channel import GroupChannel
+from .settings import Settings
+from .web import WebService
+
+__all__ = ["Node"]
+
+_log = Logger()
+
+
+class Node:
+    """One member of a cluster. Reactor thread, except `name`, `me`, `view`, `managers` and `is_ready`, which any thread may read.
+
+    `reactor.seconds` must be monotonic (see `embedding.use_monotonic_time`). `types`: classes of the application's own that
+    sessions may hold.
+    """
+
+    def __init__(self, settings: Settings, reactor: Any, *, types: ValueTypes | None = None, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self.settings = settings
+        self.managers: dict[str, DeltaManager] = {}
+        self.channel: GroupChannel | None = None
+        self.membership: MembershipService | None = None
+        self._reactor = reactor
+        self._types = types if types is not None else ValueTypes()
+        self._entropy = entropy
+        self._rng = Random(int.from_bytes(entropy(8), "big"))
+        self._web = WebService(settings.web, reactor) if settings.web.listen else None
+        self._admin: AdminService | None = None
+        self._subscribers: list[Subscriber] = []
+        self._stopped: Deferred[None] | None = None
+
+    # -- what others see
+
+    @property
+    def name(self) -> str:
+        return self.settings.node.name
+
+    @property
+    def me(self) -> Member:
+        """This node as a member. Raises `LocalError` before the start."""
+        return self._running()[1].me
+
+    @property
+    def view(self) -> View:
+        """Who is here now, this node among them; empty before the start."""
+        return self.membership.view if self.membership is not None else View(0, ())
+
+    @property
+    def is_ready(self) -> bool:
+        """Every manager holds what it should: balancers may send users here."""
+        return self.membership is not None and self._stopped is None and all(manager.in_sync for manager in self.managers.values())
+
+    def subscribe(self, callback: Subscriber) -> Callable[[], None]:
+        """From now on `callback(event)` in the reactor's thread for each event of membership; what is returned ends it."""
+        self._subscribers.append(callback)
+        return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
+
+    # -- life
+
+    def start(self) -> Deferred[None]:
+        """Fires when the node listens and looks for others. Fails with `LocalError`, saying which part and which setting."""
+        return Deferred.fromCoroutine(self._start())
+
+    def stop(self) -> Deferred[None]:
+        """Leave and close. Fires after a few seconds at most; never fails; any number of times."""
+        if self._stopped is None:
+            self._stopped = Deferred.fromCoroutine(self._stop())
+        waiting: Deferred[None] = Deferred()
+        self._stopped.addBoth(lambda result: waiting.callback(None))
+        return waiting
+
+    async def _start(self) -> None:
+        if self.channel is not None:
+            raise LocalError("this node was started before; make another")
+        if self.settings.node.insecure:
+            _log.warn(
+                "node.insecure is set: nothing between members is encrypted, and whoever reaches {host} can read and forge sessions",
+                host=self.settings.node.host,
+            )
+        try:
+            await self._start_parts()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start_parts(self) -> None:
+        settings = self.settings
+        payload: dict[str, Any] = {"pid": os.getpid()}
+        if self._web is not None:
+            payload["http"] = self._web.start()
+        self.channel = channel = GroupChannel(
+            self._member(payload), settings.channel, settings.cluster.name, self._reactor, rng=self._rng, entropy=self._entropy
+        )
+        try:
+            await channel.start()
+        except LocalError as error:
+            raise LocalError(f"node.port: {error}") from None
+        for name, chosen in settings.managers.items():
+            self.managers[name] = DeltaManager(name, channel, chosen, clock=self._reactor, entropy=self._entropy, types=self._types)
+            self.managers[name].start()
+        if self._web is not None:
+            self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
+        self._start_admin()
+        self.membership = membership = MembershipService(
+            channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng
+        )
+        membership.subscribe(self._event)
+        channel.on_traffic = membership.heard
+        channel.on_refused = membership.unreachable
+        channel.on_announce = lambda me: membership.announce(**me.payload) if membership.running else None
+        membership.startService()
+        _log.info("{me} of cluster {cluster!r} is listening", me=channel.me, cluster=settings.cluster.name)
+
+    def _start_admin(self) -> None:
+        """A socket that the user named must work; without the automatic one, a node is as good."""
+        path = socket_path(self.settings.admin.socket, self.name)
+        if path is None:
+            return
+        admin = AdminService(self, path, self._reactor)
+        try:
+            admin.start()
+        except LocalError as error:
+            if self.settings.admin.socket != "auto":
+                raise
+            _log.warn("{error}; `caterwaul members` will not find this node", error=error)
+        else:
+            self._admin = admin
+
+    async def _stop(self) -> None:
+        parts: list[Callable[[], Any]] = []
+        if self._web is not None:
+            parts.append(self._web.stop)
+        if self.membership is not None:
+            parts.append(self.membership.stopService)
+        parts += [self.managers[name].stop for name in sorted(self.managers)]
+        if self.channel is not None:
+            parts.append(self.channel.stop)
+        if self._admin is not None:
+            parts.append(self._admin.stop)
+        for stop in parts:
+            try:
+                ended = stop()
+                if ended is not None:
+                    await ended
+            except Exception:  # whatever one part runs into, the others have to be stopped
+                _log.failure("a part of the node did not stop cleanly")
+
+    def _member(self, payload: dict[str, Any]) -> Member:
+        node = self.settings.node
+        return Member(
+            uid=self._entropy(UID_BYTES), name=node.name, host=node.host, port=node.port, domain=node.domain, zone=node.zone,
+            machine=node.machine, weight=node.weight, payload=payload,
+        )  # fmt: skip
+
+    def _event(self, event: object) -> None:
+        match event:
+            case ViewChanged():
+                for name in sorted(self.managers):
+                    self.managers[name].view_changed(event)
+                for member in event.appeared:
+                    if member.name == self.name and member.uid != self.me.uid:
+                        _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
+            case Slept(seconds):
+                for name in sorted(self.managers):
+                    self.managers[name].slept(seconds)
+        for subscriber in list(self._subscribers):
+            try:
+                subscriber(event)
+            except Exception:
+                _log.failure("a subscriber failed on {event}", event=type(event).__name__)
+
+    def _running(self) -> tuple[GroupChannel, MembershipService]:
+        if self.channel is None or self.membership is None:
+            raise LocalError("the node is not started")
+        return self.channel, self.membership
+
+    # -- reports, for the admin service
+
+    def members_report(self) -> list[dict[str, Any]]:
+        """Each member of the view, by name: what this node knows of it."""
+        channel, membership = self._running()
+        report = []
+        for member in sorted(membership.view, key=lambda member: (member.name, member.uid)):
+            here = member.uid == channel.me.uid
+            if here:
+                state = "in sync" if self.is_ready else "joining"
+            elif channel.is_degraded(member.uid):
+                state = "degraded"
+            else:
+                state = "in sync" if all(manager.in_sync_with(member.uid) for manager in self.managers.values()) else "joining"
+            report.append({
+                "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
+                "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
+                "managers": sorted(member.managers), "pid": member.payload.get("pid"), "http": member.payload.get("http"),
+            })  # fmt: skip
+        return report
+
+    def sessions_report(self, manager: str, limit: int, after: str) -> dict[str, Any]:
+        """One page of the sessions held here. `manager`: empty for the only one."""
+        if not manager and len(self.managers) == 1:
+            manager = next(iter(self.managers))
+        found = self.managers.get(manager)
+        if found is None:
+            raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self.managers))}")
+        page = found.summaries(limit, after)
+        return {"manager": manager, "count": found.count, "sessions": page}
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of all parts."""
+        channel, membership = self._running()
+        return {
+            "node": {"name": self.name, "uid": channel.me.uid.hex(), "ready": self.is_ready, "view": membership.view.number},
+            "membership": membership.statistics(),
+            "channel": channel.statistics(),
+            "managers": {name: manager.statistics() for name, manager in sorted(self.managers.items())},
+        }

@@ -1,0 +1,156 @@
+"""The whole configuration of a node: the tables, where they come from, and the checks between them.
+
+Every table is a frozen dataclass of knobs (see `membership/knobs.py`), declared by the package it configures. They are read from one TOML file or from keywords of the same names, and checked as a
+whole. Every mistake is one line ``FILE: table.key: what is wrong, and what to do``; all are reported at once, and nothing
+is started.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..managers.settings import ManagerSettings
+from ..managers.web.cookies import CookieSettings
+from ..membership.settings import MembershipSettings
+from .config import Problems, build, nearest
+from .crosschecks import check_admin, check_channel, check_cluster, check_manager, check_membership, check_node, check_web
+from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
+
+__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load"]
+
+
+#: Tables that exist once, by their name in the file.
+_TABLES: dict[str, Any] = {
+    "node": NodeSettings,
+    "cluster": ClusterSettings,
+    "membership": MembershipSettings,
+    "channel": ChannelSettings,
+    "admin": AdminSettings,
+    "web": WebSettings,
+}
+_MANAGER_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One checked configuration; immutable, so any thread may read it. Made by `Settings.of` or `load`, never by hand."""
+
+    node: NodeSettings
+    cluster: ClusterSettings
+    membership: MembershipSettings
+    channel: ChannelSettings
+    admin: AdminSettings
+    web: WebSettings
+    managers: Mapping[str, ManagerSettings]  #: by manager name, sorted
+    cookies: Mapping[str, CookieSettings]  #: `[managers.NAME.cookie]`, by manager name
+    source: str = ""  #: the file it was read from, empty for keywords
+
+    @staticmethod
+    def of(**keywords: Any) -> Settings:
+        """From keywords: a table each (``node={"name": "a"}``), or dotted names (``**{"membership.drop_time_s": 5.0}``).
+
+        Raises `SettingsError` with a line for each mistake.
+        """
+        problems = Problems("")
+        tables: dict[str, Any] = {}
+        for name, value in keywords.items():
+            _put(tables, name.split("."), value, problems)
+        return _check(tables, problems)
+
+    def changed(self, **keywords: Any) -> Settings:
+        """The same configuration with some keys changed (named as in `of`), checked again."""
+        tables = self.to_tables()
+        problems = Problems(self.source)
+        for name, value in keywords.items():
+            _put(tables, name.split("."), value, problems)
+        return replace(_check(tables, problems), source=self.source)
+
+    def to_tables(self) -> dict[str, Any]:
+        """Plain nested tables, as a TOML file would hold them."""
+        tables: dict[str, Any] = {name: dict(vars(getattr(self, name))) for name in _TABLES}
+        tables["managers"] = {name: {**vars(manager), "cookie": dict(vars(self.cookies[name]))} for name, manager in self.managers.items()}
+        return tables
+
+
+def load(path: str | os.PathLike[str]) -> Settings:
+    """Read and check one TOML file. Raises `SettingsError` with a line for each mistake."""
+    problems = Problems(os.fspath(path))
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        problems.add("", f"not valid TOML: {error}")
+    except UnicodeDecodeError as error:
+        problems.add("", f"not UTF-8 text (byte {error.start})")
+    except OSError as error:
+        problems.add("", f"cannot be read: {error.strerror or error}")
+    problems.raise_if_any()
+    return replace(_check(tables, problems), source=os.fspath(path))
+
+
+def host_name() -> str:
+    """This machine's name, cut to what a node name may be."""
+    legal = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])[:16].strip("-")
+    return legal or "node"
+
+
+def _put(tables: dict[str, Any], path: list[str], value: object, problems: Problems) -> None:
+    """Set one value at a dotted path; a table given as a whole is merged into what is there."""
+    at = tables
+    for part in path[:-1]:
+        at = at.setdefault(part, {})
+        if not isinstance(at, dict):
+            problems.add(".".join(path), "is inside something that is not a table")
+            return
+    if isinstance(value, Mapping):
+        at.setdefault(path[-1], {})
+        for key, inner in value.items():
+            _put(tables, [*path, str(key)], inner, problems)
+    else:
+        at[path[-1]] = value
+
+
+def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
+    for name in tables:
+        if name not in _TABLES and name != "managers":
+            problems.add(name, f"no such table{nearest(name, [*_TABLES, 'managers'])}")
+    built = {name: build(kind, tables.get(name, {}), name, problems) for name, kind in _TABLES.items()}
+    managers, cookies = _managers(tables.get("managers", {"default": {}}), problems)
+    if not built["node"].name:
+        built["node"] = replace(built["node"], name=host_name())
+    settings = Settings(**built, managers=managers, cookies=cookies)
+    check_node(settings.node, problems)
+    check_cluster(settings.cluster, problems)
+    check_membership(settings.membership, settings.node, problems)
+    check_channel(settings.channel, problems)
+    check_admin(settings.admin, problems)
+    check_web(settings.web, settings.managers, problems)
+    for name, manager in settings.managers.items():
+        check_manager(manager, f"managers.{name}", problems)
+    problems.raise_if_any()
+    return settings
+
+
+def _managers(tables: object, problems: Problems) -> tuple[dict[str, ManagerSettings], dict[str, CookieSettings]]:
+    managers: dict[str, ManagerSettings] = {}
+    cookies: dict[str, CookieSettings] = {}
+    if not isinstance(tables, Mapping):
+        problems.add("managers", f"{tables!r} is not a table of managers, [managers.NAME]")
+        return managers, cookies
+    for name, table in sorted(tables.items()):
+        where = f"managers.{name}"
+        if not _MANAGER_NAME.fullmatch(name):
+            problems.add(where, "the name of a manager is 1 to 32 letters, digits, '_' or '-'")
+        plain = dict(table) if isinstance(table, Mapping) else table
+        cookie = plain.pop("cookie", {}) if isinstance(plain, dict) else {}
+        if isinstance(plain, dict) and type(plain.get("acks")) is int:
+            plain["acks"] = str(plain["acks"])  # `acks = 2` is how a number is written in TOML
+        managers[name] = build(ManagerSettings, plain, where, problems)
+        cookies[name] = build(CookieSettings, cookie, f"{where}.cookie", problems)
+    return managers, cookies

@@ -1,0 +1,249 @@
+"""Sockets: listening, dialling, and the protocol of one connection. The only Twisted protocol code of the channel.
+
+A connection passes two phases: the handshake, and then frames; the phase is the function that takes decoded frames, and
+changing phase is replacing it. How bytes are carried (plain TCP, TLS) comes from outside as `Endpoints`; nothing is said
+before the connection is *usable*, which for plain TCP is when it is made.
+
+Nothing here waits for a peer: the link is asked for bytes only while the transport wants them, so a slow peer's bytes
+stay in its bounded outbox, where urgent frames still pass before data.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+from typing import Any
+from typing import Protocol as Interface
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP4ServerEndpoint, TCP6ClientEndpoint, TCP6ServerEndpoint
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort, IPushProducer, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..membership.errors import LocalError, RemoteError
+from .errors import HandshakeRefused
+from .frames import Frame, FrameDecoder, encode_refuse
+from .handshake import Answer, Greeting, Handshake
+from .link import Link
+from .meeting import Address, Offer
+
+__all__ = ["Connection", "Endpoints", "Host", "PlainTcp", "connect", "listen"]
+
+_USER_TIMEOUT_MS = 30_000  # a backstop: the kernel gives up on data nobody confirms; the detector has long decided by then
+
+
+class Endpoints(Interface):
+    """How to listen and dial. `host` is an address or a name."""
+
+    def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint: ...
+
+    def client(self, reactor: Any, host: str, port: int, timeout_s: float) -> IStreamClientEndpoint: ...
+
+
+class PlainTcp:
+    """No encryption: for loopback."""
+
+    def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint:
+        endpoint = TCP6ServerEndpoint if _version(host) == 6 else TCP4ServerEndpoint
+        return endpoint(reactor, port, interface=host)
+
+    def client(self, reactor: Any, host: str, port: int, timeout_s: float) -> IStreamClientEndpoint:
+        version = _version(host)
+        if version == 4:
+            return TCP4ClientEndpoint(reactor, host, port, timeout=timeout_s)
+        if version == 6:
+            return TCP6ClientEndpoint(reactor, host, port, timeout=timeout_s)
+        return HostnameEndpoint(reactor, host, port, timeout=timeout_s)
+
+
+def _version(host: str) -> int:
+    """4 or 6 for an address, 0 for a name."""
+    try:
+        return ip_address(host).version
+    except ValueError:
+        return 0
+
+
+class Host(Interface):
+    """What a connection reports to: the channel."""
+
+    def handshake(self, connection: Connection) -> Handshake: ...
+
+    def greeted(self, connection: Connection, greeting: Greeting) -> None:
+        """May raise `HandshakeRefused`."""
+
+    def answered(self, connection: Connection, answer: Answer) -> None: ...
+
+    def frames(self, connection: Connection, frames: Sequence[Frame], size: int) -> None: ...
+
+    def broken(self, connection: Connection, error: RemoteError) -> None:
+        """The connection is about to be closed because of this."""
+
+    def lost(self, connection: Connection) -> None:
+        """The socket is gone; whatever the phase, once for each connection made."""
+
+    def now_ms(self) -> int: ...
+
+
+@implementer(IPushProducer)
+class Connection(Protocol):
+    """One TCP connection. `offer`: what this end said when it dialled (None: it accepted). `link`: set once the handshake is done."""
+
+    def __init__(self, host: Host, ahead_bytes: int, address: Address | None = None, offer: Offer | None = None) -> None:
+        self._host = host
+        self._ahead_bytes = ahead_bytes
+        self.address = address
+        self.offer = offer
+        self.link: Link | None = None
+        self._decoder = FrameDecoder()
+        self._phase: Callable[[list[Frame], int], None] = self._shake
+        self._paused = False
+
+    @property
+    def is_closed(self) -> bool:
+        """Closed by this end: what still comes in is not looked at."""
+        return self._phase == self._ignore
+
+    @property
+    def where(self) -> str:
+        """The other end's address, for people."""
+        peer: Any = self.transport.getPeer() if self.transport is not None else None
+        return f"{getattr(peer, 'host', '?')}:{getattr(peer, 'port', '?')}"
+
+    # -- Twisted calls these
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        _configure(transport)
+        self._handshake = self._host.handshake(self)
+        if self.offer is not None:
+            transport.write(self.offer.hello)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._phase == self._ignore:
+            return
+        try:
+            self._phase(self._decoder.feed(data), len(data))
+        except RemoteError as error:
+            self._host.broken(self, error)
+            code = error.code if isinstance(error, HandshakeRefused) else "malformed"
+            self.close(f"{code}: {error}")
+
+    def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008  (Twisted's signature has a default)
+        self._phase = self._ignore
+        self._host.lost(self)
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        self.flush()
+
+    def stopProducing(self) -> None:
+        self._paused = True
+
+    # -- the channel calls these
+
+    def establish(self, link: Link, answer: bytes = b"") -> None:
+        """The handshake is done: frames of this link from now on."""
+        transport: Any = self.transport
+        self.link = link
+        self._phase = self._frames
+        if answer:
+            transport.write(answer)
+        transport.bufferSize = self._ahead_bytes
+        transport.registerProducer(self, True)
+
+    def flush(self) -> None:
+        """Write what the link has, as long as the transport takes it."""
+        transport: Any = self.transport
+        link = self.link
+        while not self._paused and link is not None:
+            data = link.pull(self._host.now_ms(), self._ahead_bytes)
+            if not data:
+                return
+            transport.write(data)
+
+    def close(self, reason: str) -> None:
+        """Tell the peer why (``code: text``; empty: nothing) and close; what it still sends is ignored."""
+        if self._phase == self._ignore:
+            return
+        transport: Any = self.transport
+        self._phase = self._ignore
+        self._paused = True
+        if self.link is not None:
+            transport.unregisterProducer()
+        if reason:
+            transport.write(encode_refuse(reason))
+        transport.loseConnection()
+
+    def abort(self) -> None:
+        """Close without waiting for the peer."""
+        transport: Any = self.transport
+        self._phase = self._ignore
+        self._paused = True
+        transport.abortConnection()
+
+    # -- phases
+
+    def _shake(self, frames: list[Frame], size: int) -> None:
+        if not frames:
+            return
+        first, *rest = frames
+        said = self._handshake.receive(first)
+        if isinstance(said, Answer):
+            self._host.answered(self, said)
+        else:
+            self._host.greeted(self, said)
+        if rest:
+            self._phase(rest, size)
+
+    def _frames(self, frames: list[Frame], size: int) -> None:
+        self._host.frames(self, frames, size)
+
+    def _ignore(self, frames: list[Frame], size: int) -> None:
+        """After closing."""
+
+
+def listen(endpoints: Endpoints, reactor: Any, host: str, port: int, accept: Callable[[], Connection | None]) -> Deferred[IListeningPort]:
+    """Listen; `accept()` makes the connection's protocol, None refuses it. Fails with `LocalError` if the port cannot be had."""
+
+    def explain(failure: Failure) -> None:
+        failure.trap(CannotListenError, OSError)
+        cause = getattr(failure.value, "socketError", failure.value)
+        raise LocalError(f"cannot listen on TCP port {port} of {host or 'all addresses'}, asked by cluster channel (node.port): {cause}") from failure.value
+
+    deferred: Deferred[IListeningPort] = endpoints.server(reactor, host, port).listen(_Acceptor(accept))
+    deferred.addErrback(explain)
+    return deferred
+
+
+def connect(endpoints: Endpoints, reactor: Any, address: Address, timeout_s: float, connection: Connection) -> Deferred[Any]:
+    """Dial; the Deferred fires when the connection is made or has failed."""
+    return endpoints.client(reactor, *address, timeout_s).connect(_Acceptor(lambda: connection))
+
+
+def _configure(transport: Any) -> None:
+    """Socket options, where there is a socket (a simulated transport has none)."""
+    set_no_delay = getattr(transport, "setTcpNoDelay", None)
+    if set_no_delay is not None:
+        set_no_delay(True)
+    get_handle = getattr(transport, "getHandle", None)
+    handle = get_handle() if get_handle is not None else None
+    if isinstance(handle, socket.socket):
+        handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
+
+
+class _Acceptor(Factory):
+    noisy = False
+
+    def __init__(self, build: Callable[[], Connection | None]) -> None:
+        self._build = build
+
+    def buildProtocol(self, addr: object) -> Connection | None:
+        return self._build()

@@ -1,0 +1,1 @@
+"""What each member must hold: sessions, replicas, managers."""

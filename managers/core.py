@@ -1,0 +1,283 @@
+"""What a session manager decides, without I/O: messages and ticks in, effects out.
+
+Puts the parts together: the `Replica` merges, `AntiEntropy` compares, `Lookups` ask, `Expiry` ends, and the `Placement`
+says who. Application threads do not come here (they commit through `base.py` straight into the replica); everything
+a peer says does. Guarded by the manager's lock; times are ms of our monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..membership.channel import Message, Waiter
+from ..membership.effects import Effect, Send
+from ..membership.errors import RemoteError
+from ..membership.view import View, ViewChanged
+from . import messages as m
+from .antientropy import AntiEntropy, is_whole
+from .changes import KEY_BYTES, check_deltas
+from .expiry import Ended, Expiry
+from .heads import LIVE, Head
+from .lookup import Lookups
+from .placement import Placement, partition_of
+from .replica import Entry, Outcome, Replica
+from .settings import ManagerSettings
+
+__all__ = ["SessionCore"]
+
+_PACK_AT_ONCE = 200  # records packed in one go: about 3 ms under the lock
+_PACK_EVERY_MS = 20
+_TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
+_WANTED_MAX = 4096  # fetches under way
+_WANT_AGAIN_MS = 1000
+
+
+class SessionCore:
+    def __init__(
+        self, me: bytes, name: str, settings: ManagerSettings, strategy: Callable[[View, bytes], Placement], view: View, asleep_ms: int, now_ms: int
+    ) -> None:
+        self.me = me
+        self.settings = settings
+        self._strategy = strategy
+        self.placement = strategy(view, me)
+        self.say = m.Speaker(name)
+        self.replica = Replica(me)
+        self.in_use: dict[bytes, int] = {}  #: open requests by key
+        self.entropy = AntiEntropy(me, self.say, self.replica)
+        self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
+        self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
+        self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
+        self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
+        self._slept = False  # sessions here may have ended meanwhile
+        self._pack_ms = int(settings.pack_after_s * 1000)
+        self._sweep_at_ms = now_ms + self._pack_ms
+        self._packing_at_ms: int | None = None
+        self._asleep_ms = asleep_ms
+        self._ticked_ms = now_ms
+        self._readers: dict[int, Callable[[int, bytes, list[Any], int], list[Effect]]] = {
+            m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
+            m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
+            m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
+        }  # fmt: skip
+
+    # -- what is known
+
+    @property
+    def in_sync(self) -> bool:
+        """Reconciled with every other member since the link to it began."""
+        synced = self.entropy.in_sync
+        return all(uid in synced for uid in self.placement.peers())
+
+    def sure(self, now_ms: int) -> bool:
+        """A session that is not here does not exist, as far as anybody can know."""
+        return now_ms >= self._doubt_until_ms and self.in_sync
+
+    def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
+        """(live session here or None, whether that may be served or called gone without asking anybody)."""
+        entry = self.replica.get(key)
+        if entry is None:
+            return None, self.sure(now_ms)
+        if entry.head is not None and entry.head.state != LIVE:
+            return None, True
+        if not is_whole(entry):
+            return None, False
+        if (self._slept or now_ms - self._ticked_ms > self._asleep_ms) and self.placement.peers():
+            return entry, False  # it may have ended while we stood still (and the reactor may not have noticed yet that we did)
+        return entry, not self.expiry.is_over(key, entry, now_ms)
+
+    def servable(self, key: bytes, now_ms: int) -> Entry | None:
+        """What to serve once the keepers have been asked."""
+        entry = self.replica.get(key)
+        if entry is None or entry.body is None or not is_whole(entry) or self.expiry.is_over(key, entry, now_ms):
+            return None
+        return entry
+
+    def ask_keepers(self, key: bytes, now_ms: int) -> list[Effect]:
+        peers = [uid for uid in self.placement.keepers(partition_of(key)) if uid != self.me]
+        if not self.replica.get(key) and len(peers) < 2:
+            peers += [uid for uid in self.placement.peers() if uid in self.entropy.in_sync and uid not in peers][: 2 - len(peers)]
+        return self.lookups.ask(key, peers or self.placement.peers()[:2], now_ms)
+
+    # -- inputs
+
+    def receive(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        """One message of a member. Raises `RemoteError`; then nothing of it was applied (of RECORDS: whole sessions may have been)."""
+        reader = self._readers.get(message[1])
+        if reader is None:
+            return []  # a newer peer's optional operation
+        if len(message) < 3 and message[1] != m.OFFER:
+            raise RemoteError("message too short")
+        effects = reader(now_ms, peer, message, offset_ms)
+        if self.replica.fresh:
+            self.settle_fresh(now_ms)
+        return effects
+
+    def settle_fresh(self, now_ms: int) -> None:
+        """Schedule the ends of what is new."""
+        fresh, self.replica.fresh = self.replica.fresh, []
+        for key in fresh:
+            self.expiry.schedule(key, now_ms)
+
+    def _deltas(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        origin = message[2]
+        if type(origin) is not bytes or len(origin) != len(peer) or len(message) < 4:
+            raise RemoteError("deltas: malformed")
+        check_deltas(message[3])
+        outcome = Outcome()
+        self.replica.merge_deltas(origin, message[3], offset_ms, outcome)
+        return self._settle(peer, outcome, now_ms) if outcome else []
+
+    def _records(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        outcome = Outcome()
+        for session in m.read_records(message[2], offset_ms):
+            self._wanted.pop(session.key, None)
+            self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, outcome)
+        return self._settle(peer, outcome, now_ms)
+
+    def _touches(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        outcome = Outcome()
+        for key, counter, ms in m.read_touches(message[2], offset_ms):
+            self.replica.touch(key, peer, counter, ms, outcome)
+        return self._settle(peer, outcome, now_ms)
+
+    def _heads(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        outcome = Outcome()
+        for key, head in m.read_heads(message[2], offset_ms):
+            self.replica.merge_head(key, head, outcome)
+        return self._settle(peer, outcome, now_ms)
+
+    def _settle(self, peer: bytes, outcome: Outcome, now_ms: int) -> list[Effect]:
+        """What a merge left open: fetch, tell, or send to all."""
+        effects: list[Effect] = []
+        wants = []
+        for key in dict.fromkeys(outcome.wants):
+            if now_ms >= self._wanted.get(key, 0) and (len(self._wanted) < _WANTED_MAX or key in self._wanted):
+                self._wanted[key] = now_ms + _WANT_AGAIN_MS
+                wants.append(key)
+        if wants:
+            effects.append(Send((peer,), self.say.want(wants)))
+        if outcome.tells:
+            effects += self.entropy.records(peer, list(dict.fromkeys(outcome.tells)))
+        if outcome.revived:
+            for message in self.entropy.messages(list(dict.fromkeys(outcome.revived))):
+                effects.append(Send(self.placement.peers(), message))
+        return effects
+
+    def _want(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
+
+    def _offer(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        return list(self.entropy.offered(peer))
+
+    def _inventory(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        return list(self.entropy.inventory(peer, m.read_inventory(message)))
+
+    def _covered(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message)))
+        self._check_sync()
+        return effects
+
+    def _synced(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        self.entropy.synced(peer)
+        self._check_sync()
+        return []
+
+    def _check_sync(self) -> None:
+        if self._slept and self.in_sync:
+            self._slept = False
+
+    def _lookup(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        key = message[2]
+        m.need(type(key) is bytes and len(key) == KEY_BYTES, "lookup")
+        entry = self.replica.get(key)
+        if entry is None or not is_whole(entry):
+            verdict = m.ABSENT if entry is None and self.sure(now_ms) else m.UNSURE
+            return [Send((peer,), self.say.answer(key, verdict))]
+        verdict = m.FOUND if entry.head is None or entry.head.state == LIVE else m.GONE
+        return [*self.entropy.records(peer, [key]), Send((peer,), self.say.answer(key, verdict))]
+
+    def _answer(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        m.need(len(message) >= 4 and type(message[2]) is bytes and type(message[3]) is int, "answer")
+        return self.lookups.answered(peer, message[2], message[3])
+
+    def _ask(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        return [Send((peer,), self.say.access(self.expiry.asked_for(m.read_keys(message[2], "ask"))))]
+
+    def _access(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        outcome = Outcome()
+        effects = self.expiry.answered(peer, m.read_access(message[2], offset_ms), now_ms, outcome)
+        return self._ended(effects) + self._settle(peer, outcome, now_ms)
+
+    def _ended(self, effects: Sequence[Effect]) -> list[Effect]:
+        """Turn what expired into one message of heads for everybody."""
+        ended: list[tuple[bytes, Head]] = [(effect.key, effect.head) for effect in effects if isinstance(effect, Ended)]
+        rest = [effect for effect in effects if not isinstance(effect, Ended)]
+        peers = self.placement.peers()
+        if ended and peers:
+            rest.append(Send(peers, self.say.heads(ended)))
+        return rest
+
+    def link_opened(self, now_ms: int, peer: bytes, resumed: bool) -> list[Effect]:
+        if resumed and not self._slept:
+            return []
+        self.entropy.forget(peer)
+        return list(self.entropy.begin(peer)) if peer in self.placement.peers() else []
+
+    def link_lost(self, now_ms: int, peer: bytes) -> list[Effect]:
+        return self.lookups.lost(peer)
+
+    def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
+        """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
+        self.placement = self._strategy(change.after, self.me)
+        effects: list[Effect] = []
+        peers = self.placement.peers()
+        for member in change.disappeared:
+            self.entropy.forget(member.uid)
+            self.expiry.lost(member.uid)
+            effects += self.lookups.lost(member.uid)
+        lost = [member for member in change.disappeared if member.uid not in change.clean]
+        if lost:
+            self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
+        new = {member.uid for member in change.appeared}
+        for uid in peers:
+            if uid in new or (lost and self.me < uid):
+                effects += self.entropy.begin(uid)
+        self._check_sync()
+        return effects
+
+    def slept(self, now_ms: int) -> list[Effect]:
+        """This process stood still longer than it should: what it holds may be out of date until it has compared."""
+        self._slept = True
+        effects: list[Effect] = []
+        for uid in self.placement.peers():
+            self.entropy.forget(uid)
+            effects += self.entropy.begin(uid)
+        self._check_sync()
+        return effects
+
+    def refill(self, keys: list[bytes], waiters: Sequence[Waiter]) -> list[Message]:
+        """The current state of sessions that an outbox dropped."""
+        return self.entropy.messages(keys, waiters)
+
+    # -- time
+
+    def tick(self, now_ms: int) -> list[Effect]:
+        self._ticked_ms = now_ms
+        effects = self.lookups.tick(now_ms)
+        effects += self._ended(self.expiry.tick(now_ms, self.placement))
+        if self.replica.fresh:
+            self.settle_fresh(now_ms)
+        if now_ms >= self._sweep_at_ms:
+            self._sweep_at_ms = now_ms + self._pack_ms
+            self.replica.start_sweep()
+            self._packing_at_ms = now_ms
+            self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
+        if self._packing_at_ms is not None and now_ms >= self._packing_at_ms:
+            self._packing_at_ms = now_ms + _PACK_EVERY_MS if self.replica.pack_some(_PACK_AT_ONCE) else None
+        return effects
+
+    @property
+    def deadline_ms(self) -> int:
+        times = (self.lookups.deadline_ms, self.expiry.deadline_ms, self._packing_at_ms, self._ticked_ms + _TICK_MS)
+        return min([self._sweep_at_ms, *(t for t in times if t is not None)])

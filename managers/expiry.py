@@ -1,0 +1,192 @@
+"""When a session ends by itself.
+
+The first keeper of a session's partition watches it. When its copy says that nobody used the session for its idle limit,
+it asks the primary and every other present holder (touches travel late, and a request may be under way there); it ends
+the session only when none of them knows later activity. With no answer from some it asks again later; a holder that is
+gone from the view is asked no more. Absolute limits need no question. The others only watch their own clocks: a copy
+past its deadline is not served before a keeper was asked.
+
+Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was used since goes into a later bucket.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..membership.effects import Effect, Send
+from .heads import EXPIRED, LIVE, Head
+from .messages import Speaker
+from .placement import Placement, partition_of
+from .record import IDLE_LIMIT, Record, Touches
+from .replica import Entry, Replica
+from .settings import ManagerSettings
+from .wheel import Wheel
+
+__all__ = ["Expiry", "deadline_of", "idle_limit_ms"]
+
+_LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
+_ASK_AT_ONCE = 256
+
+
+def idle_limit_ms(record: Record | None, default_ms: int) -> int:
+    """The session's own idle limit (a register of eight bytes, ms), or the manager's. 0: none."""
+    own = record.registers.get(IDLE_LIMIT) if record is not None else None
+    if own is None or own[2] is None or len(own[2]) != 8:
+        return default_ms
+    return int.from_bytes(own[2], "big")
+
+
+def deadline_of(entry: Entry, record: Record | None, idle_ms: int, absolute_ms: int) -> tuple[int | None, bool]:
+    """When the session ends if nobody uses it, in our ms; and whether that is its absolute limit. None: never."""
+    idle = idle_limit_ms(record, idle_ms)
+    by_idle = entry.last_access_ms + idle if idle else None
+    by_age = entry.created_ms + absolute_ms if absolute_ms else None
+    if by_idle is None or (by_age is not None and by_age <= by_idle):
+        return by_age, True
+    return by_idle, False
+
+
+class _Question:
+    __slots__ = ("asked", "expires_ms")
+
+    def __init__(self, asked: set[bytes], expires_ms: int) -> None:
+        self.asked = asked
+        self.expires_ms = expires_ms
+
+
+class Expiry:
+    """A part of the manager's core. `in_use` counts the requests that have a session open here."""
+
+    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, settings: ManagerSettings, in_use: dict[bytes, int]) -> None:
+        self.me = me
+        self._say = speaker
+        self._replica = replica
+        self._in_use = in_use
+        self._idle_ms = int(settings.idle_timeout_s * 1000)
+        self._absolute_ms = int(settings.absolute_timeout_s * 1000)
+        self._retention_ms = int(settings.retention_s * 1000)
+        self._again_ms = max(int(settings.expire_check_s * 1000), min(int(settings.save_period_s * 1000), self._idle_ms // 10 or 1000))
+        self._patience_ms = int(settings.ack_timeout_s * 1000)
+        self._wheel = Wheel(int(settings.expire_check_s * 1000))
+        self._questions: dict[bytes, _Question] = {}
+        self.expired = self.asked = 0
+
+    def is_over(self, key: bytes, entry: Entry, now_ms: int) -> bool:
+        """Past its own deadline here: not to be served before somebody who knows better was asked."""
+        if key in self._in_use:
+            return False
+        deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+        return deadline is not None and now_ms >= deadline
+
+    def schedule(self, key: bytes, now_ms: int) -> None:
+        """Look at this key when its time comes: a new session, or one that ended (its tombstone's retention)."""
+        entry = self._replica.get(key)
+        if entry is None:
+            return
+        if entry.head is not None and entry.head.state != LIVE:
+            self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
+            return
+        record = self._replica.record(key, entry) if entry.body is not None else None
+        deadline, _ = deadline_of(entry, record, self._idle_ms, self._absolute_ms)
+        self._wheel.add(key, now_ms + self._again_ms * 60 if deadline is None else deadline)
+
+    def tick(self, now_ms: int, placement: Placement) -> list[Effect]:
+        questions: dict[bytes, list[bytes]] = {}
+        effects: list[Effect] = []
+        for key in [key for key, question in self._questions.items() if now_ms >= question.expires_ms]:
+            del self._questions[key]
+            self._wheel.add(key, now_ms + self._again_ms)
+        for key in self._wheel.due(now_ms, _LOOKS_AT_ONCE):
+            effects += self._look(key, now_ms, placement, questions)
+        for peer, keys in sorted(questions.items()):
+            for i in range(0, len(keys), _ASK_AT_ONCE):
+                effects.append(Send((peer,), self._say.ask(keys[i : i + _ASK_AT_ONCE])))
+        return effects
+
+    def _look(self, key: bytes, now_ms: int, placement: Placement, questions: dict[bytes, list[bytes]]) -> list[Effect]:
+        entry = self._replica.get(key)
+        if entry is None or key in self._questions:
+            return []
+        if entry.head is not None and entry.head.state != LIVE:
+            if now_ms >= entry.head.ended_ms + self._retention_ms:
+                self._replica.forget(key)
+            else:
+                self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
+            return []
+        deadline, by_age = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+        if deadline is None:
+            self._wheel.add(key, now_ms + self._again_ms * 60)
+            return []
+        if now_ms < deadline:
+            self._wheel.add(key, deadline)
+            return []
+        keepers = placement.keepers(partition_of(key))
+        if (keepers and keepers[0] != self.me) or key in self._in_use:
+            self._wheel.add(key, now_ms + self._again_ms)
+            return []
+        asked = {uid for uid in placement.holders(key) if uid != self.me}
+        if entry.head is not None and entry.head.primary != self.me and entry.head.primary in placement.view:
+            asked.add(entry.head.primary)
+        if by_age or not asked:
+            return self._end(key, now_ms)
+        self.asked += 1
+        self._questions[key] = _Question(asked, now_ms + self._patience_ms)
+        for uid in asked:
+            questions.setdefault(uid, []).append(key)
+        return []
+
+    def _end(self, key: bytes, now_ms: int) -> list[Effect]:
+        head = self._replica.end(key, EXPIRED, now_ms)
+        if head is None:
+            return []
+        self.expired += 1
+        return [Ended(key, head)]
+
+    def asked_for(self, keys: list[bytes]) -> list[tuple[bytes, Touches, bool]]:
+        """What we know of the last use of these sessions: (key, touches, in use)."""
+        answers: list[tuple[bytes, Touches, bool]] = []
+        for key in keys:
+            entry = self._replica.get(key)
+            answers.append((key, entry.touches if entry is not None else (), key in self._in_use))
+        return answers
+
+    def answered(self, peer: bytes, answers: list[tuple[bytes, Touches, bool]], now_ms: int, outcome: Any) -> list[Effect]:
+        effects: list[Effect] = []
+        for key, touches, in_use in answers:
+            for i in range(0, len(touches), 3):
+                self._replica.touch(key, touches[i], touches[i + 1], touches[i + 2], outcome)
+            question = self._questions.get(key)
+            entry = self._replica.get(key)
+            if question is None or entry is None:
+                continue
+            question.asked.discard(peer)
+            deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+            if in_use or deadline is None or now_ms < deadline:
+                del self._questions[key]
+                self._wheel.add(key, max(deadline or 0, now_ms + self._again_ms))
+            elif not question.asked:
+                del self._questions[key]
+                effects += self._end(key, now_ms)
+        return effects
+
+    def lost(self, peer: bytes) -> None:
+        """A holder is gone: its answer is waited for no more; whoever else was asked decides, or the question is put again."""
+        for question in self._questions.values():
+            question.asked.discard(peer)
+
+    @property
+    def deadline_ms(self) -> int | None:
+        times = [question.expires_ms for question in self._questions.values()]
+        if self._wheel.next_ms is not None:
+            times.append(self._wheel.next_ms)
+        return min(times, default=None)
+
+
+class Ended:
+    """Effect: this session was ended here; the head goes to all that hold it."""
+
+    __slots__ = ("head", "key")
+
+    def __init__(self, key: bytes, head: Head) -> None:
+        self.key = key
+        self.head = head

@@ -1,0 +1,108 @@
+"""Telling the application what happens to its sessions.
+
+`created`, `destroyed` and `attribute` events, as the servlet listeners of that name. `destroyed` fires once where there is
+no fault and at least once otherwise, with a stable event id and the final contents, in one live member: the session's
+primary, or, if that is gone, the member that ended it. Listeners that ask for `replicas` hear of it on every member.
+They run in the reactor's thread and must not block; what they raise is logged and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from twisted.logger import Logger
+
+from ..membership.view import View
+from .errors import ValueDamaged
+from .heads import REASONS
+from .record import PRINCIPAL, Record
+from .replica import Created, Destroyed
+from .values import ValueTypes
+
+__all__ = ["AttributeChanged", "Listeners", "SessionCreated", "SessionDestroyed"]
+
+_log = Logger()
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCreated:
+    key: bytes  #: 16 bytes, the hash of the id
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDestroyed:
+    key: bytes
+    reason: str  #: expired, invalidated, id changed
+    event_id: str  #: the same for the same end of the same session, wherever and however often it is told
+    attributes: Mapping[str, Any]  #: final contents; what cannot be decoded is left out
+    principal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChanged:
+    key: bytes
+    name: str
+    removed: bool
+
+
+Event = SessionCreated | SessionDestroyed | AttributeChanged
+
+
+class Listeners:
+    """Reactor thread, except `add`."""
+
+    def __init__(self, me: bytes, types: ValueTypes) -> None:
+        self._me = me
+        self._types = types
+        self._listeners: list[tuple[type, Callable[[Any], None], bool]] = []
+        self.errors = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._listeners)
+
+    def wants(self, kind: type) -> bool:
+        return any(listener[0] is kind for listener in self._listeners)
+
+    def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
+        self._listeners = [*self._listeners, (kind, callback, replicas)]
+
+    def tell(self, happened: Created | Destroyed | AttributeChanged, view: View) -> None:
+        """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
+        if isinstance(happened, Destroyed):
+            head = happened.head
+            mine = head.primary == self._me or (head.primary not in view and head.origin == self._me)
+            self._call(self._destroyed(happened), mine)
+        elif isinstance(happened, Created):
+            self._call(SessionCreated(happened.key), happened.by == self._me)
+        else:
+            self._call(happened, True)
+
+    def _call(self, event: Event, mine: bool) -> None:
+        for kind, callback, replicas in self._listeners:
+            if type(event) is kind and (mine or replicas):
+                try:
+                    callback(event)
+                except Exception:
+                    self.errors += 1
+                    _log.failure("session listener {callback} failed", callback=callback)
+
+    def _destroyed(self, happened: Destroyed) -> SessionDestroyed:
+        body = happened.entry.body
+        record = Record.unpack(body) if type(body) is bytes else body
+        attributes: dict[str, Any] = {}
+        principal = None
+        for name, register in (record.registers if record is not None else {}).items():  # type: ignore[union-attr]
+            if name == PRINCIPAL and register[2] is not None:
+                principal = register[2].decode("utf-8", "replace")
+            if name[:1] == "\0" or register[2] is None:
+                continue
+            try:
+                attributes[name] = self._types.decode(register[2])
+            except ValueDamaged:
+                continue
+        head = happened.head
+        event_id = blake2b(happened.key + b"%d " % head.counter + head.origin, digest_size=16).hexdigest()
+        return SessionDestroyed(happened.key, REASONS[head.state], event_id, attributes, principal)

@@ -1,0 +1,202 @@
+"""What session managers say to each other: operation numbers, builders, and the schema of all that is not a delta.
+
+Every message is ``[manager name, op, ...]``. All are idempotent and none needs an answer to be safe: what is lost with a
+link is found again by reconciling. Builders return `Message`s; readers check everything before they return
+(`RemoteError` otherwise) and turn the sender's times into ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from ..membership.channel import CONTROL, DATA, Message, Waiter
+from ..membership.codec import encode
+from ..membership.errors import RemoteError
+from ..membership.member import UID_BYTES
+from .changes import KEY_BYTES
+from .heads import COUNTER_MAX, Head, head_from_wire, head_to_wire
+from .placement import PARTITIONS
+from .record import Touches
+
+__all__ = ["Inventory", "Session", "Speaker"]
+
+DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP, ANSWER, ASK, ACCESS = range(1, 14)
+
+#: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
+FOUND, GONE, ABSENT, UNSURE = range(4)
+
+DIGEST_BYTES = 8
+_ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
+_KEYS_MAX = 65536
+
+
+class Session(NamedTuple):
+    """One element of RECORDS."""
+
+    key: bytes
+    head: Head | None
+    created_ms: int
+    touches: Touches
+    body: bytes | None
+
+
+class Inventory(NamedTuple):
+    """Everything its sender holds in partitions ``[start, stop)``: ``{key: digest}``."""
+
+    round: int
+    start: int
+    stop: int
+    items: dict[bytes, bytes]
+
+
+class Speaker:
+    """Builds the messages of one manager."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def _data(self, keys: Sequence[bytes], *body: Any, waiters: Sequence[Waiter] = ()) -> Message:
+        return Message(self.name, DATA, encode([self.name, *body]), keys, waiters)
+
+    def _control(self, keys: Sequence[bytes], *body: Any, waiters: Sequence[Waiter] = ()) -> Message:
+        return Message(self.name, CONTROL, encode([self.name, *body]), keys, waiters)
+
+    def records(self, sessions: Sequence[Session], waiters: Sequence[Waiter] = ()) -> Message:
+        wire = [[s.key, s.head and head_to_wire(s.head), s.created_ms, list(s.touches), s.body] for s in sessions]
+        return self._data([s.key for s in sessions], RECORDS, wire, waiters=waiters)
+
+    def touches(self, touches: Sequence[tuple[bytes, int]]) -> Message:
+        """Accesses on this member: (key, ms)."""
+        return self._data([key for key, _ in touches], TOUCHES, [[key, ms] for key, ms in touches])
+
+    def heads(self, heads: Sequence[tuple[bytes, Head]], waiters: Sequence[Waiter] = ()) -> Message:
+        return self._control([key for key, _ in heads], HEADS, [[key, head_to_wire(head)] for key, head in heads], waiters=waiters)
+
+    def want(self, keys: Sequence[bytes]) -> Message:
+        return self._control((), WANT, list(keys))
+
+    def offer(self) -> Message:
+        return self._data((), OFFER)
+
+    def inventory(self, number: int, start: int, stop: int, items: Iterable[tuple[bytes, bytes]]) -> Message:
+        return self._data((), INVENTORY, number, start, stop, b"".join(key + digest for key, digest in items))
+
+    def covered(self, number: int, stop: int, wants: Sequence[bytes]) -> Message:
+        return self._data((), COVERED, number, stop, b"".join(wants))
+
+    def synced(self, number: int) -> Message:
+        return self._data((), SYNCED, number)
+
+    def lookup(self, key: bytes) -> Message:
+        return self._control((), LOOKUP, key)
+
+    def answer(self, key: bytes, verdict: int) -> Message:
+        return self._data((), ANSWER, key, verdict)
+
+    def ask(self, keys: Sequence[bytes]) -> Message:
+        return self._control((), ASK, list(keys))
+
+    def access(self, answers: Sequence[tuple[bytes, Touches, bool]]) -> Message:
+        return self._control((), ACCESS, [[key, list(touches), in_use] for key, touches, in_use in answers])
+
+
+def need(condition: bool, what: str) -> None:
+    if not condition:
+        raise RemoteError(f"{what}: malformed")
+
+
+def _is_key(value: object) -> bool:
+    return type(value) is bytes and len(value) == KEY_BYTES
+
+
+def _is_ms(value: object) -> bool:
+    return type(value) is int and abs(value) <= COUNTER_MAX
+
+
+def _list(value: object, what: str) -> list[Any]:
+    need(type(value) is list and len(value) <= _KEYS_MAX, what)
+    return value  # type: ignore[return-value]
+
+
+def read_keys(value: object, what: str) -> list[bytes]:
+    keys = _list(value, what)
+    need(all(map(_is_key, keys)), what)
+    return keys
+
+
+def _read_touches(value: object, offset_ms: int, what: str) -> Touches:
+    """A flat array (origin, counter, ms, ...), at most one triple per origin."""
+    flat = _list(value, what)
+    need(len(flat) % 3 == 0 and len(flat) <= 3 * 4096, what)
+    for i in range(0, len(flat), 3):
+        need(type(flat[i]) is bytes and len(flat[i]) == UID_BYTES and _is_ms(flat[i + 1]) and _is_ms(flat[i + 2]), what)
+    if len(flat) == 3:
+        return flat[0], flat[1], flat[2] + offset_ms
+    for i in range(2, len(flat), 3):
+        flat[i] += offset_ms
+    return tuple(flat)
+
+
+def read_records(value: object, offset_ms: int) -> list[Session]:
+    sessions = []
+    for item in _list(value, "records"):
+        need(type(item) is list and len(item) >= 5, "record")
+        key, head, created, touches, body = item[:5]
+        need(_is_key(key) and _is_ms(created) and (body is None or type(body) is bytes), "record")
+        need(head is not None or body is not None, "record")
+        sessions.append(
+            Session(
+                key,
+                None if head is None else head_from_wire(head, offset_ms),
+                created + offset_ms,
+                _read_touches(touches, offset_ms, "record"),
+                body,
+            )
+        )
+    return sessions
+
+
+def read_touches(value: object, offset_ms: int) -> list[tuple[bytes, int, int]]:
+    """(key, counter, our ms): the counter of a touch is its origin's own clock."""
+    result = []
+    for item in _list(value, "touches"):
+        need(type(item) is list and len(item) >= 2 and _is_key(item[0]) and _is_ms(item[1]), "touch")
+        result.append((item[0], item[1], item[1] + offset_ms))
+    return result
+
+
+def read_heads(value: object, offset_ms: int) -> list[tuple[bytes, Head]]:
+    result = []
+    for item in _list(value, "heads"):
+        need(type(item) is list and len(item) >= 2 and _is_key(item[0]), "head")
+        result.append((item[0], head_from_wire(item[1], offset_ms)))
+    return result
+
+
+def read_inventory(message: list[Any]) -> Inventory:
+    need(len(message) >= 6, "inventory")
+    number, start, stop, blob = message[2:6]
+    need(
+        type(number) is int and type(start) is int and type(stop) is int and 0 <= start < stop <= PARTITIONS
+        and type(blob) is bytes and len(blob) % _ITEM_BYTES == 0,
+        "inventory",
+    )  # fmt: skip
+    items = {blob[i : i + KEY_BYTES]: blob[i + KEY_BYTES : i + _ITEM_BYTES] for i in range(0, len(blob), _ITEM_BYTES)}
+    need(all(start <= (key[0] << 4 | key[1] >> 4) < stop for key in items), "inventory")
+    return Inventory(number, start, stop, items)
+
+
+def read_covered(message: list[Any]) -> tuple[int, int, list[bytes]]:
+    need(len(message) >= 5, "covered")
+    number, stop, blob = message[2:5]
+    need(type(number) is int and type(stop) is int and 0 < stop <= PARTITIONS and type(blob) is bytes and len(blob) % KEY_BYTES == 0, "covered")
+    return number, stop, [blob[i : i + KEY_BYTES] for i in range(0, len(blob), KEY_BYTES)]
+
+
+def read_access(value: object, offset_ms: int) -> list[tuple[bytes, Touches, bool]]:
+    result = []
+    for item in _list(value, "access"):
+        need(type(item) is list and len(item) >= 3 and _is_key(item[0]) and type(item[2]) is bool, "access")
+        result.append((item[0], _read_touches(item[1], offset_ms, "access"), item[2]))
+    return result

@@ -1,0 +1,204 @@
+"""Who has confirmed a commit, and who waits for it.
+
+A level says how many *other* members must have applied the commit: `none`, `one`, `quorum` (with the writer a majority
+of the copies that placement wants), `all`, or a number. Only members that can answer are waited for: in sync with us and
+not degraded. If these cannot give the level, the receipt is final at once, as unconfirmed. A member that lets the time
+run out is degraded, and nobody waits for it again until it answers: a frozen peer costs one wait.
+
+Confirmations arrive in the reactor's thread; waiting is for any other thread (`wait`) or for the reactor (`deferred`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from threading import Lock
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from ..membership.errors import LocalError
+from .errors import NotConfirmed
+
+__all__ = ["DONE", "Receipt", "Waiting", "needed_confirmations"]
+
+
+_WAIT_MAX_S = 120.0  # the manager ends every wait much sooner; this is for a process whose reactor has died
+
+
+def needed_confirmations(level: str | int, others: int) -> int:
+    """Members besides the writer that a level wants, when placement wants copies on `others` of them. Raises `LocalError`."""
+    if level == "none" or level == 0:
+        return 0
+    if level == "one":
+        return 1
+    if level == "quorum":
+        return max(1, (others + 1) // 2)
+    if level == "all":
+        return max(1, others)
+    try:
+        number = int(level)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise LocalError(f"acks = {level!r}: use none, one, quorum, all, or a number of members")
+    return number
+
+
+class Receipt(Protocol):
+    """What a commit gives back."""
+
+    @property
+    def needs_wait(self) -> bool:
+        """Whether confirmations are still awaited."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the wanted level was reached (always, when nothing was wanted)."""
+
+    @property
+    def confirmed(self) -> tuple[str, ...]:
+        """Names of the members that have applied it."""
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Names of the members that should hold it and have not confirmed."""
+
+    def wait(self) -> Receipt:
+        """Block until it is final. Not in the reactor's thread. Raises `NotConfirmed` with `strict_acks`."""
+
+    def deferred(self) -> Deferred[Receipt]:
+        """Fires in the reactor's thread when it is final."""
+
+
+class _Done:
+    """The receipt of a commit that waits for nobody."""
+
+    needs_wait = False
+    satisfied = True
+    confirmed: tuple[str, ...] = ()
+    unconfirmed: tuple[str, ...] = ()
+
+    def wait(self) -> Receipt:
+        return self
+
+    def deferred(self) -> Deferred[Receipt]:
+        done: Deferred[Receipt] = Deferred()
+        done.callback(self)
+        return done
+
+
+DONE: Receipt = _Done()
+
+
+class _Ear:
+    """The channel's `Waiter`: passes on what it hears of one message."""
+
+    __slots__ = ("_receipt",)
+
+    def __init__(self, receipt: Waiting) -> None:
+        self._receipt = receipt
+
+    def confirmed(self, uid: bytes) -> None:
+        self._receipt.heard(uid)
+
+    def failed(self, uid: bytes) -> None:
+        self._receipt.missed(uid)
+
+
+class Waiting:
+    """A receipt that is (or was) waited for.
+
+    `names`: uid to name of every member that should hold the commit; `awaited`: those of them that can answer; each
+    counts once it has confirmed `messages` messages (the `ear` goes with each of them).
+    """
+
+    __slots__ = ("_awaited", "_confirmed", "_deferreds", "_names", "_needed", "_strict", "_turnstile", "ear", "expires_ms", "needs_wait")
+
+    def __init__(self, needed: int, names: dict[bytes, str], awaited: Sequence[bytes], expires_ms: int, strict: bool, messages: int = 1) -> None:
+        self._needed = needed
+        self._names = names
+        self._awaited = dict.fromkeys(awaited, messages)
+        self._confirmed: list[bytes] = []
+        self._strict = strict
+        self._deferreds: list[Deferred[Receipt]] = []
+        self._turnstile = Lock()
+        self.expires_ms = expires_ms
+        self.ear = _Ear(self)
+        self.needs_wait = 0 < needed <= len(self._awaited)
+        if self.needs_wait:
+            self._turnstile.acquire()
+
+    @property
+    def satisfied(self) -> bool:
+        return len(self._confirmed) >= self._needed
+
+    @property
+    def confirmed(self) -> tuple[str, ...]:
+        return tuple(self._names.get(uid, uid.hex()[:8]) for uid in tuple(self._confirmed))
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        confirmed = set(self._confirmed)
+        return tuple(name for uid, name in sorted(self._names.items()) if uid not in confirmed)
+
+    # the channel's side, in the reactor's thread
+
+    def heard(self, uid: bytes) -> None:
+        left = self._awaited.get(uid, 0)
+        if left > 1:
+            self._awaited[uid] = left - 1
+        elif left:
+            del self._awaited[uid]
+            self._confirmed.append(uid)
+            self._settle()
+
+    def missed(self, uid: bytes) -> None:
+        if self._awaited.pop(uid, None) is not None:
+            self._settle()
+
+    def expire(self) -> list[bytes]:
+        """The time is over. Returns who missed it, if it mattered."""
+        if not self.needs_wait:
+            return []
+        late = sorted(self._awaited)
+        self._awaited = {}
+        self._settle()
+        return late
+
+    def _settle(self) -> None:
+        if not self.needs_wait or (len(self._confirmed) < self._needed <= len(self._confirmed) + len(self._awaited)):
+            return
+        self.needs_wait = False
+        self._turnstile.release()
+        deferreds, self._deferreds = self._deferreds, []
+        for deferred in deferreds:
+            self._fire(deferred)
+
+    # the caller's side
+
+    def wait(self) -> Receipt:
+        if self._turnstile.acquire(timeout=_WAIT_MAX_S):
+            self._turnstile.release()
+        self._check()
+        return self
+
+    def deferred(self) -> Deferred[Receipt]:
+        result: Deferred[Receipt] = Deferred()
+        if self.needs_wait:
+            self._deferreds.append(result)
+        else:
+            self._fire(result)
+        return result
+
+    def _fire(self, deferred: Deferred[Receipt]) -> None:
+        try:
+            self._check()
+        except NotConfirmed as error:
+            deferred.errback(error)
+        else:
+            deferred.callback(self)
+
+    def _check(self) -> None:
+        if self._strict and not self.satisfied:
+            missing = ", ".join(self.unconfirmed) or "there is no other member"
+            raise NotConfirmed(f"{len(self._confirmed)} of {self._needed} confirmations; missing: {missing}")

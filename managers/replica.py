@@ -1,0 +1,357 @@
+"""The sessions this member holds, and how they merge. The heart of replication; a core without I/O.
+
+One `Entry` a session, in a dictionary per partition. An entry has a head, the record (a `Record` while it is used, one
+bytes object while it is idle), and times in our monotonic clock. Whatever comes in (a delta, a whole record, a head, a
+touch) is *merged*, in any order, any number of times. What a merge cannot settle alone it reports:
+
+- *wants*: keys whose record must be fetched from the sender (a gap, a session whose beginning we missed);
+- *tells*: keys whose head and record the sender must get (it speaks of a session that has ended here);
+- *revived*: sessions that an expiry had ended without having seen all activity: everybody gets them.
+
+Rules. An ended head drops the record. Nothing revives an invalidated session; an expired one lives again when activity
+comes that its head does not cover. A partial record answers nothing until the whole arrived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from .heads import EXPIRED, LIVE, Cover, Head, live_head, winner
+from .placement import PARTITIONS, partition_of
+from .record import IDLE_LIMIT, Record, Touches, last_access, merge_touches, touched
+
+__all__ = ["Created", "Destroyed", "Entry", "Outcome", "Replica"]
+
+
+class Entry:
+    """What is held of one session. `body` is None for a tombstone, and while only the head has arrived."""
+
+    __slots__ = ("body", "created_ms", "head", "sent_ms", "touches")
+
+    def __init__(self, head: Head | None, body: Record | bytes | None, created_ms: int, touches: Touches) -> None:
+        self.head = head
+        self.body = body
+        self.created_ms = created_ms
+        self.touches = touches
+        self.sent_ms = created_ms  #: the last access of ours that the others were told
+
+    @property
+    def last_access_ms(self) -> int:
+        return last_access(self.touches, self.created_ms)
+
+
+class Created(NamedTuple):
+    """The session became known here; `by` is the member that created it, as far as known."""
+
+    key: bytes
+    by: bytes | None
+
+
+class Destroyed(NamedTuple):
+    """The session ended; `entry` still has its final contents."""
+
+    key: bytes
+    entry: Entry
+    head: Head
+
+
+class Outcome:
+    """What merging could not settle alone (lists of keys)."""
+
+    __slots__ = ("revived", "tells", "wants")
+
+    def __init__(self) -> None:
+        self.wants: list[bytes] = []
+        self.tells: list[bytes] = []
+        self.revived: list[bytes] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.wants or self.tells or self.revived)
+
+
+class Replica:
+    """Guarded by the manager's lock. Keys are 16 bytes, times ms of our monotonic clock."""
+
+    def __init__(self, me: bytes) -> None:
+        self.me = me
+        self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
+        self.live = 0
+        self.tombstones = 0
+        self.events: list[Created | Destroyed] = []
+        self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
+        self.in_use: set[bytes] = set()  #: unpacked since the last sweep
+        self._cooling: set[bytes] = set()
+        self.conflicts = self.repeats = self.gaps = self.dropped = self.revivals = 0
+
+    # -- reading
+
+    def get(self, key: bytes) -> Entry | None:
+        return self.partitions[key[0] << 4 | key[1] >> 4].get(key)
+
+    def record(self, key: bytes, entry: Entry) -> Record | None:
+        """The entry's record, unpacked."""
+        body = entry.body
+        if type(body) is bytes:
+            entry.body = body = Record.unpack(body)
+            self.in_use.add(key)
+        return body  # type: ignore[return-value]
+
+    def held(self, key: bytes) -> Entry | None:
+        """The entry if it is a live session with its whole record."""
+        entry = self.get(key)
+        if entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial):
+            return None
+        return entry
+
+    def body_of(self, entry: Entry) -> bytes | None:
+        """The packed record, or None."""
+        body = entry.body
+        return body.pack() if type(body) is Record else body  # type: ignore[return-value]
+
+    def keys(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
+        """Entries by partition, then key."""
+        for partition in self.partitions[start:stop]:
+            for key in sorted(partition):
+                yield key, partition[key]
+
+    # -- our own acts
+
+    def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int) -> tuple[int, int, dict[bytes, int], bool]:
+        """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended."""
+        me = self.me
+        entry = self.get(key)
+        if entry is None or entry.body is None:
+            record = Record()
+            record.write(1, me, changes)
+            self._insert(key, Entry(live_head(1, me, me), record, created_ms, (me, now_ms, now_ms)))
+            self.in_use.add(key)
+            return 1, 0, {}, True
+        body = entry.body
+        record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
+        self.in_use.add(key)
+        applied = record.applied
+        previous = applied.get(me, 0)
+        alone = len(applied) == (1 if previous else 0)
+        seen = {} if alone else {origin: counter for origin, counter in applied.items() if origin != me}
+        counter = record.counter + 1
+        record.write(counter, me, changes)
+        entry.touches = touched(entry.touches, me, now_ms, now_ms)
+        entry.sent_ms = now_ms
+        return counter, previous, seen, False
+
+    def take_over(self, key: bytes, entry: Entry) -> Head:
+        """We become its primary."""
+        version = entry.head.counter + 1 if entry.head is not None else 1
+        entry.head = live_head(version, self.me, self.me)
+        return entry.head
+
+    def end(self, key: bytes, state: int, now_ms: int) -> Head | None:
+        """End a live session: its head becomes a tombstone, its record goes. None if it is not live here."""
+        entry = self.get(key)
+        if entry is None or (entry.head is not None and entry.head.state != LIVE):
+            return None
+        record = self.record(key, entry)
+        cover = None
+        if state == EXPIRED:
+            touches = entry.touches
+            cover = Cover(dict(record.applied) if record else {}, {touches[i]: touches[i + 1] for i in range(0, len(touches), 3)})
+        counter = (entry.head.counter if entry.head is not None else 0) + 1
+        primary = entry.head.primary if entry.head is not None else self.me
+        head = Head(state, counter, self.me, primary, (), cover, now_ms)
+        self._end(key, entry, head)
+        return head
+
+    # -- merging
+
+    def merge_deltas(self, origin: bytes, deltas: list[list[Any]], offset_ms: int, outcome: Outcome) -> None:
+        """Commits of one origin, checked by `check_deltas`, in its order."""
+        partitions, in_use = self.partitions, self.in_use
+        for delta in deltas:
+            key = delta[0]
+            entry = partitions[key[0] << 4 | key[1] >> 4].get(key)
+            accessed = delta[5]
+            if entry is None:
+                entry = self._begin(key, origin, delta, offset_ms, outcome)
+            elif entry.head is not None and entry.head.state:
+                self._late(key, entry.head, origin, delta[1], outcome)
+                continue
+            record = entry.body
+            if type(record) is not Record:
+                if record is None:
+                    record = entry.body = Record()
+                    record.partial = len(delta) < 7
+                    self.in_use.add(key)
+                    if record.partial:
+                        outcome.wants.append(key)
+                else:
+                    record = self.record(key, entry)
+                    assert record is not None
+            in_use.add(key)
+            ordered, conflicts = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4])
+            entry.touches = touched(entry.touches, origin, accessed, accessed + offset_ms)
+            if conflicts:
+                self.conflicts += conflicts
+            if IDLE_LIMIT in delta[4]:
+                self.fresh.append(key)
+            if not ordered:
+                self.gaps += 1
+                outcome.wants.append(key)
+            elif delta[3] and not record.has_seen(delta[3]):
+                outcome.wants.append(key)  # its author had seen commits that never reached us (their author may be gone)
+
+    def _begin(self, key: bytes, origin: bytes, delta: list[Any], offset_ms: int, outcome: Outcome) -> Entry:
+        """The first we hear of a session: created just now, or one whose beginning we missed."""
+        accessed = delta[5]
+        record = Record()
+        created = accessed
+        head = None
+        if len(delta) > 6:
+            created = delta[6]
+            head = live_head(delta[1], origin, origin)  # a creation implies its head
+        else:
+            record.partial = True
+            outcome.wants.append(key)
+        entry = Entry(head, record, created + offset_ms, (origin, accessed, accessed + offset_ms))
+        self._insert(key, entry)
+        return entry
+
+    def _late(self, key: bytes, head: Head, origin: bytes, counter: int, outcome: Outcome) -> None:
+        """A commit to a session that has ended here."""
+        if head.cover is not None and counter <= head.cover.applied.get(origin, 0):
+            self.repeats += 1
+            return
+        self.dropped += 1
+        outcome.tells.append(key)  # if it was an expiry, the author revives it: it has the record
+
+    def merge_head(self, key: bytes, head: Head, outcome: Outcome) -> None:
+        entry = self.get(key)
+        if entry is None:
+            self._insert(key, Entry(head, None, head.ended_ms, ()))
+            if head.state == LIVE:
+                outcome.wants.append(key)
+            return
+        mine = entry.head
+        if mine is None:
+            if head.state == LIVE:
+                entry.head = head
+                return
+            mine = live_head(1, head.origin, head.primary)
+        if (mine.state == LIVE) == (head.state == LIVE) or mine.final or head.final:
+            won = winner(mine, head)
+            if won is mine:
+                return
+            if won.state == LIVE or mine.state != LIVE:
+                entry.head = won
+            else:
+                self._end(key, entry, won)
+        elif mine.state == LIVE:
+            self._meet_expiry(key, entry, head, outcome)
+        else:
+            outcome.wants.append(key)  # live there, expired here: the record decides
+
+    def _meet_expiry(self, key: bytes, entry: Entry, head: Head, outcome: Outcome) -> None:
+        record = self.record(key, entry)
+        assert head.cover is not None
+        if head.cover.covers(record.applied if record else {}, entry.touches):
+            self._end(key, entry, head)
+        else:
+            self.revivals += 1
+            outcome.revived.append(key)
+
+    def merge_record(
+        self, key: bytes, head: Head | None, created_ms: int, touches: Touches, body: bytes | None, outcome: Outcome
+    ) -> None:
+        """A whole session as another member holds it. Raises `RemoteError` for a body that breaks the schema, nothing applied."""
+        incoming = Record.unpack(body) if body is not None else None
+        entry = self.get(key)
+        if entry is not None and entry.head is not None and entry.head.state and (head is None or head.state == LIVE):
+            mine = entry.head
+            if mine.cover is None or incoming is None or mine.cover.covers(incoming.applied, touches):
+                outcome.tells.append(key)
+                return
+            self.revivals += 1
+            self.tombstones -= 1
+            del self.partitions[partition_of(key)][key]
+            entry = None
+        if entry is None:
+            entry = Entry(head, body, created_ms, touches)
+            self._insert(key, entry)
+            return
+        if touches:
+            entry.touches = merge_touches(entry.touches, touches)
+        if incoming is not None and (entry.head is None or entry.head.state == LIVE):
+            entry.created_ms = min(entry.created_ms, created_ms) if entry.body is not None else created_ms
+            if entry.body is None:
+                entry.body = body
+            else:
+                record = self.record(key, entry)
+                assert record is not None
+                record.merge(incoming)
+                record.partial = False
+        if head is not None:
+            self.merge_head(key, head, outcome)
+
+    def touch(self, key: bytes, origin: bytes, counter: int, ms: int, outcome: Outcome) -> None:
+        entry = self.get(key)
+        if entry is None:
+            outcome.wants.append(key)
+        elif entry.head is not None and entry.head.state:
+            if entry.head.cover is not None and counter > entry.head.cover.touches.get(origin, -1):
+                outcome.tells.append(key)
+        else:
+            entry.touches = touched(entry.touches, origin, counter, ms)
+
+    def settle_partial(self, key: bytes) -> None:
+        """Nobody has more of it: what is here is all there is."""
+        entry = self.get(key)
+        if entry is not None and type(entry.body) is Record:
+            entry.body.partial = False
+
+    # -- keeping house
+
+    def forget(self, key: bytes) -> None:
+        """Drop a tombstone whose retention is over."""
+        entry = self.get(key)
+        if entry is not None and entry.head is not None and entry.head.state:
+            del self.partitions[partition_of(key)][key]
+            self.tombstones -= 1
+
+    def pack_some(self, limit: int) -> bool:
+        """Pack up to `limit` records that were not used since the sweep before. Returns whether more wait."""
+        cooling = self._cooling
+        for _ in range(min(limit, len(cooling))):
+            key = cooling.pop()
+            if key in self.in_use:
+                continue
+            entry = self.get(key)
+            if entry is not None and type(entry.body) is Record and not entry.body.partial:
+                entry.body = entry.body.pack()
+        return bool(cooling)
+
+    def start_sweep(self) -> None:
+        """What is not used from now on is packed by the sweeps' `pack_some`. Call each `pack_after_s`."""
+        if not self._cooling:
+            self._cooling, self.in_use = self.in_use, set()
+
+    def _insert(self, key: bytes, entry: Entry) -> None:
+        self.partitions[key[0] << 4 | key[1] >> 4][key] = entry
+        if entry.head is None or entry.head.state == LIVE:
+            self.live += 1
+            self.events.append(Created(key, entry.head.origin if entry.head is not None and entry.head.counter == 1 else None))
+        else:
+            self.tombstones += 1
+        self.fresh.append(key)
+
+    def _end(self, key: bytes, entry: Entry, head: Head) -> None:
+        self.live -= 1
+        self.tombstones += 1
+        self.events.append(Destroyed(key, _copy(entry), head))
+        self.fresh.append(key)
+        entry.head = head
+        entry.body = None
+        entry.touches = ()
+
+
+def _copy(entry: Entry) -> Entry:
+    return Entry(entry.head, entry.body, entry.created_ms, entry.touches)

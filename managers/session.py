@@ -1,0 +1,272 @@
+"""A session as one request sees it: a mapping of attributes, its own view from the moment it was opened.
+
+Attributes are decoded when they are first read, from the bytes the record had when the session was opened; nothing that
+other requests or members commit meanwhile shows here. Changes are *found*, not declared: at commit the mutable values
+that were read or set are encoded once more and compared with their bytes, so ``session["cart"].append(x)`` replicates.
+A value that cannot travel is refused when it is set; one that cannot be decoded (after a deploy) is quarantined: it is
+absent here, and its bytes stay in the record untouched.
+
+A new session has no id until the first write. One object belongs to one request and is not for two threads at a time;
+two requests of one session have an object each, and their commits merge by attribute.
+"""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator, MutableMapping
+from hashlib import sha256
+from typing import Any
+
+from .errors import SessionEnded, SessionError, SessionUnknown, ValueDamaged, ValueRefused
+from .heads import ID_CHANGED, INVALIDATED
+from .record import IDLE_LIMIT, PRINCIPAL, Register
+from .settings import ManagerSettings
+from .values import ValueTypes
+
+__all__ = ["ID_CHARACTERS", "Session", "key_of"]
+
+ID_CHARACTERS = 43  # 32 random bytes, URL-safe base64 without padding
+_MISSING = object()
+
+
+def key_of(session_id: str) -> bytes:
+    """What is replicated, stored, logged and shown instead of the id: 16 bytes of its SHA-256."""
+    return sha256(session_id.encode("ascii")).digest()[:16]
+
+
+class Session(MutableMapping[str, Any]):
+    """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
+
+    __slots__ = (
+        "_encoded", "_entropy", "_frozen", "_max_bytes", "_names", "_registers", "_settings", "_size", "_types", "_values",
+        "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "stale", "unknown",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        settings: ManagerSettings,
+        types: ValueTypes,
+        entropy: Callable[[int], bytes],
+        session_id: str | None = None,
+        key: bytes = b"",
+        registers: dict[str, Register] | None = None,
+        created_ms: int = 0,
+        unknown: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._types = types
+        self._entropy = entropy
+        self._registers: dict[str, Register] = {} if registers is None else registers
+        self._values: dict[str, Any] = {}  # decoded or set
+        self._encoded: dict[str, bytes | None] = {}  # set or deleted here, not yet committed
+        self._size = -1
+        self._frozen = False
+        self.id = session_id if registers is not None else None
+        self.key = key
+        self.new = registers is None  #: not committed yet by anybody
+        self.created_ms = created_ms
+        self.unknown = unknown  #: nobody could say whether it exists: reads see nothing, writes raise
+        self.stale = False  #: commits of this browser that this member has not seen yet were waited for in vain
+        self.opened = b""  #: the key that the manager counts as in use
+        self.accessed = False
+        self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
+        self.previous_id: str | None = None  #: the id before `cycle_id`
+        self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
+        self.acks: str | int | None = None  #: this request's override of the manager's `acks`
+
+    def __repr__(self) -> str:
+        return f"<Session {self.key.hex()[:8] or 'new'}{' ended' if self.ended else ''}>"
+
+    # -- the mapping
+
+    def __getitem__(self, name: str) -> Any:
+        self.accessed = True
+        value = self._values.get(name, _MISSING)
+        if value is not _MISSING:
+            return value
+        register = self._registers.get(name)
+        if register is None or register[2] is None or name in self._encoded or name[:1] == "\0":
+            raise KeyError(name)
+        try:
+            value = self._types.decode(register[2])
+        except ValueDamaged:
+            self.quarantined.add(name)
+            raise KeyError(name) from None
+        self._values[name] = value
+        return value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._check_name(name)
+        encoded = self._types.encode(value, f"session[{name!r}]")
+        self._put(name, encoded)
+        self._values[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        self[name]  # KeyError
+        self._put(name, None)
+        del self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.accessed = True
+        for name, register in self._registers.items():
+            if name[:1] != "\0" and name not in self._encoded and register[2] is not None and self._readable(name):
+                yield name
+        for name, value in list(self._encoded.items()):
+            if value is not None and name[:1] != "\0":
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _readable(self, name: str) -> bool:
+        try:
+            self[name]
+        except KeyError:
+            return False
+        return True
+
+    def _check_name(self, name: str) -> None:
+        if type(name) is not str or name[:1] == "\0" or not name:
+            raise ValueRefused(f"session[{name!r}]: an attribute's name is a non-empty text that does not begin with NUL")
+        if len(name) * 4 > self._settings.attribute_name_max_bytes:
+            try:
+                length = len(name.encode())
+            except UnicodeEncodeError:
+                raise ValueRefused(f"session[{name!r}]: the name has lone surrogates") from None
+            if length > self._settings.attribute_name_max_bytes:
+                raise ValueRefused(f"session[{name[:32]!r}...]: the name is longer than {self._settings.attribute_name_max_bytes} bytes")
+
+    def _put(self, name: str, encoded: bytes | None) -> None:
+        """All writes come here: checks, limits, and the id of a new session."""
+        self._check_writable()
+        if encoded is not None:
+            self._check_limits(name, encoded)
+        if self.id is None:
+            if self._frozen:
+                raise SessionError("the response's headers are sent: a session cannot be created any more")
+            self.id = urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode("ascii")
+            self.key = key_of(self.id)
+        self._encoded[name] = encoded
+
+    def _check_writable(self) -> None:
+        self.accessed = True
+        if self.unknown:
+            raise SessionUnknown("the members that could know this session do not answer; try again in a moment")
+        if self.ending == INVALIDATED:
+            raise SessionEnded("this session has ended")
+
+    def _check_limits(self, name: str, encoded: bytes) -> None:
+        if self._size < 0:
+            self._size = sum(len(n) + len(r[2]) for n, r in self._registers.items() if r[2] is not None)
+        before = self._current(name)
+        size = self._size + len(encoded) - (len(before) if before is not None else -len(name))
+        if size > self._settings.session_max_bytes:
+            raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {self._settings.session_max_bytes} (session_max_bytes)")
+        if before is None and len(self._registers) + len(self._encoded) >= self._settings.attributes_max and len(self) >= self._settings.attributes_max:
+            raise ValueRefused(f"session[{name!r}]: the session has {self._settings.attributes_max} attributes already (attributes_max)")
+        self._size = size
+
+    def _current(self, name: str) -> bytes | None:
+        if name in self._encoded:
+            return self._encoded[name]
+        register = self._registers.get(name)
+        return register[2] if register is not None else None
+
+    # -- the session's life
+
+    @property
+    def ended(self) -> bool:
+        return self.ending == INVALIDATED
+
+    @property
+    def modified(self) -> bool:
+        """Whether a commit may have more to send than a touch: something was set, or a mutable value was read."""
+        return bool(self.ending or self._encoded) or not all(map(self._types.is_immutable, self._values.values()))
+
+    def invalidate(self) -> None:
+        """End the session at commit: on every member, for good. Reads see nothing from now on."""
+        self.ending = INVALIDATED
+        self.accessed = True
+        self._registers, self._values, self._encoded = {}, {}, {}
+
+    def cycle_id(self) -> None:
+        """A new id for the same contents (at login, against fixation). At commit the old id ends on every member, for good."""
+        self._check_writable()
+        if self._frozen:
+            raise SessionError("the response's headers are sent: the id cannot change any more")
+        if self.id is None:
+            return
+        if not self.new and self.previous_id is None:
+            self.previous_id = self.id
+            self.ending = ID_CHANGED
+        self.id = urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode("ascii")
+        self.key = key_of(self.id)
+
+    def freeze_id(self) -> None:
+        """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""
+        self._frozen = True
+
+    @property
+    def principal(self) -> str | None:
+        """Who is logged in, as the application names them; replicated."""
+        value = self._current(PRINCIPAL)
+        return None if value is None else value.decode()
+
+    @principal.setter
+    def principal(self, name: str | None) -> None:
+        self._put(PRINCIPAL, None if name is None else name.encode())
+
+    @property
+    def max_idle_s(self) -> float:
+        """This session's own idle limit; the manager's unless it was set. 0: never."""
+        value = self._current(IDLE_LIMIT)
+        return self._settings.idle_timeout_s if value is None else int.from_bytes(value, "big") / 1000
+
+    @max_idle_s.setter
+    def max_idle_s(self, seconds: float | None) -> None:
+        self._put(IDLE_LIMIT, None if seconds is None else int(seconds * 1000).to_bytes(8, "big"))
+
+    # -- for the manager
+
+    def changes(self) -> dict[str, bytes | None]:
+        """What a commit has to send: ``{name: bytes, None for removed}``. Raises `ValueRefused` for a nested value that cannot travel."""
+        registers, encoded = self._registers, self._encoded
+        mode = self._settings.save_mode
+        changes = dict(encoded)
+        if mode != "on_set":
+            is_immutable, encode = self._types.is_immutable, self._types.encode
+            for name, value in self._values.items():
+                if is_immutable(value):
+                    continue
+                now = encode(value, f"session[{name!r}]")
+                changed = now != self._current(name)
+                if changed:
+                    self._check_limits(name, now)
+                if changed or mode != "on_change":
+                    changes[name] = now
+        if mode == "on_change":
+            for name in encoded:
+                register = registers.get(name)
+                if changes[name] == (register[2] if register is not None else None):
+                    del changes[name]
+        if mode == "always" and (changes or self.accessed):
+            for name, register in registers.items():
+                if register[2] is not None:
+                    changes.setdefault(name, register[2])
+        return changes
+
+    def contents(self) -> dict[str, bytes | None]:
+        """All attributes as they are now, for a new id: what is there, and what this request changed."""
+        whole: dict[str, bytes | None] = {name: register[2] for name, register in self._registers.items()}
+        whole.update(self.changes())
+        return {name: value for name, value in whole.items() if value is not None}
+
+    def committed(self, changes: dict[str, bytes | None], version: tuple[int, bytes]) -> None:
+        """The record has them: what is changed from here on is another commit's."""
+        for name, value in changes.items():
+            self._registers[name] = (*version, value)
+        self._encoded.clear()
+        self._size = -1
+        self.new = False
+        self.ending = INVALIDATED if self.ending == INVALIDATED else 0
+        self.previous_id = None

@@ -1,0 +1,48 @@
+"""Settings of one session manager."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..membership.knobs import knob
+
+__all__ = ["ManagerSettings"]
+
+
+@dataclass(frozen=True)
+class ManagerSettings:
+    """Table `[managers.NAME]` of the configuration file."""
+
+    type: str = knob("delta", "Which members hold a session. `delta`: every member of the domain.", choices=("delta",))
+    acks: str = knob(
+        "none",
+        "Whose confirmation a commit waits for: `none`, `one`, `quorum`, `all`, or a number of members besides the writer. "
+        "An override per commit exists. `one` survives the loss of the writer and costs a round trip.",
+    )
+    ack_timeout_s: float = knob(0.8, "Longest wait for confirmations; a member that misses it is degraded and waited for no more until it answers.", minimum=0.01, maximum=60.0)
+    strict_acks: bool = knob(False, "Raise `NotConfirmed` when the wanted confirmations did not come, instead of only saying so in the receipt.")
+    idle_timeout_s: float = knob(1800.0, "A session nobody used for this long expires. 0: never.", minimum=0.0)
+    absolute_timeout_s: float = knob(43200.0, "A session this old expires whatever its use. 0: never.", minimum=0.0)
+    save_period_s: float = knob(
+        60.0,
+        "Reads are replicated as touches at most this often (never less often than ten times an idle timeout). Lower makes expiry exact and costs a small message a session.",
+        minimum=0.1,
+    )
+    save_mode: str = knob(
+        "on_change",
+        "What a commit replicates: `on_change` what differs (nested changes are found), `on_set` only what was assigned, `on_get` also all mutable values that were read, `always` everything.",
+        choices=("on_change", "on_set", "on_get", "always"),
+    )
+    retention_s: float = knob(
+        86400.0,
+        "How long the tombstone of an ended session is kept. Longer than the longest partition to survive; 100 bytes each.",
+        minimum=60.0,
+    )
+    unknown_for_s: float = knob(30.0, "After an unannounced loss, how long an absent session is called unknown (writes refused) and not gone.", minimum=0.0)
+    lookup_timeout_s: float = knob(0.5, "Longest wait for the answer of keepers to a look-up.", minimum=0.05, maximum=30.0)
+    session_max_bytes: int = knob(1024 * 1024, "Encoded attributes of one session at most; refused when set.", minimum=1024)
+    attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
+    attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
+    sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
+    pack_after_s: float = knob(5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1)
+    expire_check_s: float = knob(1.0, "Granularity of expiry: sessions whose time has come are looked at this often.", minimum=0.05)

@@ -1,0 +1,37 @@
+"""Sessions as operators see them: sizes, ages, places; never ids or values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .core import SessionCore
+from .heads import LIVE
+from .placement import partition_of
+from .record import Record
+
+__all__ = ["summaries"]
+
+
+def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[dict[str, Any]]:
+    """Up to `limit` live sessions with keys above `after`, in the order of keys."""
+    result: list[dict[str, Any]] = []
+    names = {member.uid: member.name for member in core.placement.view}
+    start = partition_of(after) if len(after) >= 2 else 0
+    for key, entry in core.replica.keys(start):
+        if len(result) >= limit:
+            break
+        if key <= after or entry.body is None or (entry.head is not None and entry.head.state != LIVE):
+            continue
+        record = Record.unpack(entry.body) if type(entry.body) is bytes else entry.body
+        primary = entry.head.primary if entry.head is not None else b""
+        holders = entry.head.holders if entry.head is not None and entry.head.holders else core.placement.holders(key)
+        result.append({
+            "key": key.hex(),
+            "age_s": round((now_ms - entry.created_ms) / 1000, 3),
+            "idle_s": round((now_ms - entry.last_access_ms) / 1000, 3),
+            "attributes": len([name for name, r in record.registers.items() if r[2] is not None and name[:1] != "\0"]),  # type: ignore[union-attr]
+            "bytes": record.size_bytes(),  # type: ignore[union-attr]
+            "primary": names.get(primary, primary.hex()[:8]),
+            "holders": sorted(names.get(uid, uid.hex()[:8]) for uid in holders),
+        })  # fmt: skip
+    return result

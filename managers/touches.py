@@ -1,0 +1,59 @@
+"""Telling the others that a session was read.
+
+A touch costs its copy one tuple. It travels with the next sweep: every `save_period_s`, and never less often than ten
+times an idle limit, whatever was used since goes out in one message. A commit tells the access itself.
+"""
+
+from __future__ import annotations
+
+from .record import touched
+from .replica import Entry, Replica
+from .settings import ManagerSettings
+
+__all__ = ["Touching"]
+
+_AT_ONCE = 1000
+
+
+class Touching:
+    """Guarded by the manager's lock."""
+
+    def __init__(self, settings: ManagerSettings) -> None:
+        period_s = min(settings.save_period_s, settings.idle_timeout_s / 10) if settings.idle_timeout_s else settings.save_period_s
+        self.period_ms = max(1, int(period_s * 1000))
+        self._keys: set[bytes] = set()
+        self.next_ms: int | None = None  #: when the sweep is due
+
+    def touch(self, key: bytes, entry: Entry, me: bytes, now_ms: int) -> None:
+        entry.touches = touched(entry.touches, me, now_ms, now_ms)
+        if not self._keys:
+            self.next_ms = now_ms + self.period_ms
+        self._keys.add(key)
+
+    def is_due(self, now_ms: int) -> bool:
+        return self.next_ms is not None and now_ms >= self.next_ms
+
+    def take(self, now_ms: int, replica: Replica) -> list[list[tuple[bytes, int]]]:
+        """What is to be told, in lists for one message each; nothing before its time."""
+        if not self.is_due(now_ms):
+            return []
+        keys, self._keys, self.next_ms = self._keys, set(), None
+        told: list[tuple[bytes, int]] = []
+        for key in sorted(keys):
+            entry = replica.held(key)
+            if entry is None:
+                continue
+            last = own_access(entry, replica.me)
+            if last > entry.sent_ms:
+                entry.sent_ms = last
+                told.append((key, last))
+        return [told[i : i + _AT_ONCE] for i in range(0, len(told), _AT_ONCE)]
+
+
+def own_access(entry: Entry, me: bytes) -> int:
+    """When this member last used the session, ms; 0: never."""
+    touches = entry.touches
+    for i in range(0, len(touches), 3):
+        if touches[i] == me:
+            return touches[i + 2]  # type: ignore[no-any-return]
+    return 0

@@ -1,0 +1,182 @@
+"""What all fronts do alike: find the session of a request, commit it before the headers leave, and say so in them.
+
+A front *admits* a request (`Front.ticket`, then `Front.admit` with the opened session) and gets a `Visit`; before the
+first header byte it calls `save`, waits for the receipt if it must, and passes its headers through `headers`; at the end
+it calls `save` again for what a streaming response wrote, and `release`. Nothing is saved when an exception left the
+application (`fail`). A response that looked at the session is nobody else's: no shared cache may keep it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import translate
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
+
+__all__ = ["RETRY_AFTER_S", "Front", "Manager", "Receipt", "Session", "Visit"]
+
+RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
+
+
+class Receipt(Protocol):
+    """What a commit gives: who has confirmed it."""
+
+    @property
+    def needs_wait(self) -> bool: ...
+
+    def wait(self) -> Any: ...
+
+    def deferred(self) -> Deferred[Any]: ...
+
+
+class Session(Protocol):
+    """What a front uses of a session; applications see a whole `MutableMapping`."""
+
+    acks: str | int | None
+
+    @property
+    def id(self) -> str | None: ...
+
+    @property
+    def accessed(self) -> bool: ...
+
+    @property
+    def modified(self) -> bool: ...
+
+    @property
+    def ended(self) -> bool: ...
+
+    @property
+    def unknown(self) -> bool: ...
+
+    def freeze_id(self) -> None: ...
+
+
+class Manager(Protocol):
+    """What a front uses of a session manager."""
+
+    @property
+    def me(self) -> Any: ...
+
+    def open_local(self, session_id: str | None) -> Any: ...
+
+    def open(self, session_id: str) -> Any: ...
+
+    def open_deferred(self, session_id: str) -> Deferred[Any]: ...
+
+    def commit(self, session: Any, acks: str | int | None = None) -> Any: ...
+
+    def release(self, session: Any) -> None: ...
+
+
+class Front:
+    """The sessions of one web application: a manager, a cookie, and the paths that keep nothing alive.
+
+    `no_touch`: shell-style patterns (`/poll/*`) of paths; reading a session there does not postpone its expiry. Writing does.
+    Safe from any thread.
+    """
+
+    def __init__(self, manager: Manager, cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
+        self.manager = manager
+        self.cookie = cookie or CookieSettings()
+        self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
+        self._no_touch = re.compile("|".join(map(translate, no_touch))).match if no_touch else _never
+
+    def ticket(self, cookies: Iterable[str]) -> Ticket:
+        """What the values of the request's `Cookie` fields say."""
+        ticket = read_cookie(self.cookie, cookies)
+        if ticket.found and ticket.id is None:
+            self.cookies_ignored += ticket.found
+        return ticket
+
+    def admit(self, ticket: Ticket, session: Session, path: str) -> Visit:
+        """The request begins. `path` without query."""
+        return Visit(self, ticket, session, not self._no_touch(path))
+
+
+class Visit:
+    """One request's use of its session. Not for two threads at a time."""
+
+    __slots__ = ("_failed", "_front", "_released", "_ticket", "_touches", "session")
+
+    def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool) -> None:
+        self.session = session
+        self._front = front
+        self._ticket = ticket
+        self._touches = touches
+        self._failed = False
+        self._released = False
+
+    def save(self) -> Receipt | None:
+        """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
+        session = self.session
+        if self._failed or self._released or session.unknown:
+            return None
+        touch = self._touches and session.accessed and session.id is not None
+        if not touch and not session.modified:
+            return None
+        self._touches = False  # once is enough
+        receipt: Receipt = self._front.manager.commit(session, session.acks)
+        return receipt
+
+    def fail(self) -> None:
+        """An exception left the application: what is not committed yet is dropped."""
+        self._failed = True
+
+    def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The response's headers with the session's. From here on the id cannot change."""
+        session = self.session
+        cookie = None if self._failed else self._cookie()
+        session.freeze_id()
+        if cookie is None and not session.accessed:
+            return list(headers)
+        made = []
+        private = varies = False
+        for name, value in headers:
+            lower = name.lower()
+            if lower == "cache-control":
+                if not _words(value) & {"private", "no-store"}:
+                    continue  # a shared cache would hand this to somebody else
+                private = True
+            elif lower == "vary":
+                varies = varies or bool(_words(value) & {"cookie", "*"})
+            made.append((name, value))
+        if not varies:
+            made.append(("Vary", "Cookie"))
+        if not private:
+            made.append(("Cache-Control", "no-store"))
+        if cookie is not None:
+            made.append(("Set-Cookie", cookie))
+        return made
+
+    def release(self) -> None:
+        """The request is over. Repeats are harmless."""
+        if not self._released:
+            self._released = True
+            self._front.manager.release(self.session)
+
+    def _cookie(self) -> str | None:
+        """The value of `Set-Cookie`, or None: the browser has the right one, or none is due."""
+        session, ticket, settings = self.session, self._ticket, self._front.cookie
+        if session.unknown:
+            return None
+        if session.ended:
+            return delete_cookie(settings) if ticket.found else None
+        if session.id is None:
+            return None
+        route = self._front.manager.me.name
+        known = session.id == ticket.id and (not settings.route or route == ticket.route)
+        if known and not (settings.max_age_s and session.accessed):
+            return None
+        return write_cookie(settings, session.id, route)
+
+
+def _words(value: str) -> set[str]:
+    return {word.partition("=")[0].strip().lower() for word in value.split(",")}
+
+
+_never: Callable[[str], Any] = lambda path: None  # noqa: E731

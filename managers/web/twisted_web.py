@@ -1,0 +1,191 @@
+"""twisted.web: `request.caterwaul_session`.
+
+    site = SessionSite(root, manager)
+
+`Request.getSession` cannot wait, so the session is opened before the resource tree is walked: at once when this node holds
+it, else after the answer of the keepers. The commit runs when the first byte (or `finish`) would send the headers; when it
+asks for confirmations the response is *held*: writes, `finish` and producers wait in order until the receipt fires.
+(twisted.web is mostly without annotations: hence the line for mypy.)
+"""
+
+# mypy: allow-untyped-calls
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.resource import IResource
+
+from ..errors import SessionUnknown
+from .cookies import CookieSettings, Ticket
+from .policy import RETRY_AFTER_S, Front, Manager, Receipt, Visit
+
+__all__ = ["SessionRequest", "SessionSite"]
+
+
+_UNKNOWN = b"The session cannot be changed at the moment. Please try again.\n"
+
+
+class SessionRequest(server.Request):
+    """A request with a session. Own request classes derive from this one and go to `SessionSite` as `requestFactory`."""
+
+    caterwaul_session: Any = None  #: set before `getChild` and `render`
+
+    _visit: Visit | None = None
+    _committed = False  # the headers have what the session adds to them
+    _held: list[bytes] | None = None  # what was written while a receipt is awaited
+    _held_producer: tuple[Any, bool] | None = None
+    _finishing = False
+
+    def process(self) -> None:
+        channel: Any = self.channel  # HTTP/1.1 or a stream of HTTP/2; both know their site
+        self.site = channel.site
+        front: Front = channel.site.front
+        ticket = front.ticket(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"cookie", ()))
+        session = front.manager.open_local(ticket.id)
+        if session is not None:
+            self._opened(session, ticket, front)
+        else:
+            assert ticket.id is not None, "only a well-formed id is looked up"
+            front.manager.open_deferred(ticket.id).addCallback(self._opened, ticket, front).addErrback(self._not_opened)
+
+    def write(self, data: bytes) -> None:
+        self._commit()
+        if self._held is None:
+            super().write(data)
+        else:
+            self._held.append(data)
+
+    def finish(self) -> None:
+        visit = self._visit
+        if visit is None or self._disconnected:
+            super().finish()
+            return
+        if self._held is None:
+            if self._committed:
+                self._hold(visit.save())  # what a streaming response wrote after its headers
+            else:
+                self._commit()
+        if self._held is not None:
+            self._finishing = True
+        else:
+            super().finish()
+            visit.release()
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        self._commit()  # now: a producer that was let loose could not be held
+        if self._held is None:
+            super().registerProducer(producer, streaming)
+        else:
+            self._held_producer = (producer, streaming)
+
+    def unregisterProducer(self) -> None:
+        if self._held_producer is not None:
+            self._held_producer = None
+        else:
+            super().unregisterProducer()
+
+    def connectionLost(self, reason: Failure) -> None:
+        if self._visit is not None:
+            self._visit.release()
+        self._drop_producer()
+        super().connectionLost(reason)
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        if self._visit is not None:
+            self._visit.fail()
+        if self._held is not None:
+            self._held.clear()  # its headers have not left, so the error page can take its place
+        if reason.check(SessionUnknown) is None or self.startedWriting:
+            super().processingFailed(reason)
+            return reason
+        self.setResponseCode(http.SERVICE_UNAVAILABLE)
+        self.setHeader(b"Retry-After", b"%d" % RETRY_AFTER_S)
+        self.setHeader(b"Content-Type", b"text/plain")
+        self.setHeader(b"Content-Length", b"%d" % len(_UNKNOWN))
+        self.write(_UNKNOWN)
+        self.finish()
+        return reason
+
+    def _opened(self, session: Any, ticket: Ticket, front: Front) -> None:
+        self._visit = front.admit(ticket, session, self.path.decode("latin-1"))
+        self.caterwaul_session = session
+        if self._disconnected:
+            self._visit.release()
+        else:
+            super().process()
+
+    def _not_opened(self, reason: Failure) -> None:
+        if not self._disconnected:
+            self.processingFailed(reason)
+
+    def _commit(self) -> None:
+        """The headers are about to leave: save, add what the session has to say, and hold the response if somebody must confirm."""
+        visit = self._visit
+        if visit is None or self._committed or self._inFakeHead or self._disconnected:
+            return
+        try:
+            receipt = visit.save()
+        except BaseException:
+            visit.fail()
+            raise
+        self._committed = True
+        headers = self.responseHeaders
+        before = [(name, value) for name in ("Vary", "Cache-Control") for value in headers.getRawHeaders(name, ())]
+        for name, _ in before:
+            headers.removeHeader(name)
+        for name, value in visit.headers(before):
+            if name == "Set-Cookie":  # Twisted puts `cookies` in place of the header, so all of them go there
+                self.cookies = [*headers.getRawHeaders(b"Set-Cookie", ()), *self.cookies, value.encode("ascii")]
+            else:
+                headers.addRawHeader(name, value)
+        self._hold(receipt)
+
+    def _hold(self, receipt: Receipt | None) -> None:
+        if receipt is not None and receipt.needs_wait:
+            self._held = []
+            receipt.deferred().addCallbacks(self._resume, self._unconfirmed)
+
+    def _resume(self, _: object) -> None:
+        chunks, self._held = self._held or [], None
+        if self._disconnected:
+            return
+        for chunk in chunks:
+            self.write(chunk)
+        if self._held_producer is not None:
+            producer, self._held_producer = self._held_producer, None
+            super().registerProducer(*producer)
+        if self._finishing:
+            self._finishing = False
+            self.finish()
+
+    def _unconfirmed(self, reason: Failure) -> None:
+        """`strict_acks`: too few confirmed. An error page, or a response that visibly breaks off."""
+        self._held = None
+        self._finishing = False
+        self._drop_producer()
+        if self._disconnected:
+            return
+        if self.startedWriting:
+            self.loseConnection()
+        else:
+            self.processingFailed(reason)
+
+    def _drop_producer(self) -> None:
+        if self._held_producer is not None:
+            producer, self._held_producer = self._held_producer, None
+            producer[0].stopProducing()
+
+
+class SessionSite(server.Site):
+    """A `Site` whose requests have sessions. Further arguments are `Site`'s; `no_touch`: see `Front`."""
+
+    requestFactory = SessionRequest
+
+    def __init__(
+        self, resource: IResource, manager: Manager, cookie: CookieSettings | None = None, *args: Any, no_touch: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(resource, *args, **kwargs)
+        self.front = Front(manager, cookie, no_touch)

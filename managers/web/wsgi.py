@@ -1,0 +1,175 @@
+"""WSGI: `environ["caterwaul.session"]`.
+
+    application = SessionMiddleware(application, manager)
+
+The status and headers that the application gives to `start_response` are kept until its first body bytes (or its end), as
+PEP 3333 asks of servers; the session is committed then, so what an application writes before its first `yield` counts.
+A list or tuple means that the application is done, and is passed on as it is. A commit that wants confirmations waits
+here, in the request's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from ..errors import SessionUnknown
+from .cookies import CookieSettings
+from .policy import RETRY_AFTER_S, Front, Manager, Visit
+
+__all__ = ["SessionMiddleware"]
+
+StartResponse = Callable[..., Callable[[bytes], object]]
+App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+
+_UNKNOWN = b"The session cannot be changed at the moment. Please try again.\n"
+
+
+class SessionMiddleware:
+    """Gives each request of `app` its session.
+
+    An exception that leaves `app` saves nothing. `SessionUnknown` that leaves it before the headers becomes 503.
+    `no_touch`: see `Front`.
+    """
+
+    def __init__(self, app: App, manager: Manager, cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()) -> None:
+        self._app = app
+        self.front = Front(manager, cookie, no_touch)
+
+    def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        front = self.front
+        ticket = front.ticket((environ.get("HTTP_COOKIE", ""),))
+        session = front.manager.open_local(ticket.id)
+        if session is None:
+            session = front.manager.open(ticket.id)  # type: ignore[arg-type]  # None comes for a well-formed id only
+        environ["caterwaul.session"] = session
+        visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+        response = _Response(visit, start_response)
+        try:
+            body = self._app(environ, response.start)
+            if type(body) in (list, tuple) or type(body) is environ.get("wsgi.file_wrapper"):
+                response.finish()
+                visit.release()
+                return body
+        except SessionUnknown as error:
+            return response.unknown(error)
+        except BaseException:
+            response.fail()
+            raise
+        return _Body(body, response)
+
+
+class _Response:
+    """Holds the headers back until the session is committed."""
+
+    __slots__ = ("_head", "_start", "_write", "visit")
+
+    def __init__(self, visit: Visit, start_response: StartResponse) -> None:
+        self.visit = visit
+        self._start = start_response
+        self._head: tuple[str, list[tuple[str, str]], Any] | None = None
+        self._write: Callable[[bytes], object] | None = None  # the server's, once the headers are out of our hands
+
+    def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        """The application's `start_response`."""
+        if self._write is not None:
+            return self._start(status, headers, exc_info)  # too late; the server raises `exc_info`
+        if self._head is not None and exc_info is None:
+            raise AssertionError("start_response was called twice without exc_info")
+        self._head = (status, headers, exc_info)
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """The `write` of PEP 3333 for old applications."""
+        self.send()
+        assert self._write is not None, "write comes from start"
+        return self._write(data)
+
+    def send(self) -> None:
+        """Commit, then hand the headers to the server. Without `start` before it, nothing: the server will complain."""
+        if self._write is not None or self._head is None:
+            return
+        self.save()
+        status, headers, exc_info = self._head
+        headers = self.visit.headers(headers)
+        self._write = self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
+        self._head = None  # exc_info refers to frames
+
+    @property
+    def sent(self) -> bool:
+        return self._write is not None
+
+    def finish(self) -> None:
+        """The application is done: send the headers, or commit what was written after them."""
+        if self.sent:
+            self.save()
+        else:
+            self.send()
+
+    def save(self) -> None:
+        receipt = self.visit.save()
+        if receipt is not None and receipt.needs_wait:
+            receipt.wait()
+
+    def fail(self) -> None:
+        self.visit.fail()
+        self.visit.release()
+
+    def unknown(self, error: SessionUnknown) -> list[bytes]:
+        """The answer 503, or the exception again when the headers are out."""
+        self.visit.fail()
+        try:
+            if self.sent:
+                raise error
+            self._head = None
+            self.start(
+                "503 Service Unavailable",
+                [("Content-Type", "text/plain"), ("Content-Length", str(len(_UNKNOWN))), ("Retry-After", str(RETRY_AFTER_S))],
+            )
+            self.send()
+        finally:
+            self.visit.release()
+        return [_UNKNOWN]
+
+
+class _Body:
+    """The application's iterable: commits before its first bytes, and again at its end."""
+
+    __slots__ = ("_body", "_iterator", "_response")
+
+    def __init__(self, body: Iterable[bytes], response: _Response) -> None:
+        self._body = body
+        self._iterator: Iterator[bytes] | None = None
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        response = self._response
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._body)
+            for chunk in self._iterator:
+                if chunk or response.sent:
+                    response.send()
+                    return chunk
+            response.finish()
+        except SessionUnknown as error:
+            self._iterator = iter(())
+            return response.unknown(error)[0]
+        except BaseException:
+            response.fail()
+            raise
+        raise StopIteration
+
+    def close(self) -> None:
+        response = self._response
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+            if response.sent:
+                response.save()
+        finally:
+            response.visit.release()

@@ -1,0 +1,121 @@
+"""Who a member is: one running process, from its start to its end.
+
+The `uid` is random and new at each start, so it *is* the incarnation: a process that restarts on the same address is
+another member, and nothing that the old one sent can be mistaken for the new one's. The `name` stays (it is the route
+that a load balancer puts into cookies); the address says where to dial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import LocalError, RemoteError
+
+__all__ = ["Member", "PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES"]
+
+UID_BYTES = 16
+#: The range of protocol versions this build speaks. A link uses the highest that both ends know.
+PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
+
+_TEXT_MAX = 255  # the longest host name DNS allows; names, domains and zones have no reason to be longer
+_PAYLOAD_MAX_KEYS = 32
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Member:
+    """Identity and placement labels of one process. Equal, hashed and ordered by `uid` alone; immutable, so any thread may read it."""
+
+    uid: bytes  #: 16 random bytes, new at each process start
+    name: str  #: stable name, the balancer's route
+    host: str  #: address other members dial
+    port: int  #: TCP port of the channel
+    domain: str = ""  #: members of another domain hold none of our sessions
+    zone: str = ""  #: placement label: the failure domain above the machine
+    machine: str = ""  #: placement label: the physical host (DESIGN's `host` label)
+    weight: int = 1  #: share of partitions; 0 = lite member, holds nothing
+    versions: tuple[int, int] = (PROTOCOL_MIN, PROTOCOL_MAX)
+    payload: Mapping[str, Any] = field(default_factory=dict)  #: small plain data: HTTP address, managers announced, load
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Member) and self.uid == other.uid
+
+    def __hash__(self) -> int:
+        return hash(self.uid)
+
+    def __lt__(self, other: Member) -> bool:
+        return self.uid < other.uid
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.uid.hex()[:8]} {self.host}:{self.port}>"
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return self.host, self.port
+
+    @property
+    def managers(self) -> frozenset[str]:
+        """Names of the session managers this member takes part in."""
+        return frozenset(self.payload.get("managers", ()))
+
+    def with_payload(self, **changes: Any) -> Member:
+        """The same incarnation announcing something new."""
+        return replace(self, payload={**self.payload, **changes})
+
+    def to_wire(self) -> dict[str, Any]:
+        """Map form of PROTOCOL.md section *Member*: text keys, plain values; defaults are left out."""
+        wire: dict[str, Any] = {
+            "uid": self.uid, "name": self.name, "host": self.host, "port": self.port, "v": list(self.versions),
+        }  # fmt: skip
+        for key, value, default in (
+            ("domain", self.domain, ""), ("zone", self.zone, ""), ("machine", self.machine, ""), ("weight", self.weight, 1),
+        ):  # fmt: skip
+            if value != default:
+                wire[key] = value
+        if self.payload:
+            wire["payload"] = dict(self.payload)
+        return wire
+
+    @classmethod
+    def from_wire(cls, wire: object) -> Member:
+        """Check and build. Unknown keys are ignored (a newer peer may send more).
+
+        Raises `RemoteError` naming the first field that is missing, of the wrong type or out of range.
+        """
+        if type(wire) is not dict:
+            raise RemoteError("member: not a map")
+
+        def take(key: str, kind: type, check: Callable[[Any], bool], default: Any = None) -> Any:
+            value = wire.get(key, default)
+            if type(value) is not kind or not check(value):
+                raise RemoteError(f"member: field {key!r} is missing or malformed")
+            return value
+
+        def text(value: str) -> bool:
+            return len(value) <= _TEXT_MAX and value.isprintable()
+
+        versions = take("v", list, lambda v: len(v) == 2 and all(type(n) is int for n in v) and 0 < v[0] <= v[1])
+        payload = take("payload", dict, lambda p: len(p) <= _PAYLOAD_MAX_KEYS and all(type(k) is str for k in p), {})
+        managers = payload.get("managers", [])
+        if type(managers) is not list or not all(type(name) is str for name in managers):
+            raise RemoteError("member: payload 'managers' is malformed")
+        return cls(
+            uid=take("uid", bytes, lambda v: len(v) == UID_BYTES),
+            name=take("name", str, lambda v: bool(v) and text(v)),
+            host=take("host", str, lambda v: bool(v) and text(v)),
+            port=take("port", int, lambda v: 0 < v < 65536),
+            domain=take("domain", str, text, ""),
+            zone=take("zone", str, text, ""),
+            machine=take("machine", str, text, ""),
+            weight=take("weight", int, lambda v: 0 <= v <= 1000, 1),
+            versions=(versions[0], versions[1]),
+            payload=payload,
+        )
+
+
+def require_name(name: str) -> str:
+    """A node name as it may appear in a cookie's route suffix: 1 to 16 of ``A-Z a-z 0-9 _ -``. Raises `LocalError`."""
+    if not 0 < len(name) <= 16 or not all(c.isascii() and (c.isalnum() or c in "_-") for c in name):
+        raise LocalError(f"node name {name!r}: use 1 to 16 letters, digits, '_' or '-' (it becomes the route suffix of cookies)")
+    return name

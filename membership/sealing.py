@@ -1,0 +1,136 @@
+"""Sealed heartbeats: who does not hold the cluster's secret can neither read, forge nor repeat them.
+
+``magic 2 | version 1 | key id 4 | sender uid 16 | counter 8 | ciphertext | tag 16``, AES-256-GCM. Each sender has its own
+key (HKDF of the secret, salted with the sender's uid, bound to the cluster's name) and counts its datagrams, so a nonce
+never repeats under a key; the counter starts at a random point, so that not even two processes that took the same uid from
+one snapshot share nonces. The header is authenticated with the rest. Repeats are told by a 64-wide window per sender and
+key: no clock takes part, so a clock that is a day off loses nothing. Nothing is tried: the key id selects the secret.
+
+A seal keeps strangers out and no more: what it protects is a hint (see `group`), and nothing is ever answered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from .errors import LocalError
+from .member import UID_BYTES
+
+__all__ = ["DatagramSealer", "PlainDatagrams", "SealedDatagrams"]
+
+_MAGIC, _VERSION = b"CS", b"\x01"
+_KEY_ID_BYTES, _COUNTER_BYTES, _TAG_BYTES = 4, 8, 16
+_HEADER_BYTES = 3 + _KEY_ID_BYTES + UID_BYTES + _COUNTER_BYTES
+_SECRET_BYTES_MIN = 16
+_SENDERS_MAX = 1024  # four times the default of members; who is forgotten could be repeated, which costs one refused dial
+_WINDOW = 64
+
+
+class DatagramSealer(Protocol):
+    """Between heartbeats and the wire."""
+
+    def seal(self, data: bytes) -> bytes: ...
+
+    def open(self, data: bytes) -> bytes | None:
+        """What was sealed; None if it is not for us, forged or a repeat. Never raises."""
+
+
+class PlainDatagrams:
+    """No secret, no seal: for loopback, and for a segment where everybody is trusted."""
+
+    def seal(self, data: bytes) -> bytes:
+        return data
+
+    def open(self, data: bytes) -> bytes | None:
+        return data
+
+
+class _Sender:
+    """One sender's key, and which of its last 64 counters have been seen (bit 0 is `top`)."""
+
+    __slots__ = ("aead", "seen", "top")
+
+    def __init__(self, aead: AESGCM) -> None:
+        self.aead = aead
+        self.top = -1
+        self.seen = 0
+
+    def is_repeat(self, counter: int) -> bool:
+        behind = self.top - counter
+        return behind >= _WINDOW or (behind >= 0 and bool(self.seen >> behind & 1))
+
+    def accept(self, counter: int) -> None:
+        ahead = counter - self.top
+        if ahead > 0:
+            self.seen = (self.seen << min(ahead, _WINDOW) | 1) & ((1 << _WINDOW) - 1)
+            self.top = counter
+        else:
+            self.seen |= 1 << -ahead
+
+
+class SealedDatagrams:
+    """The first of `secrets` seals, all of them open (rotation: add everywhere, put first, remove).
+
+    `uid`: this process; `entropy(n)`: n random bytes. Raises `LocalError` for no secret or one shorter than 16 bytes.
+    """
+
+    def __init__(self, secrets: Sequence[bytes], cluster: str, uid: bytes, entropy: Callable[[int], bytes]) -> None:
+        if not secrets or min(map(len, secrets)) < _SECRET_BYTES_MIN:
+            raise LocalError(f"sealing datagrams takes a secret of at least {_SECRET_BYTES_MIN} bytes")
+        self._info = b"caterwaul mcast v1\0" + cluster.encode()
+        self._secrets = {_derive(secret, b"", b"caterwaul mcast key id", _KEY_ID_BYTES): secret for secret in reversed(secrets)}
+        key_id = _derive(secrets[0], b"", b"caterwaul mcast key id", _KEY_ID_BYTES)
+        self._prefix = _MAGIC + _VERSION + key_id + uid
+        self._own = self._sender(key_id, uid).aead
+        self._counter = int.from_bytes(entropy(5)) << 24
+        self._senders: OrderedDict[bytes, _Sender] = OrderedDict()  # key id + uid; the one heard longest ago first
+        self._counts = dict.fromkeys(("opened", "foreign", "forged", "repeated"), 0)
+
+    def seal(self, data: bytes) -> bytes:
+        self._counter += 1
+        header = self._prefix + self._counter.to_bytes(_COUNTER_BYTES)
+        return header + self._own.encrypt(_nonce(header), data, header)
+
+    def open(self, data: bytes) -> bytes | None:
+        if len(data) < _HEADER_BYTES + _TAG_BYTES or data[:3] != _MAGIC + _VERSION or data[3:7] not in self._secrets:
+            self._counts["foreign"] += 1
+            return None
+        header = data[:_HEADER_BYTES]
+        who, counter = header[3:-_COUNTER_BYTES], int.from_bytes(header[-_COUNTER_BYTES:])
+        sender = self._senders.get(who) or self._sender(who[:_KEY_ID_BYTES], who[_KEY_ID_BYTES:])
+        if sender.is_repeat(counter):
+            self._counts["repeated"] += 1
+            return None
+        try:
+            opened = sender.aead.decrypt(_nonce(header), data[_HEADER_BYTES:], header)
+        except InvalidTag:
+            self._counts["forged"] += 1
+            return None
+        sender.accept(counter)  # only now: a forgery moves no window and takes no place in the table
+        self._senders[who] = sender
+        self._senders.move_to_end(who)
+        if len(self._senders) > _SENDERS_MAX:
+            self._senders.popitem(last=False)
+        self._counts["opened"] += 1
+        return opened
+
+    def statistics(self) -> dict[str, int]:
+        return {**self._counts, "senders": len(self._senders)}
+
+    def _sender(self, key_id: bytes, uid: bytes) -> _Sender:
+        return _Sender(AESGCM(_derive(self._secrets[key_id], uid, self._info, 32)))
+
+
+def _nonce(header: bytes) -> bytes:
+    return b"\0\0\0\0" + header[-_COUNTER_BYTES:]
+
+
+def _derive(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
+    return HKDF(SHA256(), length, salt, info).derive(secret)

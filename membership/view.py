@@ -1,0 +1,62 @@
+"""The answer to "who is here": an immutable, numbered, sorted snapshot.
+
+Everything above membership reacts to views and to nothing else. A view holds this process too, and only members of its
+own domain; the console and the balancer get a view of everyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from .member import Member
+
+__all__ = ["View", "ViewChanged"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Members held alive, sorted by uid. `number` grows by one with each change on this node; it is not shared between nodes."""
+
+    number: int
+    members: tuple[Member, ...]
+
+    @staticmethod
+    def of(number: int, members: object) -> View:
+        return View(number, tuple(sorted(members)))  # type: ignore[call-overload]
+
+    @cached_property
+    def by_uid(self) -> dict[bytes, Member]:
+        return {member.uid: member for member in self.members}
+
+    def __contains__(self, uid: object) -> bool:
+        """Whether a member of this uid (bytes) is here."""
+        return uid in self.by_uid
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def announcing(self, manager: str) -> View:
+        """The part of this view that takes part in the manager of that name."""
+        return View(self.number, tuple(member for member in self.members if manager in member.managers))
+
+
+@dataclass(frozen=True, slots=True)
+class ViewChanged:
+    """One change of membership. `clean` holds the uids that left with a farewell: their absence is no loss."""
+
+    before: View
+    after: View
+    clean: frozenset[bytes] = frozenset()
+
+    @property
+    def appeared(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.after if member.uid not in self.before)
+
+    @property
+    def disappeared(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.before if member.uid not in self.after)

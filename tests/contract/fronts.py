@@ -1,0 +1,410 @@
+"""The contract of web fronts: every front passes every test, driven as its server would drive it.
+
+A subclass gives `drive`: one request, through the front's real protocol, to a *handler*. A handler takes the session and
+returns a `Page`; an iterator for a body is a streaming response, whose items are made after the headers have left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from caterwaul.managers.errors import SessionError
+from caterwaul.managers.web.cookies import CookieSettings
+
+Headers = Sequence[tuple[str, str]]
+ID_LENGTH = 43
+NO_ID = "A" * ID_LENGTH
+
+
+@dataclass
+class Page:
+    """What a handler answers."""
+
+    body: bytes | Iterator[bytes] = b"hello"
+    status: int = 200
+    headers: Headers = ()
+
+
+@dataclass
+class Answer:
+    """What the browser got."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    commits_at_head: int = 0  #: how many commits the manager had seen when the first header byte left
+
+    def all(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    @property
+    def cookie(self) -> str | None:
+        """The value of the session's cookie, if the answer sets one."""
+        found = [value for value in self.all("Set-Cookie") if value.startswith("__Host-sid=")]
+        assert len(found) <= 1
+        return found[0].split(";")[0].partition("=")[2] if found else None
+
+
+Handler = Callable[[Any], Page]
+
+
+@dataclass
+class Call:
+    """One request for `drive`."""
+
+    node: Any
+    handler: Handler
+    cookies: Headers | Sequence[str] = field(default=())  #: values of the Cookie field
+    method: str = "GET"
+    path: str = "/shop"
+    no_touch: Sequence[str] = ()
+    settings: CookieSettings | None = None
+
+
+def count(session: Any) -> Page:
+    session["n"] = session.get("n", 0) + 1
+    return Page(b"%d" % session["n"])
+
+
+def look(session: Any) -> Page:
+    return Page(repr(sorted(session.items())).encode())
+
+
+def ignore(session: Any) -> Page:
+    return Page()
+
+
+class FrontContract:
+    """Subclasses give `drive`."""
+
+    def drive(self, call: Call) -> Answer:
+        raise NotImplementedError
+
+    def get(self, node: Any, handler: Handler, cookie: str | None = None, **more: Any) -> Answer:
+        cookies = [f"theme=dark; __Host-sid={cookie}"] if cookie is not None else []
+        answer = self.drive(Call(node, handler, **{"cookies": cookies, **more}))
+        assert node.open_now == [], "the request is over, so its session is released"
+        return answer
+
+    def begin(self, node: Any) -> str:
+        cookie = self.get(node, count).cookie
+        assert cookie is not None
+        return cookie
+
+    # --- creation ---
+
+    def test_a_request_that_ignores_its_session_has_no_trace_of_it(self, world: Any) -> None:
+        node = world.node()
+        answer = self.get(node, ignore)
+        assert (answer.status, answer.body) == (200, b"hello")
+        assert answer.cookie is None
+        assert answer.all("Vary") == answer.all("Cache-Control") == []
+        assert world.sessions == {}
+
+    def test_reading_creates_no_session_but_the_answer_depends_on_the_cookie(self, world: Any) -> None:
+        answer = self.get(world.node(), look)
+        assert answer.cookie is None
+        assert world.sessions == {}
+        assert (answer.all("Vary"), answer.all("Cache-Control")) == (["Cookie"], ["no-store"])
+
+    def test_the_first_write_creates_the_session_and_sets_its_cookie(self, world: Any) -> None:
+        answer = self.get(world.node(), count)
+        (session_id,) = world.sessions
+        assert len(session_id) == ID_LENGTH
+        assert answer.all("Set-Cookie") == [f"__Host-sid={session_id}.node1; Path=/; Secure; HttpOnly; SameSite=Lax"]
+        assert (answer.all("Vary"), answer.all("Cache-Control")) == (["Cookie"], ["no-store"])
+
+    def test_the_commit_runs_before_the_first_header_byte(self, world: Any) -> None:
+        assert self.get(world.node(), count).commits_at_head == 1
+
+    def test_a_write_before_the_first_streamed_byte_is_in_time_to_create(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            def body() -> Iterator[bytes]:
+                session["late"] = True
+                yield b"first"
+                yield b"second"
+
+            return Page(body())
+
+        answer = self.get(world.node(), handler)
+        assert answer.body == b"firstsecond"
+        assert answer.cookie is not None
+        assert answer.commits_at_head == 1
+
+    # --- going on ---
+
+    def test_what_was_written_is_read_back_on_the_same_node_without_a_new_cookie(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        answer = self.get(node, count, cookie)
+        assert (answer.body, answer.cookie) == (b"2", None)
+        assert (answer.all("Vary"), answer.all("Cache-Control")) == (["Cookie"], ["no-store"])
+
+    def test_another_node_goes_on_and_puts_its_route_into_the_cookie(self, world: Any) -> None:
+        cookie = self.begin(world.node("node1"))
+        answer = self.get(world.node("node2"), count, cookie)
+        assert answer.body == b"2"
+        assert answer.cookie == cookie.replace(".node1", ".node2")
+
+    def test_a_redirect_that_reaches_another_node_finds_what_was_written_before_it(self, world: Any) -> None:
+        def login(session: Any) -> Page:
+            session["user"] = "ann"
+            return Page(b"", 303, [("Location", "/home")])
+
+        answer = self.get(world.node("node1"), login)
+        assert (answer.status, answer.all("Location"), answer.commits_at_head) == (303, ["/home"], 1)
+        assert self.get(world.node("node2"), look, answer.cookie).body == b"[('user', 'ann')]"
+
+    def test_a_session_that_keepers_must_be_asked_for_is_there_before_the_handler_runs(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        world.make_remote(cookie.partition(".")[0])
+        assert self.get(node, count, cookie).body == b"2"
+
+    def test_a_nested_change_is_found_and_committed(self, world: Any) -> None:
+        def fill(session: Any) -> Page:
+            session["cart"] = {"items": [1]}
+            return Page()
+
+        def add(session: Any) -> Page:
+            session["cart"]["items"].append(2)
+            return Page()
+
+        cookie = self.get(world.node(), fill).cookie
+        self.get(world.node(), add, cookie)
+        assert self.get(world.node("node2"), look, cookie).body == b"[('cart', {'items': [1, 2]})]"
+
+    def test_two_requests_at_once_that_change_different_attributes_both_survive(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+
+        def outer(session: Any) -> Page:
+            session["a"] = session["n"]
+
+            def inner(other: Any) -> Page:
+                other["b"] = other["n"]
+                return Page()
+
+            self.drive(Call(node, inner, [f"__Host-sid={cookie}"]))
+            return Page()
+
+        self.get(node, outer, cookie)
+        assert self.get(node, look, cookie).body == b"[('a', 1), ('b', 1), ('n', 1)]"
+
+    def test_reads_keep_the_session_alive_but_not_where_the_path_says_so(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        session_id = cookie.partition(".")[0]
+        before = world.touches(session_id)
+        self.get(node, ignore, cookie)
+        self.get(node, look, cookie, path="/poll/news", no_touch=["/poll/*"])
+        assert world.touches(session_id) == before
+        self.get(node, look, cookie, path="/news", no_touch=["/poll/*"])
+        assert world.touches(session_id) == before + 1
+        self.get(node, count, cookie, path="/poll/news", no_touch=["/poll/*"])
+        assert world.contents(session_id) == {"n": 2}
+
+    # --- streaming ---
+
+    def test_a_change_after_the_headers_is_committed_at_the_end(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            def body() -> Iterator[bytes]:
+                yield b"first"
+                session["late"] = True
+                yield b"last"
+
+            return Page(body())
+
+        cookie = self.begin(world.node())
+        assert self.get(world.node(), handler, cookie).body == b"firstlast"
+        assert world.contents(cookie.partition(".")[0]) == {"n": 1, "late": True}
+
+    def test_after_the_headers_no_session_is_created_and_no_id_changes(self, world: Any) -> None:
+        refused: list[str] = []
+
+        def handler(session: Any) -> Page:
+            def body() -> Iterator[bytes]:
+                yield b"first"
+                with pytest.raises(SessionError) as caught:
+                    session.cycle_id() if session.id else session.update(late=True)
+                refused.append(str(caught.value))
+
+            return Page(body())
+
+        assert self.get(world.node(), handler).cookie is None
+        cookie = self.begin(world.node())
+        self.get(world.node(), handler, cookie)
+        assert len(refused) == 2
+        assert list(world.sessions) == [cookie.partition(".")[0]]
+
+    # --- ends and changes of id ---
+
+    def test_invalidating_clears_the_cookie_and_the_old_id_is_not_adopted(self, world: Any) -> None:
+        def logout(session: Any) -> Page:
+            session.invalidate()
+            return Page()
+
+        node = world.node()
+        cookie = self.begin(node)
+        answer = self.get(node, logout, cookie)
+        assert answer.all("Set-Cookie") == ["__Host-sid=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"]
+        again = self.get(world.node("node2"), count, cookie)
+        assert again.body == b"1"
+        assert again.cookie is not None
+        assert again.cookie.partition(".")[0] != cookie.partition(".")[0]
+
+    def test_invalidating_a_session_the_browser_never_had_sets_nothing(self, world: Any) -> None:
+        def both(session: Any) -> Page:
+            session["a"] = 1
+            session.invalidate()
+            return Page()
+
+        assert self.get(world.node(), both).all("Set-Cookie") == []
+
+    def test_cycling_the_id_sets_the_new_cookie_and_kills_the_old_id(self, world: Any) -> None:
+        def login(session: Any) -> Page:
+            session.cycle_id()
+            session["user"] = "ann"
+            return Page()
+
+        node = world.node()
+        old = self.begin(node)
+        new = self.get(node, login, old).cookie
+        assert new is not None
+        assert new != old
+        assert self.get(node, look, new).body == b"[('n', 1), ('user', 'ann')]"
+        assert self.get(node, look, old).body == b"[]"
+
+    def test_an_id_that_nobody_knows_is_never_adopted(self, world: Any) -> None:
+        answer = self.get(world.node(), count, NO_ID)
+        assert answer.body == b"1"
+        assert NO_ID not in world.sessions
+        assert answer.cookie is not None
+        assert not answer.cookie.startswith(NO_ID)
+
+    # --- unknown ---
+
+    def test_an_unknown_session_reads_as_empty_and_its_cookie_is_neither_set_nor_cleared(self, world: Any) -> None:
+        cookie = self.begin(world.node())
+        world.make_unknown(cookie.partition(".")[0])
+        answer = self.get(world.node("node2"), look, cookie)
+        assert (answer.status, answer.body) == (200, b"[]")
+        assert answer.all("Set-Cookie") == []
+
+    def test_a_write_to_an_unknown_session_is_answered_503_with_retry_after(self, world: Any) -> None:
+        cookie = self.begin(world.node())
+        session_id = cookie.partition(".")[0]
+        world.make_unknown(session_id)
+        answer = self.get(world.node("node2"), count, cookie)
+        assert answer.status == 503
+        assert int(answer.all("Retry-After")[0]) >= 1
+        assert answer.all("Set-Cookie") == []
+        assert world.contents(session_id) == {"n": 1}
+
+    # --- cookies that are none ---
+
+    @pytest.mark.parametrize(
+        "value", ["", "short", "A" * 42, "A" * 44, "A" * 43 + ".", "A" * 43 + "." + "x" * 17, "Ä" * 43, '"' + "A" * 43 + '"', "A" * 43 + "\x01"]
+    )
+    def test_a_malformed_cookie_is_treated_as_absent(self, world: Any, value: str) -> None:
+        answer = self.get(world.node(), count, value)
+        assert (answer.status, answer.body) == (200, b"1")
+        assert answer.cookie is not None
+
+    def test_of_two_session_cookies_neither_is_believed(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        answer = self.get(node, look, cookies=[f"__Host-sid={cookie}; __Host-sid={NO_ID}"])
+        assert answer.body == b"[]"
+
+    def test_without_routes_the_cookie_is_the_bare_id_on_every_node(self, world: Any) -> None:
+        settings = CookieSettings(route=False)
+        cookie = self.get(world.node("node1"), count, settings=settings).cookie
+        assert cookie is not None
+        assert len(cookie) == ID_LENGTH
+        assert self.get(world.node("node2"), count, cookie, settings=settings).cookie is None
+
+    def test_a_cookie_with_an_age_is_renewed_whenever_the_session_is_used(self, world: Any) -> None:
+        settings = CookieSettings(max_age_s=600)
+        cookie = self.get(world.node(), count, settings=settings).cookie
+        assert self.get(world.node(), look, cookie, settings=settings).cookie == cookie
+        assert self.get(world.node(), ignore, cookie, settings=settings).cookie is None
+
+    # --- caches ---
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours"),
+        [("public, max-age=60", ["no-store"]), ("max-age=60", ["no-store"]), ("private, max-age=60", ["private, max-age=60"]), ("no-store", ["no-store"])],
+    )
+    def test_no_shared_cache_may_keep_what_the_session_shaped(self, world: Any, theirs: str, ours: list[str]) -> None:
+        def handler(session: Any) -> Page:
+            return Page(str(session.get("n")).encode(), headers=[("Cache-Control", theirs)])
+
+        assert self.get(world.node(), handler).all("Cache-Control") == ours
+
+    def test_a_page_that_ignores_the_session_keeps_its_cache_control(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            return Page(headers=[("Cache-Control", "public, max-age=60"), ("Vary", "Accept")])
+
+        answer = self.get(world.node(), handler, self.begin(world.node()))
+        assert (answer.all("Cache-Control"), answer.all("Vary")) == (["public, max-age=60"], ["Accept"])
+
+    def test_vary_is_added_to_and_not_repeated(self, world: Any) -> None:
+        def handler(vary: str) -> Handler:
+            return lambda session: Page(str(session.get("n")).encode(), headers=[("Vary", vary)])
+
+        assert self.get(world.node(), handler("Accept")).all("Vary") == ["Accept", "Cookie"]
+        assert self.get(world.node(), handler("Accept, cookie")).all("Vary") == ["Accept, cookie"]
+        assert self.get(world.node(), handler("*")).all("Vary") == ["*"]
+
+    # --- other answers ---
+
+    def test_head_commits_and_sets_the_cookie_without_a_body(self, world: Any) -> None:
+        answer = self.get(world.node(), count, method="HEAD")
+        assert (answer.status, answer.body) == (200, b"")
+        assert answer.cookie is not None
+        assert answer.commits_at_head == 1
+
+    @pytest.mark.parametrize("status", [404, 500])
+    def test_an_error_page_that_the_application_made_commits_like_any_other(self, world: Any, status: int) -> None:
+        def handler(session: Any) -> Page:
+            session["seen"] = True
+            return Page(b"sorry", status)
+
+        answer = self.get(world.node(), handler)
+        assert (answer.status, answer.body) == (status, b"sorry")
+        assert answer.cookie is not None
+
+    def test_an_exception_that_leaves_the_application_saves_nothing(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            session["half"] = True
+            raise RuntimeError("planted by the test")
+
+        answer = self.get(world.node(), handler)
+        assert answer.status == 500
+        assert answer.cookie is None
+        assert world.sessions == {}
+
+    def test_the_applications_own_cookies_stay(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            session["n"] = 1
+            return Page(headers=[("Set-Cookie", "theme=dark"), ("Set-Cookie", "lang=en")])
+
+        answer = self.get(world.node(), handler)
+        assert answer.all("Set-Cookie")[:2] == ["theme=dark", "lang=en"]
+        assert len(answer.all("Set-Cookie")) == 3
+
+    def test_a_commit_that_wants_confirmations_is_waited_for(self, world: Any) -> None:
+        def handler(session: Any) -> Page:
+            session["n"] = 1
+            session.acks = "one"
+            return Page(b"confirmed")
+
+        node = world.node()
+        answer = self.get(node, handler)
+        assert (answer.status, answer.body) == (200, b"confirmed")
+        assert [receipt.waited for receipt in node.receipts] == [True]

@@ -1,0 +1,229 @@
+"""Every front under the contract of fronts."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable
+from typing import Any
+from wsgiref.handlers import SimpleHandler
+from wsgiref.util import setup_testing_defaults
+from wsgiref.validate import validator
+
+import pytest
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from caterwaul.managers.web.twisted_web import SessionSite
+from caterwaul.managers.web.wsgi import SessionMiddleware
+
+pytest.register_assert_rewrite("tests.contract.fronts")
+
+from .double import World  # noqa: E402
+from .fronts import Answer, Call, FrontContract, Page, look  # noqa: E402
+
+REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def parse(raw: bytes, commits_at_head: int) -> Answer:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode("latin-1").split("\r\n")
+    headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    if ("transfer-encoding", "chunked") in [(name.lower(), value) for name, value in headers]:
+        body = dechunk(body)
+    return Answer(int(first.split()[1]), headers, body, commits_at_head)
+
+
+def dechunk(body: bytes) -> bytes:
+    whole = b""
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        whole, body = whole + body[:length], body[length + 2 :]
+    return whole
+
+
+class Watched(io.BytesIO):
+    """Notes what `look` says when the first byte is written."""
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        super().__init__()
+        self.look = look
+        self.seen: int | None = None
+
+    def write(self, data: Any) -> int:
+        if self.seen is None:
+            self.seen = self.look()
+        return super().write(data)
+
+
+def serve_wsgi(application: Any, call: Call) -> Answer:
+    """One request through wsgiref's own handler, its complaints being errors."""
+    environ: dict[str, Any] = {"REQUEST_METHOD": call.method, "PATH_INFO": call.path, "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1"}
+    if call.cookies:
+        environ["HTTP_COOKIE"] = "; ".join(call.cookies)  # type: ignore[arg-type]
+    setup_testing_defaults(environ)
+    out, errors = Watched(lambda: call.node.commits), io.StringIO()
+    handler = SimpleHandler(io.BytesIO(), out, errors, environ)
+    handler.origin_server = True
+    handler.http_version = "1.1"
+    handler.run(application)
+    assert "AssertionError" not in errors.getvalue(), errors.getvalue()
+    return parse(out.getvalue(), out.seen or 0)
+
+
+class WSGI(FrontContract):
+    """`write` is PEP 3333's for old applications; else the body is returned."""
+
+    imperative = False
+
+    def drive(self, call: Call) -> Answer:
+        def application(environ: dict[str, Any], start_response: Any) -> Any:
+            page = call.handler(environ["caterwaul.session"])
+            write = start_response(f"{page.status} {REASONS[page.status]}", [("Content-Type", "text/plain"), *page.headers])
+            body = [page.body] if isinstance(page.body, bytes) else page.body
+            if call.method == "HEAD":
+                return []
+            if self.imperative:
+                for chunk in body:
+                    write(chunk)
+                return []
+            return body
+
+        inner = self.wrap(application)
+        return serve_wsgi(validator(SessionMiddleware(inner, call.node, call.settings, no_touch=call.no_touch)), call)
+
+    def wrap(self, application: Any) -> Any:
+        return application
+
+
+class TestWSGI(WSGI):
+    """Bodies as they are: lists are passed on, generators are wrapped."""
+
+
+class TestWSGIValidated(WSGI):
+    """The middleware is a good server to the application, too."""
+
+    def wrap(self, application: Any) -> Any:
+        return validator(application)
+
+
+class TestWSGIWrite(WSGI):
+    """Applications that use `write`."""
+
+    imperative = True
+
+
+class TestWSGIGenerator(WSGI):
+    """The application is a generator: nothing of it runs before the first item is asked for."""
+
+    def wrap(self, application: Any) -> Any:
+        def generator(environ: dict[str, Any], start_response: Any) -> Any:
+            yield b""
+            yield from application(environ, start_response)
+
+        def started(environ: dict[str, Any], start_response: Any) -> Any:
+            return generator(environ, start_response)
+
+        return started
+
+
+class Leaf(Resource):
+    """Runs the handler of a call."""
+
+    isLeaf = True
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self.call = call
+
+    def render(self, request: Any) -> Any:
+        page = self.call.handler(request.caterwaul_session)
+        request.setResponseCode(page.status)
+        for name, value in page.headers:
+            request.responseHeaders.addRawHeader(name, value)
+        if isinstance(page.body, bytes):
+            return page.body
+        for chunk in page.body:
+            request.write(chunk)
+        request.finish()
+        return NOT_DONE_YET
+
+
+class WatchedTransport(StringTransport):
+    """Notes what `look` says when the first byte is written."""
+
+    def __init__(self, look: Callable[[], int]) -> None:
+        super().__init__()
+        self.look = look
+        self.seen: int | None = None
+
+    def write(self, data: bytes) -> None:
+        if self.seen is None:
+            self.seen = self.look()
+        super().write(data)
+
+    def writeSequence(self, data: Any) -> None:
+        self.write(b"".join(data))
+
+
+def raw_request(call: Call) -> bytes:
+    cookies = "".join(f"Cookie: {value}\r\n" for value in call.cookies)
+    return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}\r\n".encode("latin-1")
+
+
+class TestTwistedWeb(FrontContract):
+    """A real HTTPChannel over a string."""
+
+    def drive(self, call: Call) -> Answer:
+        site = SessionSite(Leaf(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
+        channel = site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4711))
+        transport = WatchedTransport(lambda: call.node.commits)
+        channel.makeConnection(transport)
+        channel.dataReceived(raw_request(call))
+        call.node.answer()
+        for receipt in call.node.receipts:
+            if receipt.waiting and not receipt.waited:
+                assert transport.value() == b"", "nothing leaves before the confirmation"
+                receipt.waited = True
+                receipt.confirm()
+        return parse(transport.value(), transport.seen or 0)
+
+    def test_session_cookies_in_two_fields_are_two_session_cookies(self, world: World) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        both = [f"__Host-sid={cookie}", f"__Host-sid={cookie}"]
+        assert self.get(node, look, cookies=both).body == b"[]"
+
+
+def test_two_threads_on_one_session_both_keep_their_changes(world: World) -> None:
+    """Real threads, meeting inside their requests."""
+    node, suite = world.node(), TestWSGI()
+    cookie = suite.begin(node)
+    barrier = threading.Barrier(2, timeout=10)
+    answers: list[Answer] = []
+
+    def run(name: str) -> None:
+        def handler(session: Any) -> Page:
+            barrier.wait()
+            session[name] = session["n"]
+            barrier.wait()
+            return Page()
+
+        answers.append(suite.drive(Call(node, handler, [f"__Host-sid={cookie}"])))
+
+    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.status for answer in answers] == [200, 200]
+    assert world.contents(cookie.partition(".")[0]) == {"n": 1, "a": 1, "b": 1}

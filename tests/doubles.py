@@ -1,0 +1,182 @@
+"""A channel in memory: whole managers talk to each other in one thread and virtual time, with no cluster underneath.
+
+`Net` carries messages between `MemoryChannel`s of members; `deliver()` moves what is under way until nothing is. Links
+can be cut (what is sent meanwhile is lost, and the next link begins anew) and healed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+from twisted.internet.task import Clock
+
+from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.session import Session
+from caterwaul.managers.settings import ManagerSettings
+from caterwaul.membership.channel import Message, Receiver
+from caterwaul.membership.codec import decode
+from caterwaul.membership.member import Member
+from caterwaul.membership.view import View, ViewChanged
+
+MANAGER = "default"
+
+
+def member(number: int, **more: Any) -> Member:
+    return Member(uid=bytes([number]) * 16, name=f"node{number}", host="127.0.0.1", port=4000 + number, payload={"managers": [MANAGER]}, **more)
+
+
+class MemoryChannel:
+    def __init__(self, net: Net, me: Member) -> None:
+        self.me = me
+        self._net = net
+        self._receivers: dict[str, Receiver] = {}
+        self.degraded: set[bytes] = set()
+        self.woken: list[Callable[[], None]] = []
+        self.sent: list[tuple[bytes, list[Any]]] = []
+
+    def attach(self, name: str, receiver: Receiver) -> None:
+        self._receivers[name] = receiver
+
+    def detach(self, name: str) -> None:
+        self._receivers.pop(name, None)
+
+    def send(self, to: Iterable[bytes], message: Message) -> None:
+        for uid in to:
+            self.sent.append((uid, decode(message.payload)))
+            self._net.carry(self.me.uid, uid, message)
+
+    def close(self, uid: bytes, reason: str) -> None: ...
+
+    def dial(self, host: str, port: int) -> None: ...
+
+    def is_degraded(self, uid: bytes) -> bool:
+        return uid in self.degraded or not self._net.linked(self.me.uid, uid)
+
+    def degrade(self, uid: bytes) -> None:
+        self.degraded.add(uid)
+
+    def wake(self, flush: Callable[[], None]) -> None:
+        self.woken.append(flush)
+
+    def now_ms(self) -> int:
+        return int(self._net.clock.seconds() * 1000) + self._net.skew_ms[self.me.uid]
+
+    def deliver(self, sender: Member, message: Message, sent_ms: int) -> None:
+        receiver = self._receivers.get(message.receiver)
+        if receiver is not None:
+            receiver.received(sender, decode(message.payload), self.now_ms() - sent_ms)
+        self.degraded.discard(sender.uid)
+
+
+class Net:
+    """`count` members with a `DeltaManager` each. All hear each other from the start."""
+
+    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0) -> None:
+        self.clock = Clock()
+        self.rng = Random(seed)
+        self.members = [member(number) for number in range(1, count + 1)]
+        self.skew_ms = {m.uid: m.uid[0] * 1000 for m in self.members}
+        self.channels = {m.uid: MemoryChannel(self, m) for m in self.members}
+        self.cut: set[frozenset[bytes]] = set()
+        self.flights: dict[tuple[bytes, bytes], deque[tuple[Message, int]]] = {}
+        self.settings = settings or ManagerSettings()
+        self.managers = [
+            DeltaManager(MANAGER, self.channels[m.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes) for m in self.members
+        ]
+        self.alive = set(self.channels)
+        for manager in self.managers:
+            manager.start()
+        self.show_views()
+        self.deliver()
+
+    def view(self) -> View:
+        return View.of(1, [m for m in self.members if m.uid in self.alive])
+
+    def show_views(self, clean: frozenset[bytes] = frozenset()) -> None:
+        after = self.view()
+        for manager in self.managers:
+            if manager.me.uid in self.alive:
+                before = manager._core.placement.view
+                manager.view_changed(ViewChanged(before, after, clean))
+
+    def linked(self, one: bytes, other: bytes) -> bool:
+        return frozenset((one, other)) not in self.cut and other in self.alive
+
+    def carry(self, sender: bytes, to: bytes, message: Message) -> None:
+        if to == sender:
+            return
+        if not self.linked(sender, to):
+            for waiter in message.waiters:
+                waiter.failed(to)
+            return
+        self.flights.setdefault((sender, to), deque()).append((message, self.channels[sender].now_ms()))
+
+    def deliver(self) -> None:
+        """Flush every manager and carry messages until nothing moves."""
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        for uid in sorted(self.alive):
+            channel = self.channels[uid]
+            if channel.woken:
+                channel.woken.pop(0)()
+                return True
+        ready = sorted(link for link, flight in self.flights.items() if flight)
+        if not ready:
+            return False
+        sender, to = self.rng.choice(ready)
+        message, sent_ms = self.flights[sender, to].popleft()
+        if to in self.alive:
+            self.channels[to].deliver(self.channels[sender].me, message, sent_ms)
+            for waiter in message.waiters:
+                waiter.confirmed(to)
+        return True
+
+    def advance(self, seconds: float, step_s: float = 0.05) -> None:
+        """Let time pass, timers fire and messages travel."""
+        end = self.clock.seconds() + seconds
+        while self.clock.seconds() < end - 1e-9:
+            self.clock.advance(min(step_s, end - self.clock.seconds()))
+            self.deliver()
+
+    def part(self, one: int, other: int) -> None:
+        """Cut the link between two members (numbers from 0). What is under way is lost."""
+        a, b = self.members[one].uid, self.members[other].uid
+        self.cut.add(frozenset((a, b)))
+        for link in ((a, b), (b, a)):
+            for message, _ in self.flights.pop(link, ()):
+                for waiter in message.waiters:
+                    waiter.failed(link[1])
+        self.managers[one].link_lost(self.members[other])
+        self.managers[other].link_lost(self.members[one])
+
+    def heal(self, one: int, other: int) -> None:
+        a, b = self.members[one], self.members[other]
+        self.cut.discard(frozenset((a.uid, b.uid)))
+        self.managers[one].link_opened(b, False)
+        self.managers[other].link_opened(a, False)
+
+    def kill(self, number: int) -> None:
+        uid = self.members[number].uid
+        self.alive.discard(uid)
+        for link in [link for link in self.flights if uid in link]:
+            del self.flights[link]
+        self.managers[number]._driver.stop()
+        self.show_views()
+
+    def everywhere(self, session_id: str) -> list[Session | None]:
+        """The session as each live member gives it without asking anybody."""
+        return [manager.open_local(session_id) for manager in self.managers if manager.me.uid in self.alive]
+
+    def bodies(self) -> list[dict[bytes, tuple[object, bytes | None]]]:
+        """All copies, to compare byte for byte."""
+        result = []
+        for manager in self.managers:
+            if manager.me.uid in self.alive:
+                replica = manager._core.replica
+                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.keys()})
+        return result

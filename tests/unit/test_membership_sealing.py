@@ -1,0 +1,101 @@
+"""Sealed datagrams: requirements 1 to 5 of multicast security, as far as the sealer keeps them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from caterwaul.membership.errors import LocalError
+from caterwaul.membership.sealing import PlainDatagrams, SealedDatagrams
+
+A, B = b"a" * 16, b"b" * 16
+SECRET, OTHER = b"s" * 32, b"o" * 32
+
+
+def sealer(uid: bytes, *secrets: bytes, cluster: str = "shop") -> SealedDatagrams:
+    return SealedDatagrams(secrets or (SECRET,), cluster, uid, os.urandom)
+
+
+def test_what_one_node_seals_another_opens():
+    one, two = sealer(A), sealer(B)
+    assert [two.open(one.seal(text)) for text in (b"x", b"", b"y" * 1000)] == [b"x", b"", b"y" * 1000]
+
+
+def test_a_repeated_datagram_is_dropped():
+    one, two = sealer(A), sealer(B)
+    sealed = one.seal(b"x")
+    assert (two.open(sealed), two.open(sealed)) == (b"x", None)
+    assert two.statistics()["repeated"] == 1
+
+
+def test_datagrams_out_of_order_are_opened_once_each_within_the_window_of_64():
+    one, two = sealer(A), sealer(B)
+    sealed = [one.seal(bytes([n])) for n in range(66)]
+    assert two.open(sealed[65]) == b"\x41"
+    assert [two.open(datagram) for datagram in reversed(sealed[2:65])] == [bytes([n]) for n in range(64, 1, -1)]
+    assert [two.open(datagram) for datagram in sealed] == [None] * 66
+
+
+@pytest.mark.parametrize("position", [0, 2, 3, 7, 23, 30, 31, 40, -1])
+def test_one_changed_bit_anywhere_makes_it_a_forgery_that_changes_nothing(position):
+    one, two = sealer(A), sealer(B)
+    sealed = one.seal(b"heartbeat")
+    forged = bytearray(sealed)
+    forged[position] ^= 1
+    assert two.open(bytes(forged)) is None
+    assert two.statistics()["senders"] == 0
+    assert two.open(sealed) == b"heartbeat"
+
+
+def test_a_forged_high_counter_does_not_move_the_window():
+    one, two = sealer(A), sealer(B)
+    assert two.open(one.seal(b"1")) == b"1"
+    forged = bytearray(one.seal(b"2"))
+    forged[23:31] = b"\xff" * 8
+    assert two.open(bytes(forged)) is None
+    assert two.open(one.seal(b"3")) == b"3"
+
+
+def test_another_cluster_with_the_same_secret_opens_nothing():
+    assert sealer(B, cluster="crm").open(sealer(A, cluster="shop").seal(b"x")) is None
+
+
+def test_a_node_with_a_secret_ignores_plain_datagrams_and_one_without_passes_bytes_on():
+    assert sealer(A).open(PlainDatagrams().seal(b"\x88plain" * 20)) is None
+    assert PlainDatagrams().open(PlainDatagrams().seal(b"x")) == b"x"
+
+
+def test_a_secret_is_rotated_without_losing_anybody():
+    """Add everywhere, put first, remove: at each step both nodes open what the other seals; in the end the old secret opens nothing."""
+    steps = [(SECRET,), (SECRET, OTHER), (OTHER, SECRET), (OTHER,)]
+    for mine, theirs in [(steps[n], steps[m]) for n in range(4) for m in range(4) if abs(n - m) <= 1]:
+        assert sealer(B, *theirs).open(sealer(A, *mine).seal(b"x")) == b"x"
+    assert sealer(B, OTHER).open(sealer(A, SECRET).seal(b"x")) is None
+
+
+def test_a_rotated_sender_is_not_mistaken_for_a_repeat_of_itself():
+    two = sealer(B, SECRET, OTHER)
+    before = SealedDatagrams((SECRET,), "shop", A, lambda n: b"\xff" * n)
+    after = SealedDatagrams((OTHER, SECRET), "shop", A, lambda n: bytes(n))
+    assert (two.open(before.seal(b"1")), two.open(after.seal(b"2"))) == (b"1", b"2")
+
+
+def test_two_starts_from_one_snapshot_share_no_nonce():
+    one, two = sealer(A), sealer(A)
+    assert not {one.seal(b"x")[23:31] for _ in range(1000)} & {two.seal(b"x")[23:31] for _ in range(1000)}
+
+
+def test_the_table_of_senders_is_bounded_and_keeps_the_latest():
+    two = sealer(B)
+    senders = [sealer(n.to_bytes(16, "big")) for n in range(1030)]
+    sealed = [sender.seal(b"x") for sender in senders]
+    assert all(two.open(datagram) == b"x" for datagram in sealed)
+    assert two.statistics()["senders"] == 1024
+    assert two.open(sealed[-1]) is None
+
+
+@pytest.mark.parametrize("secrets", [(), (b"short",), (SECRET, b"")])
+def test_no_secret_or_a_short_one_is_refused(secrets):
+    with pytest.raises(LocalError, match="16 bytes"):
+        SealedDatagrams(secrets, "shop", A, os.urandom)
