@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.web.resource import Resource
@@ -23,7 +24,7 @@ from ..membership.errors import LocalError
 from .admin_socket import prepare_path
 from .settings import Settings
 
-__all__ = ["Administered", "AdminService", "SESSIONS_PAGE_MAX"]
+__all__ = ["SESSIONS_PAGE_MAX", "AdminService", "Administered"]
 
 SESSIONS_PAGE_MAX = 1000  #: sessions in one answer: a few hundred KB
 _SESSIONS_PAGE = 100
@@ -60,7 +61,7 @@ class AdminService:
         prepare_path(self.path)
         site = Site(_resources(self._node))
         site.displayTracebacks = False
-        site.log = _no_log  # type: ignore[method-assign]  # an access log would show every look of a person
+        site.log = _no_log  # type: ignore[method-assign,assignment]  # an access log would show every look of a person
         try:
             self._port = self._reactor.listenUNIX(os.fspath(self.path), site, mode=0o600)
         except CannotListenError as error:
@@ -69,7 +70,7 @@ class AdminService:
     async def stop(self) -> None:
         port, self._port = self._port, None
         if port is not None:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
             with suppress(OSError):
                 self.path.unlink()
 
@@ -80,7 +81,7 @@ class _Answer(Resource):
     isLeaf = True
 
     def __init__(self, make: Callable[[Request], tuple[int, Any]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._make = make
 
     def render_GET(self, request: Request) -> bytes:
@@ -95,7 +96,7 @@ class _Answer(Resource):
 
 
 def _resources(node: Administered) -> Resource:
-    root, health = Resource(), Resource()  # type: ignore[no-untyped-call]
+    root, health = Resource(), Resource()
     for parent, name, make in (
         (root, b"members", lambda request: (200, {"members": node.members_report()})),
         (root, b"sessions", lambda request: (200, _sessions(node, request))),
@@ -104,8 +105,8 @@ def _resources(node: Administered) -> Resource:
         (health, b"live", lambda request: (200, {"live": True})),
         (health, b"ready", lambda request: (200 if node.is_ready else 503, {"ready": node.is_ready})),
     ):
-        parent.putChild(name, _Answer(make))  # type: ignore[no-untyped-call]
-    root.putChild(b"health", health)  # type: ignore[no-untyped-call]
+        parent.putChild(name, _Answer(make))
+    root.putChild(b"health", health)
     return root
 
 

@@ -93,7 +93,7 @@ def call_in_reactor(reactor: Any, act: Callable[[], Deferred[Any]], timeout_s: f
     def started() -> Deferred[Any]:
         return act().addTimeout(timeout_s, reactor, lambda _value, _seconds: _too_late(what, timeout_s))
 
-    return blockingCallFromThread(reactor, started)  # type: ignore[arg-type]
+    return blockingCallFromThread(reactor, started)
 
 
 def require_this_process(pid: int, what: str) -> None:

@@ -42,7 +42,7 @@ class Link:
 
     __slots__ = (
         "_ack_due", "_again", "_assemblies", "_confirmed", "_numbered", "_unconfirmed", "bytes_in", "bytes_out", "connected", "dialled",
-        "epoch", "frames_in", "frames_out", "member", "outbox", "peer_epoch", "received", "repeats", "settled_at",
+        "epoch", "frames_in", "frames_out", "member", "messages_in", "messages_out", "outbox", "peer_epoch", "received", "repeats", "settled_at",
     )  # fmt: skip
 
     def __init__(self, member: Member, *, outbox_max_bytes: int, message_max_bytes: int) -> None:
@@ -60,7 +60,7 @@ class Link:
         self._unconfirmed: tuple[deque[Parcel], deque[Parcel]] = (deque(), deque())  # numbers _confirmed + 1 .. _numbered
         self._again: tuple[deque[Parcel], deque[Parcel]] = (deque(), deque())  # the end of _unconfirmed that this connection has yet to repeat
         self._ack_due = False
-        self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = self.repeats = 0
+        self.messages_in = self.messages_out = self.frames_in = self.frames_out = self.bytes_in = self.bytes_out = self.repeats = 0
 
     # -- the life of the link
 
@@ -114,6 +114,7 @@ class Link:
             return message.waiters
         if not self.connected and outbox.is_full(size) and not (message.keys and outbox.is_dirty):
             return [*self.discard(), *message.waiters]
+        self.messages_out += 1
         outbox.put(parcels, message, size)
         return ()
 
@@ -177,6 +178,12 @@ class Link:
                 again.popleft()  # applied already: this connection need not repeat it
         self.outbox.backlog -= freed
         return messages
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "messages_in": self.messages_in, "messages_out": self.messages_out, "frames_in": self.frames_in, "frames_out": self.frames_out,
+            "bytes_in": self.bytes_in, "bytes_out": self.bytes_out, "repeats": self.repeats, "messages_dropped": self.outbox.dropped,
+        }  # fmt: skip
 
     @property
     def is_awaiting(self) -> bool:

@@ -18,6 +18,8 @@ from twisted.logger import Logger
 
 from ..managers.delta import DeltaManager
 from ..managers.values import ValueTypes
+from ..membership.channel import DATA, Message
+from ..membership.codec import encode
 from ..membership.errors import LocalError
 from ..membership.group import Slept
 from ..membership.member import UID_BYTES, Member
@@ -32,6 +34,9 @@ from .web import WebService
 __all__ = ["Node"]
 
 _log = Logger()
+_HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
+_DRAIN_S = 2.0  # at a stop: time for what is still in the outboxes
+_END_OF_DATA = 255  # an operation that managers skip
 
 
 class Node:
@@ -54,6 +59,7 @@ class Node:
         self._admin: AdminService | None = None
         self._subscribers: list[Subscriber] = []
         self._stopped: Deferred[None] | None = None
+        self._ready_at = 0.0  # others that exist are known by then
 
     # -- what others see
 
@@ -73,8 +79,10 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Every manager holds what it should: balancers may send users here."""
-        return self.membership is not None and self._stopped is None and all(manager.in_sync for manager in self.managers.values())
+        """Others had time to be found, and every manager holds what it should: balancers may send users here."""
+        if self.membership is None or self._stopped is not None or self._reactor.seconds() < self._ready_at:
+            return False
+        return all(manager.in_sync for manager in self.managers.values())
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """From now on `callback(event)` in the reactor's thread for each event of membership; what is returned ends it."""
@@ -117,13 +125,12 @@ class Node:
         self.channel = channel = GroupChannel(
             self._member(payload), settings.channel, settings.cluster.name, self._reactor, rng=self._rng, entropy=self._entropy
         )
-        try:
-            await channel.start()
-        except LocalError as error:
-            raise LocalError(f"node.port: {error}") from None
+        await channel.start()
         for name, chosen in settings.managers.items():
-            self.managers[name] = DeltaManager(name, channel, chosen, clock=self._reactor, entropy=self._entropy, types=self._types)
-            self.managers[name].start()
+            self.managers[name] = manager = DeltaManager(
+                name, channel, chosen, clock=self._reactor, entropy=self._entropy, types=self._types, asleep_s=settings.membership.drop_time_s
+            )
+            manager.start()
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
         self._start_admin()
@@ -135,6 +142,8 @@ class Node:
         channel.on_refused = membership.unreachable
         channel.on_announce = lambda me: membership.announce(**me.payload) if membership.running else None
         membership.startService()
+        if settings.membership.discovery:
+            self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
         _log.info("{me} of cluster {cluster!r} is listening", me=channel.me, cluster=settings.cluster.name)
 
     def _start_admin(self) -> None:
@@ -156,9 +165,10 @@ class Node:
         parts: list[Callable[[], Any]] = []
         if self._web is not None:
             parts.append(self._web.stop)
-        if self.membership is not None:
-            parts.append(self.membership.stopService)
         parts += [self.managers[name].stop for name in sorted(self.managers)]
+        if self.channel is not None and self.membership is not None:
+            self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
+            parts += [self._drain, self.membership.stopService]
         if self.channel is not None:
             parts.append(self.channel.stop)
         if self._admin is not None:
@@ -171,6 +181,16 @@ class Node:
             except Exception:  # whatever one part runs into, the others have to be stopped
                 _log.failure("a part of the node did not stop cleanly")
 
+    def _drain(self) -> Deferred[None]:
+        """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""
+        channel, membership = self._running()
+        drained: Deferred[None] = Deferred()
+        told = _Told({member.uid for member in membership.view if not channel.is_degraded(member.uid)} - {channel.me.uid}, drained)
+        for name in sorted(self.managers):  # no receiver knows this operation; the data lane confirms it after all that went before
+            channel.send(sorted(told.uids), Message(name, DATA, encode([name, _END_OF_DATA]), waiters=(told,)))
+        told.check()
+        return drained.addTimeout(_DRAIN_S, self._reactor, lambda result, timeout: None)
+
     def _member(self, payload: dict[str, Any]) -> Member:
         node = self.settings.node
         return Member(
@@ -182,7 +202,8 @@ class Node:
         match event:
             case ViewChanged():
                 for name in sorted(self.managers):
-                    self.managers[name].view_changed(event)
+                    part = ViewChanged(event.before.announcing(name), event.after.announcing(name), event.clean)
+                    self.managers[name].view_changed(part)
                 for member in event.appeared:
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
@@ -213,7 +234,7 @@ class Node:
             elif channel.is_degraded(member.uid):
                 state = "degraded"
             else:
-                state = "in sync" if all(manager.in_sync_with(member.uid) for manager in self.managers.values()) else "joining"
+                state = "in sync" if all(manager.is_in_sync_with(member.uid) for manager in self.managers.values()) else "joining"
             report.append({
                 "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
                 "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
@@ -228,7 +249,11 @@ class Node:
         found = self.managers.get(manager)
         if found is None:
             raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self.managers))}")
-        page = found.summaries(limit, after)
+        try:
+            start = bytes.fromhex(after)
+        except ValueError:
+            raise LocalError(f"after: {after!r} is not the key of a session in hexadecimal") from None
+        page = found.summaries(limit, start)
         return {"manager": manager, "count": found.count, "sessions": page}
 
     def statistics(self) -> dict[str, Any]:
@@ -240,3 +265,25 @@ class Node:
             "channel": channel.statistics(),
             "managers": {name: manager.statistics() for name, manager in sorted(self.managers.items())},
         }
+
+
+class _Told:
+    """Waits until each of `uids` has confirmed, or will not."""
+
+    def __init__(self, uids: set[bytes], done: Deferred[None]) -> None:
+        self.uids = uids
+        self._done = done
+
+    def check(self) -> None:
+        if not self.uids and not self._done.called:
+            self._done.callback(None)
+
+    def confirmed(self, uid: bytes) -> None:
+        self.uids.discard(uid)
+        self.check()
+
+    failed = confirmed
+
+
+def _nobody(_: object) -> None:
+    """Tells nobody."""

@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from .config import Problems, build, nearest
 from .crosschecks import check_admin, check_channel, check_cluster, check_manager, check_membership, check_node, check_web
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
 
-__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load"]
+__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load", "parse_overrides"]
 
 
 #: Tables that exist once, by their name in the file.
@@ -79,9 +79,10 @@ class Settings:
         return tables
 
 
-def load(path: str | os.PathLike[str]) -> Settings:
-    """Read and check one TOML file. Raises `SettingsError` with a line for each mistake."""
+def load(path: str | os.PathLike[str], **keywords: Any) -> Settings:
+    """Read and check one TOML file; keywords (named as in `Settings.of`) replace what it says. Raises `SettingsError` with a line for each mistake."""
     problems = Problems(os.fspath(path))
+    tables: dict[str, Any] = {}
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -91,7 +92,26 @@ def load(path: str | os.PathLike[str]) -> Settings:
     except OSError as error:
         problems.add("", f"cannot be read: {error.strerror or error}")
     problems.raise_if_any()
+    for name, value in keywords.items():
+        _put(tables, name.split("."), value, problems)
     return replace(_check(tables, problems), source=os.fspath(path))
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """``table.key=value`` texts of a command line, as keywords. Values are TOML (`5`, `true`, `["a"]`); anything else is text."""
+    problems = Problems("")
+    found: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or "." not in key:
+            problems.add("--set", f"{text!r} is not TABLE.KEY=VALUE")
+            continue
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    problems.raise_if_any()
+    return found
 
 
 def host_name() -> str:

@@ -7,7 +7,6 @@ everything else.
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any, NoReturn
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
-from twisted.python.usage import Options as UsageOptions, UsageError
+from twisted.python.usage import Options as UsageOptions
 
 from ..membership.errors import LocalError
 from .config import SettingsError
 from .embedding import installed_reactor, use_monotonic_time
 from .node import Node
-from .settings import Settings, load
+from .settings import Settings, load, parse_overrides
 
 __all__ = ["NodeService", "Options", "makeService"]
 
@@ -32,63 +31,65 @@ class Options(UsageOptions):
 
     synopsis = "[--config FILE] [--set KEY=VALUE]..."
     longdesc = "Run a node of a Caterwaul cluster, which keeps copies of HTTP sessions. `caterwaul config` lists all settings."
-    optParameters = [["config", "c", None, "Configuration file (TOML). Without one everything has its default."]]
+    optParameters = (("config", "c", None, "Configuration file (TOML). Without one everything has its default."),)
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.changes: dict[str, str] = {}
+        self.overrides: list[str] = []
         self.settings: Settings | None = None
 
     def opt_set(self, text: str) -> None:
         """Override one key of the file, such as node.name=b or membership.drop_time_s=5 (any number of times)."""
-        key, equals, value = text.partition("=")
-        if not equals or "." not in key:
-            raise UsageError(f"--set {text}: give TABLE.KEY=VALUE")
-        self.changes[key] = value
+        self.overrides.append(text)
 
     def postOptions(self) -> None:
         try:
-            self.settings = with_changes(load(self["config"]) if self["config"] else Settings.of(), self.changes)
+            keywords = parse_overrides(self.overrides)
+            self.settings = load(self["config"], **keywords) if self["config"] else Settings.of(**keywords)
         except SettingsError as error:
             _die(error.lines, 2)
 
 
 class NodeService(Service):
-    """One node, from `startService` to `stopService`. `removes`: a file of this process's to remove when it cannot start."""
+    """One node, from `startService` to `stopService`. `pidfile`: removed when it cannot start."""
 
-    def __init__(self, settings: Settings, removes: str = "") -> None:
+    def __init__(self, settings: Settings, pidfile: str = "") -> None:
         self.settings = settings
         self.node: Node | None = None
-        self._removes = removes
+        self._pidfile = pidfile
+        self._failure: Failure | None = None
 
     def startService(self) -> None:
+        """Ends the process when the node cannot start."""
         reactor = installed_reactor()
         use_monotonic_time(reactor)
         self.node = Node(self.settings, reactor)
-        self.node.start().addErrback(self._failed)
+        self.node.start().addErrback(self._failed)  # what is to be listened on is known to work, or not, when this returns
+        if self._failure is not None:
+            if not self._failure.check(LocalError):
+                self._failure.raiseException()
+            if self._pidfile:
+                with suppress(OSError):
+                    Path(self._pidfile).unlink()
+            _die([f"caterwaul: {self._failure.getErrorMessage()}"], 1)
         super().startService()  # type: ignore[no-untyped-call]
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]
         return self.node.stop() if self.node is not None else None
 
-    def _failed(self, failure: Failure) -> NoReturn:
-        if not failure.check(LocalError):
-            failure.raiseException()
-        if self._removes:
-            with suppress(OSError):
-                Path(self._removes).unlink()
-        _die([f"caterwaul: {failure.getErrorMessage()}"], 1)
+    def _failed(self, failure: Failure) -> None:
+        self._failure = failure
 
 
 def makeService(options: Options) -> IService:
     """What `twistd` calls."""
     assert options.settings is not None, "postOptions has run"
     parent: Any = options.parent or {}
-    return NodeService(options.settings, parent.get("pidfile") or "")  # type: ignore[return-value]
+    return NodeService(options.settings, parent.get("pidfile") or "")
 
 
 def _die(lines: list[str], code: int) -> NoReturn:
-    for line in lines:
-        sys.__stderr__.write(line + os.linesep) if sys.__stderr__ else None
+    if sys.__stderr__ is not None:  # the real one: Twisted's logging may have taken the other
+        sys.__stderr__.writelines(f"{line}\n" for line in lines)
     sys.exit(code)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+from twisted.internet.defer import maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.threadpool import ThreadPool
@@ -50,12 +51,13 @@ class WebService:
         assert address is not None, "checked with the settings"
         host, port = address
         try:
-            self._port = self._reactor.listenTCP(port, self._site, interface=host)
+            bound: Any = self._reactor.listenTCP(port, self._site, interface=host)
         except CannotListenError as error:
             raise LocalError(f"web.listen asks for TCP port {port} on {host}, which cannot be had: {error.socketError}") from None
         self._pool.start()
-        bound = self._port.getHost().port
-        return f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
+        self._port = bound
+        port = bound.getHost().port
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def serve(self, node: object, manager: Manager, cookie: CookieSettings) -> None:
         """From now on requests reach the application."""
@@ -67,7 +69,7 @@ class WebService:
         """Take no more connections; requests that run are waited for."""
         port, self._port = self._port, None
         if port is not None:
-            await port.stopListening()
+            await maybeDeferred(port.stopListening)
             self._pool.stop()
 
 

@@ -110,7 +110,7 @@ class Opening:
     def _bind(self, session_id: str, key: bytes, entry: Entry) -> Session:
         record = self._core.replica.record(key, entry)
         assert record is not None
-        session = Session(self.settings, self.types, self._entropy, session_id, key, record.registers.copy(), entry.created_ms)
+        session = Session(self.settings, self.types, self._entropy, session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use
         in_use[key] = in_use.get(key, 0) + 1

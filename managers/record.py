@@ -40,7 +40,7 @@ _PRUNE_AT = 64  # removed names a record may remember before its primary prunes 
 class Record:
     """The mutable half of a session. Guarded by its manager's lock."""
 
-    __slots__ = ("applied", "counter", "floor", "partial", "registers", "removed")
+    __slots__ = ("applied", "counter", "floor", "partial", "registers", "removed", "size")
 
     def __init__(self) -> None:
         self.registers: dict[str, Register] = {}
@@ -48,16 +48,33 @@ class Record:
         self.floor: dict[bytes, int] = {}
         self.counter = 0  #: the highest counter seen, also past a gap
         self.removed = 0  #: registers whose value is None
+        self.size = 0  #: bytes of names and values: what `session_max_bytes` limits
         self.partial = False  #: deltas came without their base: answers no look-up, counts as no copy
 
     def write(self, counter: int, origin: bytes, changes: dict[str, bytes | None]) -> None:
         """A commit of our own: its version is the highest there is, so every register is taken."""
         registers = self.registers
         for name, value in changes.items():
-            old = registers.get(name)
-            self.removed += (value is None) - (old is not None and old[2] is None)
+            self._account(name, registers.get(name), value)
             registers[name] = (counter, origin, value)
         self.applied[origin] = self.counter = counter
+
+    def _account(self, name: str, old: Register | None, value: bytes | None) -> None:
+        """A register goes from `old` to `value`."""
+        if old is not None:
+            if old[2] is None:
+                self.removed -= 1
+            else:
+                self.size -= len(name) + len(old[2])
+        if value is None:
+            self.removed += 1
+        else:
+            self.size += len(name) + len(value)
+
+    def _recount(self) -> None:
+        values = [(name, register[2]) for name, register in self.registers.items()]
+        self.removed = sum(1 for _, value in values if value is None)
+        self.size = sum(len(name) + len(value) for name, value in values if value is not None)
 
     def merge_delta(
         self, counter: int, origin: bytes, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None]
@@ -76,12 +93,9 @@ class Record:
                     conflicts += 1  # its author had not seen the register that stands here: concurrent, not successive
                 if old[0] > counter or (old[0] == counter and old[1] >= origin):
                     continue
-                if old[2] is None:
-                    self.removed -= 1
             elif self.floor and counter <= self.floor.get(origin, 0):
                 continue
-            if value is None:
-                self.removed += 1
+            self._account(name, old, value)
             registers[name] = (counter, origin, value)
         if counter > self.counter:
             self.counter = counter
@@ -117,7 +131,7 @@ class Record:
                 self.applied[origin] = counter
                 changed = True
         self.counter = max(self.counter, other.counter)
-        self.removed = sum(1 for register in registers.values() if register[2] is None)
+        self._recount()
         return changed
 
     def has_seen(self, seen: dict[bytes, int]) -> bool:
@@ -136,11 +150,7 @@ class Record:
             for name, register in self.registers.items()
             if register[2] is not None or register[0] > self.floor.get(register[1], 0)
         }
-        self.removed = sum(1 for register in self.registers.values() if register[2] is None)
-
-    def size_bytes(self) -> int:
-        """Encoded attributes: what `session_max_bytes` limits."""
-        return sum(len(name) + len(register[2]) for name, register in self.registers.items() if register[2] is not None)
+        self._recount()
 
     def pack(self) -> bytes:
         """One bytes object: how an idle record is kept and how any record travels (PROTOCOL.md, *Record body*).
@@ -174,7 +184,7 @@ class Record:
         record.applied = {origin: counter for origin, counter in zip(origins, applied, strict=True) if counter}
         record.floor = {origin: counter for origin, counter in zip(origins, floor, strict=True) if counter} if floor else {}
         top = max(applied, default=0)
-        mine, count = record.registers, len(origins)
+        mine, count, size = record.registers, len(origins), 0
         for name, register in registers.items():
             if type(name) is not str or len(name) > NAME_MAX_BYTES or type(register) is not list or len(register) != 3:
                 raise RemoteError("record: malformed register")
@@ -185,10 +195,13 @@ class Record:
                 record.removed += 1
             elif type(value) is not bytes:
                 raise RemoteError("record: a value that is not bytes")
+            else:
+                size += len(name) + len(value)
             if counter > top:
                 top = counter
             mine[name] = (counter, origins[i], value)
         record.counter = top
+        record.size = size
         return record
 
 

@@ -38,7 +38,7 @@ class Session(MutableMapping[str, Any]):
     """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
-        "_encoded", "_entropy", "_frozen", "_max_bytes", "_names", "_registers", "_settings", "_size", "_types", "_values",
+        "_encoded", "_entropy", "_frozen", "_registers", "_settings", "_size", "_types", "_values",
         "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "stale", "unknown",
     )  # fmt: skip
 
@@ -51,6 +51,7 @@ class Session(MutableMapping[str, Any]):
         key: bytes = b"",
         registers: dict[str, Register] | None = None,
         created_ms: int = 0,
+        size: int = 0,
         unknown: bool = False,
     ) -> None:
         self._settings = settings
@@ -59,7 +60,7 @@ class Session(MutableMapping[str, Any]):
         self._registers: dict[str, Register] = {} if registers is None else registers
         self._values: dict[str, Any] = {}  # decoded or set
         self._encoded: dict[str, bytes | None] = {}  # set or deleted here, not yet committed
-        self._size = -1
+        self._size = size
         self._frozen = False
         self.id = session_id if registers is not None else None
         self.key = key
@@ -139,14 +140,14 @@ class Session(MutableMapping[str, Any]):
     def _put(self, name: str, encoded: bytes | None) -> None:
         """All writes come here: checks, limits, and the id of a new session."""
         self._check_writable()
-        if encoded is not None:
-            self._check_limits(name, encoded)
+        size = self._size_with(name, encoded)
         if self.id is None:
             if self._frozen:
                 raise SessionError("the response's headers are sent: a session cannot be created any more")
             self.id = urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode("ascii")
             self.key = key_of(self.id)
         self._encoded[name] = encoded
+        self._size = size
 
     def _check_writable(self) -> None:
         self.accessed = True
@@ -155,16 +156,20 @@ class Session(MutableMapping[str, Any]):
         if self.ending == INVALIDATED:
             raise SessionEnded("this session has ended")
 
-    def _check_limits(self, name: str, encoded: bytes) -> None:
-        if self._size < 0:
-            self._size = sum(len(n) + len(r[2]) for n, r in self._registers.items() if r[2] is not None)
+    def _size_with(self, name: str, encoded: bytes | None) -> int:
+        """Bytes of all names and values once this one is in. Raises `ValueRefused` when a limit would be passed."""
         before = self._current(name)
-        size = self._size + len(encoded) - (len(before) if before is not None else -len(name))
-        if size > self._settings.session_max_bytes:
-            raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {self._settings.session_max_bytes} (session_max_bytes)")
-        if before is None and len(self._registers) + len(self._encoded) >= self._settings.attributes_max and len(self) >= self._settings.attributes_max:
-            raise ValueRefused(f"session[{name!r}]: the session has {self._settings.attributes_max} attributes already (attributes_max)")
-        self._size = size
+        size = self._size - (len(name) + len(before) if before is not None else 0)
+        if encoded is None:
+            return size
+        size += len(name) + len(encoded)
+        limit = self._settings.session_max_bytes
+        if size > limit:
+            raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {limit} (session_max_bytes)")
+        most = self._settings.attributes_max
+        if before is None and len(self._registers) + len(self._encoded) >= most and len(self) >= most:
+            raise ValueRefused(f"session[{name!r}]: the session has {most} attributes already (attributes_max)")
+        return size
 
     def _current(self, name: str) -> bytes | None:
         if name in self._encoded:
@@ -241,7 +246,7 @@ class Session(MutableMapping[str, Any]):
                 now = encode(value, f"session[{name!r}]")
                 changed = now != self._current(name)
                 if changed:
-                    self._check_limits(name, now)
+                    self._size_with(name, now)
                 if changed or mode != "on_change":
                     changes[name] = now
         if mode == "on_change":
@@ -266,7 +271,6 @@ class Session(MutableMapping[str, Any]):
         for name, value in changes.items():
             self._registers[name] = (*version, value)
         self._encoded.clear()
-        self._size = -1
         self.new = False
         self.ending = INVALIDATED if self.ending == INVALIDATED else 0
         self.previous_id = None

@@ -30,7 +30,7 @@ def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[
             "age_s": round((now_ms - entry.created_ms) / 1000, 3),
             "idle_s": round((now_ms - entry.last_access_ms) / 1000, 3),
             "attributes": len([name for name, r in record.registers.items() if r[2] is not None and name[:1] != "\0"]),  # type: ignore[union-attr]
-            "bytes": record.size_bytes(),  # type: ignore[union-attr]
+            "bytes": record.size,  # type: ignore[union-attr]
             "primary": names.get(primary, primary.hex()[:8]),
             "holders": sorted(names.get(uid, uid.hex()[:8]) for uid in holders),
         })  # fmt: skip

@@ -117,7 +117,7 @@ class DemoCluster:
                     port=port,
                 )
             )
-            self.supervisor.add(name, [sys.executable, "-m", "twisted", f"--log-level={level}", "caterwaul", "--config", str(path)])
+            self.supervisor.add(name, [sys.executable, "-m", "twisted", f"--log-level={level}", "--log-format=text", "caterwaul", "--config", str(path)])
             self.proxy.add(Node(name, host, port))
         self.supervisor.startService()
 

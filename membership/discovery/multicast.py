@@ -137,10 +137,10 @@ class MulticastDiscovery(Polling):
 
     def _give_up(self, error: BaseException | None) -> LocalError:
         self._close()
-        where = f" on {self._interface}" if self._interface else ""
+        where = f" on interface {self._interface}" if self._interface else ""
         return LocalError(
-            f"cannot join multicast group {self._group[0]}{where}: {error}. Is there a multicast route (ip route add 224.0.0.0/4 dev INTERFACE)? "
-            "Without multicast use membership.discovery = ['static'] with membership.seeds = ['host:port', ...]"
+            f"cannot join multicast group {self._group[0]}{where}: {error}. Name the interface (membership.multicast_interface) or add a multicast route "
+            "(ip route add 224.0.0.0/4 dev INTERFACE). Without multicast use membership.discovery = ['static'] with membership.seeds = ['host:port', ...]"
         )
 
     def _socket_lost(self) -> None:

@@ -7,7 +7,17 @@ import pytest
 from caterwaul.membership.codec import decode
 from caterwaul.membership.member import Member
 from caterwaul.membership.messages import (
-    Alive, Announcement, Ask, Farewell, Heartbeat, Known, Probe, Verdict, decode_control, decode_heartbeat, to_message,
+    Alive,
+    Announcement,
+    Ask,
+    Farewell,
+    Heartbeat,
+    Known,
+    Probe,
+    Verdict,
+    decode_control,
+    decode_heartbeat,
+    to_message,
 )  # fmt: skip
 from caterwaul.membership.sealing import SealedDatagrams
 

@@ -11,7 +11,7 @@ import cbor2
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from caterwaul.managers.errors import ValueDamaged, ValueRefused
+from caterwaul.managers.errors import ValueDamaged
 from caterwaul.managers.value_tags import LEAVES
 from caterwaul.managers.values import ValueTypes
 
@@ -104,10 +104,8 @@ def decodes_or_is_damaged(data: bytes) -> None:
     except ValueDamaged:
         return
     TYPES.is_immutable(value)
-    try:  # what decodes is made of our types: it is encodable, or beyond the encoder's own limit of depth
-        TYPES.encode(value, "v")
-    except ValueRefused as error:
-        assert "nested deeper" in str(error)
+    # What decodes is made of our types, so it is encodable; the depth of what Hypothesis draws is within the encoder's limit.
+    assert isinstance(TYPES.encode(value, "v"), bytes)
 
 
 @given(st.binary(max_size=200))

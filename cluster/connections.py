@@ -1,0 +1,269 @@
+"""Which connection carries which link: accepting, dialling, dialling again, and what becomes of a connection that fails.
+
+The channel above hears of links only: one has a connection now, it has none any more, frames came. That a second
+connection replaces the first, that one of two crossing dials is refused, and who dials again when, is settled here, with
+the cores `Links` (does a link resume) and `Redial` (every deadline).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from random import Random
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ConnectionRefusedError as Refused
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..membership.driver import Driver
+from ..membership.errors import RemoteError
+from ..membership.member import Member
+from .errors import HandshakeRefused
+from .frames import Frame
+from .handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake
+from .link import Link
+from .meeting import Address, Links, Meeting
+from .redial import Dial, Expired, Redial
+from .settings import ChannelSettings
+from .transport import Connection, Endpoints, connect, listen
+
+__all__ = ["Carried", "Connections"]
+
+_log = Logger()
+
+_DIALS_MAX = 256  # dials under way at most; a hint beyond it is forgotten, another will come
+
+
+class Carried(Protocol):
+    """What is told of links: the channel."""
+
+    @property
+    def me(self) -> Member: ...
+
+    def link_opened(self, meeting: Meeting) -> None:
+        """The link has a connection, on which nothing has been written or read yet."""
+
+    def link_lost(self, link: Link) -> None:
+        """It has none any more."""
+
+    def link_reset(self, link: Link) -> None:
+        """A peer broke the protocol: discard what is under way."""
+
+    def frames(self, connection: Connection, frames: Sequence[Frame], size: int) -> None: ...
+
+    def dial_refused(self, uid: bytes) -> None:
+        """Nobody listens where this member was."""
+
+    def now_ms(self) -> int: ...
+
+
+class Connections:
+    """`transport.Host`. `by_uid`: the connection that carries the link to a member; `links`: all links. Reactor thread only."""
+
+    def __init__(
+        self, carried: Carried, settings: ChannelSettings, cluster: str, reactor: Any, endpoints: Endpoints, *, rng: Random, entropy: Callable[[int], bytes]
+    ) -> None:
+        self._carried = carried
+        self._settings = settings
+        self._cluster = cluster
+        self._reactor = reactor
+        self._endpoints = endpoints
+        self.links = Links(cluster, entropy, outbox_max_bytes=settings.outbox_max_bytes, message_max_bytes=settings.message_max_bytes)
+        self.by_uid: dict[bytes, Connection] = {}
+        self._open: set[Connection] = set()  # every socket, in whatever phase
+        self._dials: dict[Address, bytes | None] = {}  # under way, up to the end of the handshake; the member if it is known
+        self._attempts: dict[Address, Deferred[Any]] = {}  # those of them whose connection is not made yet
+        self._redial = Redial(min_s=settings.reconnect_min_s, max_s=settings.reconnect_max_s, rng=rng)
+        self._driver = Driver(self._redial, reactor, self._perform)
+        self._port: IListeningPort | None = None
+        self._stopped: Deferred[None] | None = None
+        self._counts: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+        self.frames = carried.frames
+        self.now_ms = carried.now_ms
+
+    # -- the channel calls these
+
+    def start(self, host: str, port: int) -> Deferred[int]:
+        """Listen; fires with the port. Fails with `LocalError` if it cannot be had."""
+        self._driver.start()
+
+        def listening(port: IListeningPort) -> int:
+            self._port = port
+            address: Any = port.getHost()
+            return int(address.port)
+
+        return listen(self._endpoints, self._reactor, host, port, self._accept).addCallback(listening)
+
+    def stop(self) -> Deferred[None]:
+        """Close everything; fires when all sockets are gone. What transports hold is still written, for `handshake_timeout_s` at most."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            for attempt in list(self._attempts.values()):
+                attempt.cancel()
+            for connection in list(self._open):
+                self._close(connection, "")
+            if self._port is not None:
+                maybeDeferred(self._port.stopListening).addCallback(self._port_closed)
+            self._finish()
+        return self._stopped
+
+    def dial(self, address: Address) -> None:
+        """Dial, unless whoever is there has a link with a connection, or is being dialled."""
+        link = self.links.at(address)
+        if link is None:
+            self._dial(address, None)
+        elif not link.connected:
+            self._dial(address, link.member.uid)
+
+    def forget(self, uid: bytes) -> None:
+        """Do not dial this member again."""
+        self._redial.forget(uid)
+        self._driver.rearm()
+
+    def drop(self, uid: bytes, reason: str) -> None:
+        """Close the connection of this member, if it has one; the link stays."""
+        connection = self.by_uid.get(uid)
+        if connection is not None:
+            self._close(connection, reason)
+            self._detach(uid)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            **self._counts, **self._redial.statistics(), "connections": len(self.by_uid), "sockets": len(self._open), "refusals": dict(self._refusals),
+        }  # fmt: skip
+
+    # -- connections call these (transport.Host)
+
+    def handshake(self, connection: Connection) -> Handshake:
+        self._open.add(connection)
+        self._guard(connection)
+        return Handshake(ACCEPTED if connection.offer is None else DIALLED, self._carried.me.uid, self._cluster)
+
+    def greeted(self, connection: Connection, greeting: Greeting) -> None:
+        me, now = self._carried.me, self._reactor.seconds()
+        self.links.refuse_duplicate(me, greeting, now, self._dials.__contains__)
+        self.drop(greeting.member.uid, "duplicate: replaced by a newer connection")
+        self._opened(connection, self.links.admit(me, greeting, now))
+
+    def answered(self, connection: Connection, answer: Answer) -> None:
+        assert connection.offer is not None
+        assert connection.address is not None
+        del self._dials[connection.address]
+        self.drop(answer.member.uid, "duplicate: replaced by a newer connection")
+        self._opened(connection, self.links.conclude(connection.offer, connection.address, answer, self._reactor.seconds()))
+
+    def broken(self, connection: Connection, error: RemoteError) -> None:
+        link = connection.link
+        if link is None:
+            self._refused(connection, error if isinstance(error, HandshakeRefused) else HandshakeRefused("malformed", str(error)))
+            return
+        self._counts["remote_errors"] += 1
+        _log.warn("{peer}: {error}; closing the connection", peer=link.member, error=error)
+        self._carried.link_reset(link)
+        self.drop(link.member.uid, f"malformed: {error}")
+
+    def lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._redial.release(connection)
+        self._driver.rearm()
+        link = connection.link
+        if link is not None:
+            if self.by_uid.get(link.member.uid) is connection:
+                self._detach(link.member.uid)
+        elif connection.address is not None:
+            self._dial_ended(connection.address)
+        self._finish()
+
+    # -- inside
+
+    def _accept(self) -> Connection | None:
+        half_open = sum(connection.link is None and connection.offer is None for connection in self._open)
+        if self._stopped is not None or half_open >= self._settings.unauthenticated_max:
+            self._refusals["busy"] += 1
+            return None
+        return Connection(self, self._settings.ahead_bytes)
+
+    def _dial(self, address: Address, uid: bytes | None) -> None:
+        if self._stopped is not None or address in self._dials or len(self._dials) >= _DIALS_MAX:
+            return
+        self._dials[address] = uid
+        connection = Connection(self, self._settings.ahead_bytes, address, self.links.offer(self._carried.me, address))
+
+        def failed(failure: Failure) -> None:
+            self._counts["dials_failed"] += 1
+            self._dial_ended(address)
+            if uid is not None and failure.check(Refused):
+                self._carried.dial_refused(uid)
+
+        attempt = connect(self._endpoints, self._reactor, address, self._settings.connect_timeout_s, connection)
+        attempt.addErrback(failed)
+        if not attempt.called:
+            self._attempts[address] = attempt
+            attempt.addCallback(lambda _: self._attempts.__delitem__(address))
+
+    def _dial_ended(self, address: Address) -> None:
+        """A dial came to nothing."""
+        uid = self._dials.pop(address, None)
+        if uid is not None and uid not in self.by_uid:
+            self._redial.failed(self._reactor.seconds(), uid)
+            self._driver.rearm()
+
+    def _opened(self, connection: Connection, meeting: Meeting) -> None:
+        uid = meeting.link.member.uid
+        self._redial.release(connection)
+        self._redial.opened(self._reactor.seconds(), uid)
+        self._driver.rearm()
+        self.by_uid[uid] = connection
+        self._counts["links_resumed" if meeting.resumed else "links_begun"] += 1
+        connection.establish(meeting.link, meeting.answer)
+        self._carried.link_opened(meeting)
+
+    def _detach(self, uid: bytes) -> None:
+        """The link to this member has no connection any more."""
+        del self.by_uid[uid]
+        link = self.links.by_uid[uid]
+        link.lost()
+        self._redial.lost(self._reactor.seconds(), uid, link.dialled)
+        self._driver.rearm()
+        self._carried.link_lost(link)
+
+    def _close(self, connection: Connection, reason: str) -> None:
+        """Close; a peer that does not take what is still to be written is not waited for longer than for a handshake."""
+        connection.close(reason)
+        if connection in self._open:
+            self._guard(connection)
+
+    def _guard(self, connection: Connection) -> None:
+        self._redial.guard(connection, self._reactor.seconds() + self._settings.handshake_timeout_s)
+        self._driver.rearm()
+
+    def _perform(self, effect: Dial | Expired) -> None:
+        if isinstance(effect, Dial):
+            link = self.links.by_uid.get(effect.uid)
+            if link is not None and not link.connected:
+                self._dial(link.member.address, effect.uid)
+            return
+        connection = effect.token
+        assert isinstance(connection, Connection)
+        if not connection.is_closed:
+            self._counts["handshakes_expired"] += 1
+        connection.abort()
+
+    def _refused(self, connection: Connection, error: HandshakeRefused) -> None:
+        self._refusals[error.code] += 1
+        count = self._refusals[error.code]
+        if error.code != "duplicate" and count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a peer that goes on does not fill the log
+            _log.warn("handshake with {where}: {error} ({count} times so far)", where=connection.where, error=error, count=count)
+
+    def _port_closed(self, _: object) -> None:
+        self._port = None
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._stopped is not None and self._port is None and not self._open and not self._stopped.called:
+            self._driver.stop()
+            self._stopped.callback(None)

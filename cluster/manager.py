@@ -1,0 +1,141 @@
+"""What applications hold: `ClusterManager`, one node of a cluster in this process.
+
+    cluster = ClusterManager("node.toml")
+    cluster.start()
+    application = SessionMiddleware(application, cluster.manager())
+
+It hides where the reactor runs. In a Twisted program (called in the reactor's thread) nothing blocks and the Deferred
+tells when; everywhere else calls block until it is done, and the Deferred that comes back has fired already.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from ..managers.base import SessionManager
+from ..managers.values import ValueTypes
+from ..membership.errors import LocalError
+from ..membership.member import Member
+from ..membership.view import View, ViewChanged
+from .embedding import call_in_reactor, find_reactor, inside_reactor, require_this_process, running
+from .node import Node
+from .settings import Settings, load
+
+__all__ = ["ClusterManager"]
+
+_STOP_S = 8.0  # more than the parts of a node allow themselves
+
+
+class ClusterManager:
+    """One node. Any thread may call anything; after a fork nothing works in the child, and says so.
+
+    `settings`: a `Settings`, the path of a TOML file, or nothing; keywords change single tables or keys of it (see
+    `Settings.of`). `types`: classes of the application's own that sessions may hold. Raises `SettingsError`.
+    Several in one process are several nodes.
+    """
+
+    def __init__(self, settings: Settings | str | os.PathLike[str] | None = None, *, types: ValueTypes | None = None, **keywords: Any) -> None:
+        if settings is None:
+            self.settings = Settings.of(**keywords)
+        elif isinstance(settings, Settings):
+            self.settings = settings.changed(**keywords) if keywords else settings
+        else:
+            self.settings = load(settings, **keywords)
+        self._types = types
+        self._node: Node | None = None
+        self._reactor: Any = None
+        self._pid = 0
+        self._callbacks: list[Callable[[ViewChanged], object]] = []
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.settings.node.name
+
+    # -- life
+
+    def start(self, timeout_s: float = 30.0) -> Deferred[None]:
+        """Listen and look for the other members; sessions can be served from then on.
+
+        Raises `LocalError` (in the reactor's thread: the Deferred fails) when a port, the admin socket or the multicast
+        group cannot be had, when it was started before, and in a process that inherited its reactor through a fork.
+        """
+        if self._node is not None:
+            require_this_process(self._pid, "this ClusterManager")
+            raise LocalError("this ClusterManager was started before; make another to start again")
+        inside = inside_reactor()
+        self._reactor = find_reactor()
+        self._pid = os.getpid()
+        self._node = node = Node(self.settings, self._reactor, types=self._types)
+        node.subscribe(self._event)
+        if inside:
+            return self._started(node)
+        call_in_reactor(self._reactor, lambda: self._started(node), timeout_s, "the start of the node")
+        return succeed(None)
+
+    def stop(self) -> Deferred[None]:
+        """Leave the cluster: the others know at once. Happens by itself when the reactor or the process ends in good order."""
+        if self._node is None:
+            return succeed(None)
+        require_this_process(self._pid, "this ClusterManager")
+        if inside_reactor():
+            return self._node.stop()
+        if running():
+            call_in_reactor(self._reactor, self._node.stop, _STOP_S, "the stop of the node")
+        return succeed(None)
+
+    def _started(self, node: Node) -> Deferred[None]:
+        self._reactor.addSystemEventTrigger("before", "shutdown", node.stop)
+        return node.start()
+
+    # -- use
+
+    def manager(self, name: str = "default") -> SessionManager:
+        """The session manager of that name. Raises `LocalError` before the start, and for a name that the settings do not have."""
+        node = self._running()
+        if name not in node.managers:
+            raise LocalError(f"no manager {name!r}: the settings have {', '.join(sorted(self.settings.managers))}")
+        return node.managers[name]
+
+    @property
+    def view(self) -> View:
+        """Who is here now, this node among them."""
+        return self._running().view
+
+    @property
+    def members(self) -> list[Member]:
+        """The members of the view, by name."""
+        return sorted(self.view, key=lambda member: (member.name, member.uid))
+
+    @property
+    def is_ready(self) -> bool:
+        """This node holds what it should, so that balancers may send users here."""
+        return self._running().is_ready
+
+    def on_view_changed(self, callback: Callable[[ViewChanged], object]) -> Callable[[], None]:
+        """From now on `callback(change)` in the reactor's thread (do not block it) when members come or go; what is returned ends it."""
+        self._callbacks.append(callback)
+        return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters of all parts, nested by part."""
+        node = self._running()
+        if inside_reactor():
+            return node.statistics()
+        found: dict[str, Any] = call_in_reactor(self._reactor, lambda: succeed(node.statistics()), _STOP_S, "reading statistics")
+        return found
+
+    def _running(self) -> Node:
+        if self._node is None:
+            raise LocalError("the cluster is not started: call start() first")
+        require_this_process(self._pid, "this ClusterManager")
+        return self._node
+
+    def _event(self, event: object) -> None:
+        if isinstance(event, ViewChanged):
+            for callback in list(self._callbacks):
+                callback(event)
