@@ -1,1 +1,20 @@
-"""Caterwaul: in-memory HTTP session replication for Python web servers."""
+"""Caterwaul: in-memory HTTP session replication for Python web servers.
+
+The names below are public. Web fronts are imported from where they are, `caterwaul.managers.web.wsgi` and its neighbours.
+Importing this package does not import Twisted's reactor: a server may still fork.
+"""
+
+from .cluster.config import SettingsError
+from .cluster.manager import ClusterManager
+from .cluster.settings import Settings, load
+from .managers.errors import NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
+from .managers.values import ValueTypes
+from .managers.web.cookies import CookieSettings
+from .membership.errors import ClusterError, LocalError
+from .membership.member import Member
+from .membership.view import View, ViewChanged
+
+__all__ = [
+    "ClusterError", "ClusterManager", "CookieSettings", "LocalError", "Member", "NotConfirmed", "SessionEnded", "SessionError",
+    "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
+]  # fmt: skip

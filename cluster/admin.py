@@ -24,7 +24,7 @@ from ..membership.errors import LocalError
 from .admin_socket import prepare_path
 from .settings import Settings
 
-__all__ = ["SESSIONS_PAGE_MAX", "AdminService", "Administered"]
+__all__ = ["SESSIONS_PAGE_MAX", "AdminService", "Administered", "admin_resource"]
 
 SESSIONS_PAGE_MAX = 1000  #: sessions in one answer: a few hundred KB
 _SESSIONS_PAGE = 100
@@ -59,7 +59,7 @@ class AdminService:
     def start(self) -> None:
         """Raises `LocalError` when somebody else answers at the path, or it cannot be listened on."""
         prepare_path(self.path)
-        site = Site(_resources(self._node))
+        site = Site(admin_resource(self._node))
         site.displayTracebacks = False
         site.log = _no_log  # type: ignore[method-assign,assignment]  # an access log would show every look of a person
         try:
@@ -81,7 +81,7 @@ class _Answer(Resource):
     isLeaf = True
 
     def __init__(self, make: Callable[[Request], tuple[int, Any]]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._make = make
 
     def render_GET(self, request: Request) -> bytes:
@@ -95,7 +95,8 @@ class _Answer(Resource):
         return json.dumps(body).encode()
 
 
-def _resources(node: Administered) -> Resource:
+def admin_resource(node: Administered) -> Resource:
+    """What a node answers, by path."""
     root, health = Resource(), Resource()
     for parent, name, make in (
         (root, b"members", lambda request: (200, {"members": node.members_report()})),
@@ -116,7 +117,7 @@ def _sessions(node: Administered, request: Request) -> dict[str, Any]:
         return values[0].decode("utf-8", "replace") if values else default
 
     limit = argument(b"limit", str(_SESSIONS_PAGE))
-    if not (limit.isascii() and limit.isdecimal() and int(limit) <= SESSIONS_PAGE_MAX):
+    if not (limit.isascii() and limit.isdecimal() and len(limit) < 6 and int(limit) <= SESSIONS_PAGE_MAX):
         raise LocalError(f"limit: {limit!r} is not a number from 0 to {SESSIONS_PAGE_MAX}")
     return node.sessions_report(argument(b"manager", ""), int(limit), argument(b"after", ""))
 

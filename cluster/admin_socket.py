@@ -50,7 +50,7 @@ def socket_path(setting: str, name: str) -> Path | None:
 def prepare_path(path: Path) -> None:
     """Make room for a socket: the automatic directory, private; what a dead process left is removed.
 
-    Raises `LocalError` when the directory is not ours alone, or a live process answers at `path`.
+    Raises `LocalError` when the directory is not ours alone, a live process answers at `path`, or something else is there.
     """
     directory = socket_directory()
     if path.parent == directory:
@@ -63,9 +63,14 @@ def prepare_path(path: Path) -> None:
             raise LocalError(f"admin socket: {directory} is not a directory of this user alone; remove it, or set admin.socket to another path")
     if answers(path):
         raise LocalError(f"admin socket: another process answers at {path}; stop it, or set admin.socket to another path")
-    with suppress(OSError):
-        if stat.S_ISSOCK(path.lstat().st_mode):
-            path.unlink()
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise LocalError(f"admin socket: {path} is there already, and is no socket; set admin.socket to another path")
+        path.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise LocalError(f"admin socket: {path} cannot be made anew: {error.strerror}; set admin.socket to another path") from None
 
 
 def answers(path: Path) -> bool:

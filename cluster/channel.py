@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -130,7 +131,7 @@ class GroupChannel:
             touched[uid] = link
         if not self._step:
             self._step = 1
-            self._end_step()
+            self._end_step(refill=False)
 
     def close(self, uid: bytes, reason: str) -> None:
         connection = self._connections.by_uid.get(uid)
@@ -155,6 +156,11 @@ class GroupChannel:
         if uid in self._connections.by_uid:
             self._degraded.add(uid)
 
+    def backlog_bytes(self, uid: bytes) -> int:
+        """Bytes kept for this member: unsent and unconfirmed, 0 if there is no link."""
+        link = self._links.get(uid)
+        return link.outbox.backlog if link is not None else 0
+
     def wake(self, flush: Callable[[], None]) -> None:
         self._reactor.callFromThread(self._run, flush)
 
@@ -169,8 +175,7 @@ class GroupChannel:
             totals.update(link.statistics())
         return {
             **self._counts, **totals, **self._connections.statistics(), **self._requests.statistics(),
-            "links": len(links), "degraded": len(self._degraded),
-            "backlog_bytes": sum(link.outbox.backlog for link in links), "dirty_keys": sum(link.outbox.dirty_count for link in links),
+            "links": len(links), "degraded": len(self._degraded), "backlog_bytes": sum(link.outbox.backlog for link in links), "dirty_keys": sum(link.outbox.dirty_count for link in links),
         }  # fmt: skip
 
     # -- steps
@@ -186,8 +191,11 @@ class GroupChannel:
         finally:
             self._end_step()
 
-    def _end_step(self) -> None:
-        """Write what the step left to be written. Asking for refills makes more, and so does what a refill says."""
+    def _end_step(self, refill: bool = True) -> None:
+        """Write what the step left to be written. Asking for refills makes more, and so does what a refill says.
+
+        Not `refill`: the step was a receiver's own call, which is not to be called back from inside; it comes at once after.
+        """
         if self._step > 1:
             self._step -= 1
             return
@@ -196,7 +204,10 @@ class GroupChannel:
             while touched:
                 uid, link = touched.popitem()
                 if link.connected and link.outbox.wants_refill():
-                    self._refill(uid, link)
+                    if refill:
+                        self._refill(uid, link)
+                    else:
+                        self.wake(partial(touched.__setitem__, uid, link))
                 connection = connections.get(uid)
                 if connection is not None:
                     connection.flush()

@@ -34,6 +34,7 @@ __all__ = ["Carried", "Connections"]
 
 _log = Logger()
 
+_SILENCE_S = 10.0  # a black hole: TCP alone would wait up to a minute between repeats, and as long again after it has healed
 _DIALS_MAX = 256  # dials under way at most; a hint beyond it is forgotten, another will come
 
 
@@ -73,7 +74,8 @@ class Connections:
         self._endpoints = endpoints
         self.links = Links(cluster, entropy, outbox_max_bytes=settings.outbox_max_bytes, message_max_bytes=settings.message_max_bytes)
         self.by_uid: dict[bytes, Connection] = {}
-        self._open: set[Connection] = set()  # every socket, in whatever phase
+        self._open: dict[Connection, None] = {}  # every socket, in whatever phase, in order
+        self._heard: dict[bytes, tuple[int, bool]] = {}  # at the last look: bytes that came in, and whether confirmations were awaited
         self._dials: dict[Address, bytes | None] = {}  # under way, up to the end of the handshake; the member if it is known
         self._attempts: dict[Address, Deferred[Any]] = {}  # those of them whose connection is not made yet
         self._redial = Redial(min_s=settings.reconnect_min_s, max_s=settings.reconnect_max_s, rng=rng)
@@ -139,7 +141,7 @@ class Connections:
     # -- connections call these (transport.Host)
 
     def handshake(self, connection: Connection) -> Handshake:
-        self._open.add(connection)
+        self._open[connection] = None
         self._guard(connection)
         return Handshake(ACCEPTED if connection.offer is None else DIALLED, self._carried.me.uid, self._cluster)
 
@@ -152,9 +154,16 @@ class Connections:
     def answered(self, connection: Connection, answer: Answer) -> None:
         assert connection.offer is not None
         assert connection.address is not None
-        del self._dials[connection.address]
         self.drop(answer.member.uid, "duplicate: replaced by a newer connection")
-        self._opened(connection, self.links.conclude(connection.offer, connection.address, answer, self._reactor.seconds()))
+        try:
+            meeting = self.links.conclude(connection.offer, connection.address, answer, self._reactor.seconds())
+        except RemoteError:
+            self._carried.link_reset(self.links.by_uid[answer.member.uid])  # or the next handshake would fail in the same way
+            raise
+        expected = self._dials.pop(connection.address, None)
+        self._opened(connection, meeting)
+        if expected is not None and expected != answer.member.uid:
+            self._displaced(expected)
 
     def broken(self, connection: Connection, error: RemoteError) -> None:
         link = connection.link
@@ -167,7 +176,7 @@ class Connections:
         self.drop(link.member.uid, f"malformed: {error}")
 
     def lost(self, connection: Connection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         self._redial.release(connection)
         self._driver.rearm()
         link = connection.link
@@ -218,6 +227,7 @@ class Connections:
         self._redial.opened(self._reactor.seconds(), uid)
         self._driver.rearm()
         self.by_uid[uid] = connection
+        self._watch(uid, meeting.link)
         self._counts["links_resumed" if meeting.resumed else "links_begun"] += 1
         connection.establish(meeting.link, meeting.answer)
         self._carried.link_opened(meeting)
@@ -225,6 +235,8 @@ class Connections:
     def _detach(self, uid: bytes) -> None:
         """The link to this member has no connection any more."""
         del self.by_uid[uid]
+        del self._heard[uid]
+        self._redial.release(uid)
         link = self.links.by_uid[uid]
         link.lost()
         self._redial.lost(self._reactor.seconds(), uid, link.dialled)
@@ -245,13 +257,37 @@ class Connections:
         if isinstance(effect, Dial):
             link = self.links.by_uid.get(effect.uid)
             if link is not None and not link.connected:
-                self._dial(link.member.address, effect.uid)
+                if self.links.is_taken(link.member.address):
+                    self._displaced(effect.uid)
+                else:
+                    self._dial(link.member.address, effect.uid)
+        elif isinstance(effect.token, Connection):
+            self._counts["handshakes_expired"] += not effect.token.is_closed
+            effect.token.abort()
+        else:
+            self._look(effect.token)
+
+    def _displaced(self, uid: bytes) -> None:
+        """Another process answers where this member was: to membership the same as if nobody did."""
+        self._redial.failed(self._reactor.seconds(), uid)
+        self._driver.rearm()
+        self._carried.dial_refused(uid)
+
+    def _watch(self, uid: bytes, link: Link) -> None:
+        self._heard[uid] = (link.bytes_in, link.is_awaiting)
+        self._redial.guard(uid, self._reactor.seconds() + _SILENCE_S)
+        self._driver.rearm()
+
+    def _look(self, uid: bytes) -> None:
+        """A peer that lives confirms what it gets. One that owes confirmations and has said nothing at all since the last look is cut off."""
+        link, connection = self.links.by_uid[uid], self.by_uid[uid]
+        if self._heard[uid] != (link.bytes_in, True):
+            self._watch(uid, link)
             return
-        connection = effect.token
-        assert isinstance(connection, Connection)
-        if not connection.is_closed:
-            self._counts["handshakes_expired"] += 1
+        self._counts["silences"] += 1
+        _log.warn("{peer} has been silent for {seconds} s with confirmations outstanding; dialling it again", peer=link.member, seconds=_SILENCE_S)
         connection.abort()
+        self._detach(uid)
 
     def _refused(self, connection: Connection, error: HandshakeRefused) -> None:
         self._refusals[error.code] += 1

@@ -50,9 +50,7 @@ class Answer:
     received: tuple[int, int]
 
 
-def encode_greeting(
-    me: Member, cluster: str, *, epoch: bytes | None, fresh: bytes, peer: bytes | None, received: tuple[int, int]
-) -> bytes:
+def encode_greeting(me: Member, cluster: str, *, epoch: bytes | None, fresh: bytes, peer: bytes | None, received: tuple[int, int]) -> bytes:
     return encode_hello(
         {
             "caterwaul": _FORMAT, "versions": [PROTOCOL_MIN, PROTOCOL_MAX], "cluster": cluster, "member": me.to_wire(),
@@ -100,9 +98,7 @@ def _read_greeting(hello: dict[Any, Any], uid: bytes, cluster: str) -> Greeting:
     fresh = _read_epoch(hello, "fresh")
     if fresh is None:
         raise RemoteError("hello: 'fresh' is missing")
-    return Greeting(
-        _read_member(hello, uid), version, _read_epoch(hello, "epoch"), fresh, _read_epoch(hello, "peer"), _read_received(hello)
-    )
+    return Greeting(_read_member(hello, uid), version, _read_epoch(hello, "epoch"), fresh, _read_epoch(hello, "peer"), _read_received(hello))
 
 
 def _read_answer(hello: dict[Any, Any], uid: bytes, cluster: str) -> Answer:

@@ -64,15 +64,18 @@ class Link:
 
     # -- the life of the link
 
-    def resumes(self, peer_epoch: bytes | None, my_epoch: bytes | None) -> bool:
-        """Whether the peer, whose epoch is `peer_epoch` and which remembers `my_epoch` of us, can go on where this end is."""
-        return self.epoch is not None and self.epoch == my_epoch and self.peer_epoch is not None and self.peer_epoch == peer_epoch
+    def resumes(self, peer_epoch: bytes | None, my_epoch: bytes | None, confirmed: Sequence[int]) -> bool:
+        """Whether the peer, whose epoch is `peer_epoch` and which remembers `my_epoch` of us, can go on where this end is.
+
+        Not if it has applied more than was sent (`confirmed`, per lane): it is not where it says it is.
+        """
+        return (
+            self.epoch is not None and self.epoch == my_epoch and self.peer_epoch is not None and self.peer_epoch == peer_epoch
+            and all(confirmed[lane] <= self._numbered[lane] for lane in _LANES)
+        )  # fmt: skip
 
     def resume(self, confirmed: Sequence[int]) -> list[Message]:
-        """A new connection carries on. `confirmed`: what the peer has applied, per lane; returns the messages that confirms.
-
-        Raises `RemoteError` for numbers that were never sent.
-        """
+        """A new connection carries on, as `resumes` allowed. `confirmed`: what the peer has applied, per lane; returns the messages that confirms."""
         messages = self.acknowledged(confirmed[CONTROL_LANE], confirmed[DATA_LANE])
         for lane in _LANES:
             self._again[lane].clear()

@@ -20,6 +20,7 @@ from .link import Link
 __all__ = ["Address", "Links", "Meeting", "Offer"]
 
 _SETTLED_AFTER_S = 2.0  # two dials that cross do so within a round trip; ten times a slow one
+_ALIASES_MAX = 1024  # other names of members; one that is forgotten costs one more handshake
 
 Address = tuple[str, int]
 
@@ -62,6 +63,10 @@ class Links:
             return self.by_uid.get(uid)
         return next((link for link in self.by_uid.values() if link.member.address == address), None)
 
+    def is_taken(self, address: Address) -> bool:
+        """Whether a connected member announces this address."""
+        return any(link.connected and link.member.address == address for link in self.by_uid.values())
+
     def remove(self, uid: bytes) -> list[Waiter]:
         """Forget a link. Returns the waiters of everything lost."""
         link = self.by_uid.pop(uid, None)
@@ -86,9 +91,9 @@ class Links:
             raise HandshakeRefused("duplicate", "both ends dialled, the lower uid's connection wins")
 
     def admit(self, me: Member, greeting: Greeting, now: float) -> Meeting:
-        """Accept a dialler: its link resumes or begins. Raises `RemoteError` for numbers that make no sense."""
+        """Accept a dialler: its link resumes or begins."""
         link = self._link_to(greeting.member)
-        resumed = link.resumes(greeting.epoch, greeting.peer)
+        resumed = link.resumes(greeting.epoch, greeting.peer, greeting.received)
         confirmed: list[Message] = []
         failed: list[Waiter] = []
         if resumed:
@@ -104,11 +109,13 @@ class Links:
         """The acceptor answered. Raises `RemoteError` when it resumes what this end no longer has."""
         link = self._link_to(answer.member)
         if address != answer.member.address:
+            if len(self._uid_at) >= _ALIASES_MAX:
+                del self._uid_at[next(iter(self._uid_at))]
             self._uid_at[address] = answer.member.uid
         confirmed: list[Message] = []
         failed: list[Waiter] = []
         if answer.resume:
-            if not link.resumes(answer.epoch, offer.epoch):
+            if not link.resumes(answer.epoch, offer.epoch, answer.received):
                 raise RemoteError("resumes a link that has ended here meanwhile")
             confirmed = link.resume(answer.received)
         else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -51,7 +52,6 @@ class Ended:
 class _Request:
     waiting: set[bytes]
     needed: int
-    deadline: float
     replies: dict[bytes, Any] = field(default_factory=dict)
     failed: dict[bytes, str] = field(default_factory=dict)
 
@@ -61,6 +61,7 @@ class RequestTable:
 
     def __init__(self) -> None:
         self._requests: dict[int, _Request] = {}
+        self._deadlines: list[tuple[float, int]] = []  # a heap; those of requests that are over stay until they come up
         self._next = 0
 
     def begin(self, now: float, to: Sequence[bytes], mode: str, timeout_s: float) -> tuple[int, list[Ended]]:
@@ -72,7 +73,8 @@ class RequestTable:
         waiting = set(to)
         needed = {"first": 1, "majority": len(waiting) // 2 + 1, "all": len(waiting)}[mode]
         self._next += 1
-        self._requests[self._next] = _Request(waiting, needed, now + timeout_s)
+        self._requests[self._next] = _Request(waiting, needed)
+        heappush(self._deadlines, (now + timeout_s, self._next))
         return self._next, self._judge(self._next)
 
     def replied(self, number: int, uid: bytes, body: Any) -> list[Ended]:
@@ -97,13 +99,17 @@ class RequestTable:
 
     def tick(self, now: float) -> list[Ended]:
         ended: list[Ended] = []
-        for number in [number for number, request in self._requests.items() if request.deadline <= now]:
-            for uid in sorted(self._requests[number].waiting):
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number = heappop(self._deadlines)
+            request = self._requests.get(number)
+            for uid in sorted(request.waiting) if request is not None else ():
                 ended += self.failed(number, uid, "timed out")
         return ended
 
     def deadline(self) -> float | None:
-        return min((request.deadline for request in self._requests.values()), default=None)
+        while self._deadlines and self._deadlines[0][1] not in self._requests:
+            heappop(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
 
     def statistics(self) -> dict[str, int]:
         return {"requests_open": len(self._requests), "requests_total": self._next}
@@ -157,15 +163,17 @@ class Requests:
         """Answer requests for `name` with this handler from now on."""
         self._handlers[name] = handler
 
-    def request(
-        self, to: Sequence[bytes], name: str, op: int, body: Any, mode: str = "first", timeout_s: float = 1.0
-    ) -> Deferred[dict[bytes, Any]]:
+    def request(self, to: Sequence[bytes], name: str, op: int, body: Any, mode: str = "first", timeout_s: float = 1.0) -> Deferred[dict[bytes, Any]]:
         """Ask these members; fires with the replies by uid as soon as `mode` (first, majority, all) is met.
 
         Fails with `ChannelError` as soon as it cannot be met. Cancelling gives up.
         """
         number, ended = self._table.begin(self._clock.seconds(), to, mode, timeout_s)
-        result: Deferred[dict[bytes, Any]] = Deferred(lambda _: self._results.pop(number, None))
+
+        def give_up(_: Deferred[Any]) -> None:
+            self._results.pop(number, None)
+
+        result: Deferred[dict[bytes, Any]] = Deferred(give_up)
         self._results[number] = result
         if not ended:
             payload = encode([RECEIVER, _ASK, number, name, op, body])

@@ -20,8 +20,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 from twisted.web.wsgi import WSGIResource
 
+from ..managers.base import SessionManager
 from ..managers.web.cookies import CookieSettings
-from ..managers.web.policy import Manager
 from ..managers.web.wsgi import SessionMiddleware
 from ..membership.errors import LocalError
 from .crosschecks import split_address
@@ -42,6 +42,7 @@ class WebService:
         self._pool = ThreadPool(0, settings.threads, "caterwaul-web")
         self._site = Site(_Starting())  # type: ignore[no-untyped-call]
         self._site.displayTracebacks = False
+        self._site.log = _no_log  # type: ignore[method-assign,assignment]  # balancers keep access logs; one more costs each request
         self._port: IListeningPort | None = None
 
     def start(self) -> str:
@@ -59,7 +60,7 @@ class WebService:
         port = bound.getHost().port
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
-    def serve(self, node: object, manager: Manager, cookie: CookieSettings) -> None:
+    def serve(self, node: object, manager: SessionManager, cookie: CookieSettings) -> None:
         """From now on requests reach the application."""
         assert self._application is not None, "started"
         application = SessionMiddleware(_with_node(self._application, node), manager, cookie)
@@ -71,6 +72,10 @@ class WebService:
         if port is not None:
             await maybeDeferred(port.stopListening)
             self._pool.stop()
+
+
+def _no_log(request: Request) -> None:
+    """Keep no access log."""
 
 
 class _Starting(Resource):

@@ -61,6 +61,7 @@ class AntiEntropy:
         self._say = speaker
         self._replica = replica
         self._rounds: dict[bytes, _Round] = {}
+        self._following: dict[bytes, int] = {}  # the round each leader is in with us
         self._number = 0
         self.in_sync: set[bytes] = set()
         self.rounds = self.records_sent = self.bytes_sent = 0
@@ -78,13 +79,19 @@ class AntiEntropy:
     def forget(self, peer: bytes) -> None:
         """The link to this member began anew, or it left."""
         self._rounds.pop(peer, None)
+        self._following.pop(peer, None)
         self.in_sync.discard(peer)
 
     def offered(self, peer: bytes) -> list[Send]:
-        return self.begin(peer) if self.me < peer else []
+        """The follower wants a round. One that it has not answered yet will do: offers and answers come on one lane, in order."""
+        round_ = self._rounds.get(peer)
+        if self.me > peer or (round_ is not None and round_.left == PARTITIONS):
+            return []
+        return self.begin(peer)
 
     def inventory(self, peer: bytes, theirs: Inventory) -> list[Send]:
         """The follower's answer."""
+        self._following[peer] = theirs.round
         sends: list[Send] = []
         records: list[Session] = []
         wants: list[bytes] = []
@@ -123,8 +130,10 @@ class AntiEntropy:
         self.in_sync.add(peer)
         return [*sends, Send((peer,), self._say.synced(number))]
 
-    def synced(self, peer: bytes) -> None:
-        self.in_sync.add(peer)
+    def synced(self, peer: bytes, number: int) -> None:
+        """The leader has finished a round; it counts unless the link began anew, or this process slept, since that began."""
+        if self._following.pop(peer, None) == number:
+            self.in_sync.add(peer)
 
     def records(self, peer: bytes, keys: list[bytes]) -> list[Send]:
         """The current state of these keys, as far as it is whole here."""

@@ -24,6 +24,7 @@ from ..membership.view import View, ViewChanged
 from .changes import batch_prefix, encode_delta
 from .core import SessionCore
 from .errors import SessionError, SessionUnknown
+from .heads import ID_CHANGED
 from .listeners import AttributeChanged, Listeners
 from .lookup import LookupEnded
 from .messages import DELTAS
@@ -111,10 +112,10 @@ class SessionManager(Opening):
 
     # -- committing
 
-    def commit(self, session: Session, acks: str | int | None = None) -> Receipt:
+    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Receipt:
         """Apply and replicate what the request changed. Never blocks; ask the receipt.
 
-        `acks` overrides the manager's level. Raises `SessionUnknown`, `SessionError` (limits), `ValueRefused` (a nested value
+        `acks` overrides the manager's level; without `touch`, reading alone does not keep the session alive. Raises `SessionUnknown`, `SessionError` (limits), `ValueRefused` (a nested value
         that cannot travel). A commit to a session that another request or member has ended is dropped and counted.
         """
         if session.unknown:
@@ -123,7 +124,7 @@ class SessionManager(Opening):
             return self._commit_ending(session)
         changes = session.changes()
         if not changes:
-            if session.accessed and not session.new:
+            if touch and session.accessed and not session.new:
                 self._touch(session.key)
             return DONE
         level = self._level if acks is None else acks
@@ -143,7 +144,7 @@ class SessionManager(Opening):
                 if not session.new:
                     self.commits_dropped += 1
                     return False
-                if replica.live >= self.settings.sessions_max:
+                if session.previous_id is None and replica.live >= self.settings.sessions_max:  # a new id is no new session
                     raise SessionError(f"{replica.live} sessions are held already (sessions_max)")
                 session.created_ms = session.created_ms or now_ms
             elif entry.head is not None:
@@ -195,22 +196,23 @@ class SessionManager(Opening):
             return DONE  # it never was more than this request's
         contents = session.contents() if session.previous_id is not None else {}
         now_ms = self._channel.now_ms()
-        waiting = self._waiting("all", everybody=True)
+        waiting = self._waiting("all", messages=2 if contents else 1, everybody=True)  # the old id's end, and what the new one holds
         with self._lock:
             head = self._core.replica.end(ended_key, state, now_ms)
             if head is None:
                 self.commits_dropped += 1
-                session.committed({}, (0, b""))
+                session.dropped()
                 return DONE
             self._outbox.put_head(ended_key, head, waiting.ear)
             self._core.settle_fresh(now_ms)
-            if waiting.needs_wait:
+            if waiting.needs_wait and not contents:
                 self._waitings.append(waiting)
             if contents:
                 session.new = True
-                self._write(session.key, contents, session, None)
+                self._write(session.key, contents, session, waiting)
             else:
                 session.committed({}, (0, b""))
+                session.new = state == ID_CHANGED  # empty: it begins with its first write
             armed, self._outbox.armed = self._outbox.armed, True
         if not armed:
             self._channel.wake(self._flush)

@@ -121,5 +121,5 @@ def check_deltas(deltas: Any) -> None:
                         raise RemoteError("delta: malformed version map")
             if len(delta) > 6 and not (type(delta[6]) is int and abs(delta[6]) <= COUNTER_MAX):
                 raise RemoteError("delta: malformed creation time")
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, LookupError):  # a map refuses a slice as unhashable before Python 3.12, as unknown since
         raise RemoteError("delta: not an array of 6") from None

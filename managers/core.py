@@ -21,6 +21,7 @@ from .expiry import Ended, Expiry
 from .heads import LIVE, Head
 from .lookup import Lookups
 from .placement import Placement, partition_of
+from .record import Record
 from .replica import Entry, Outcome, Replica
 from .settings import ManagerSettings
 
@@ -50,6 +51,7 @@ class SessionCore:
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
         self._slept = False  # sessions here may have ended meanwhile
+        self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self._pack_ms = int(settings.pack_after_s * 1000)
         self._sweep_at_ms = now_ms + self._pack_ms
         self._packing_at_ms: int | None = None
@@ -71,7 +73,7 @@ class SessionCore:
 
     def sure(self, now_ms: int) -> bool:
         """A session that is not here does not exist, as far as anybody can know."""
-        return now_ms >= self._doubt_until_ms and self.in_sync
+        return now_ms >= self._doubt_until_ms and not self._cut and self.in_sync
 
     def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
@@ -82,7 +84,9 @@ class SessionCore:
             return None, True
         if not is_whole(entry):
             return None, False
-        if (self._slept or now_ms - self._ticked_ms > self._asleep_ms) and self.placement.peers():
+        if not self.placement.peers():
+            return (None if self.expiry.is_over(key, entry, now_ms) else entry), True  # there is nobody to ask
+        if self._slept or now_ms - self._ticked_ms > self._asleep_ms:
             return entry, False  # it may have ended while we stood still (and the reactor may not have noticed yet that we did)
         return entry, not self.expiry.is_over(key, entry, now_ms)
 
@@ -97,12 +101,15 @@ class SessionCore:
         peers = [uid for uid in self.placement.keepers(partition_of(key)) if uid != self.me]
         if not self.replica.get(key) and len(peers) < 2:
             peers += [uid for uid in self.placement.peers() if uid in self.entropy.in_sync and uid not in peers][: 2 - len(peers)]
-        return self.lookups.ask(key, peers or self.placement.peers()[:2], now_ms)
+        effects = self.lookups.ask(key, peers or self.placement.peers()[:2], now_ms)
+        for uid in sorted(self._cut):
+            effects += self.lookups.lost(uid)
+        return effects
 
     # -- inputs
 
     def receive(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
-        """One message of a member. Raises `RemoteError`; then nothing of it was applied (of RECORDS: whole sessions may have been)."""
+        """One message of a member. Raises `RemoteError`; then nothing of it was applied."""
         reader = self._readers.get(message[1])
         if reader is None:
             return []  # a newer peer's optional operation
@@ -129,10 +136,12 @@ class SessionCore:
         return self._settle(peer, outcome, now_ms) if outcome else []
 
     def _records(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+        sessions = m.read_records(message[2], offset_ms)
+        records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
-        for session in m.read_records(message[2], offset_ms):
+        for session, record in zip(sessions, records, strict=True):
             self._wanted.pop(session.key, None)
-            self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, outcome)
+            self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         return self._settle(peer, outcome, now_ms)
 
     def _touches(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
@@ -179,7 +188,8 @@ class SessionCore:
         return effects
 
     def _synced(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
-        self.entropy.synced(peer)
+        m.need(type(message[2]) is int, "synced")
+        self.entropy.synced(peer, message[2])
         self._check_sync()
         return []
 
@@ -219,12 +229,15 @@ class SessionCore:
         return rest
 
     def link_opened(self, now_ms: int, peer: bytes, resumed: bool) -> list[Effect]:
+        self._cut.discard(peer)
         if resumed and not self._slept:
             return []
         self.entropy.forget(peer)
         return list(self.entropy.begin(peer)) if peer in self.placement.peers() else []
 
     def link_lost(self, now_ms: int, peer: bytes) -> list[Effect]:
+        if peer in self.placement.peers():
+            self._cut.add(peer)
         return self.lookups.lost(peer)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
@@ -232,6 +245,7 @@ class SessionCore:
         self.placement = self._strategy(change.after, self.me)
         effects: list[Effect] = []
         peers = self.placement.peers()
+        self._cut.intersection_update(peers)
         for member in change.disappeared:
             self.entropy.forget(member.uid)
             self.expiry.lost(member.uid)
@@ -241,7 +255,7 @@ class SessionCore:
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
         new = {member.uid for member in change.appeared}
         for uid in peers:
-            if uid in new or (lost and self.me < uid):
+            if uid in new or lost:  # of a loss each tells the other: what came from the lost until now is compared
                 effects += self.entropy.begin(uid)
         self._check_sync()
         return effects
@@ -263,8 +277,9 @@ class SessionCore:
     # -- time
 
     def tick(self, now_ms: int) -> list[Effect]:
+        effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
         self._ticked_ms = now_ms
-        effects = self.lookups.tick(now_ms)
+        effects += self.lookups.tick(now_ms)
         effects += self._ended(self.expiry.tick(now_ms, self.placement))
         if self.replica.fresh:
             self.settle_fresh(now_ms)

@@ -86,6 +86,8 @@ class Expiry:
         if entry.head is not None and entry.head.state != LIVE:
             self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
             return
+        if entry.body is None:
+            entry.created_ms = now_ms  # only its head has come: its age comes with the record
         record = self._replica.record(key, entry) if entry.body is not None else None
         deadline, _ = deadline_of(entry, record, self._idle_ms, self._absolute_ms)
         self._wheel.add(key, now_ms + self._again_ms * 60 if deadline is None else deadline)

@@ -130,7 +130,7 @@ def _read_touches(value: object, offset_ms: int, what: str) -> Touches:
     flat = _list(value, what)
     need(len(flat) % 3 == 0 and len(flat) <= 3 * 4096, what)
     for i in range(0, len(flat), 3):
-        need(type(flat[i]) is bytes and len(flat[i]) == UID_BYTES and _is_ms(flat[i + 1]) and _is_ms(flat[i + 2]), what)
+        need(type(flat[i]) is bytes and len(flat[i]) == UID_BYTES and _is_ms(flat[i + 1]) and flat[i + 1] >= 0 and _is_ms(flat[i + 2]), what)
     if len(flat) == 3:
         return flat[0], flat[1], flat[2] + offset_ms
     for i in range(2, len(flat), 3):
@@ -161,7 +161,7 @@ def read_touches(value: object, offset_ms: int) -> list[tuple[bytes, int, int]]:
     """(key, counter, our ms): the counter of a touch is its origin's own clock."""
     result = []
     for item in _list(value, "touches"):
-        need(type(item) is list and len(item) >= 2 and _is_key(item[0]) and _is_ms(item[1]), "touch")
+        need(type(item) is list and len(item) >= 2 and _is_key(item[0]) and _is_ms(item[1]) and item[1] >= 0, "touch")
         result.append((item[0], item[1], item[1] + offset_ms))
     return result
 

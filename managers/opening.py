@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from ..membership.channel import Channel
 from ..membership.effects import Effect
 from .core import SessionCore
-from .messages import UNSURE
+from .messages import FOUND, UNSURE
 from .replica import Entry
 from .session import Session, key_of
 from .settings import ManagerSettings
@@ -60,6 +60,7 @@ class Opening:
                 if now_ms - last >= _UNKNOWN_STANDS_MS or entry is not None:
                     return None
                 return self._lost_or_unknown(first, now_ms)
+            self._unknown.pop(key, None)
             return self._new() if entry is None else self._bind(session_id, key, entry)
 
     def open(self, session_id: str | None) -> Session:
@@ -132,14 +133,16 @@ class Opening:
         """What the keepers' verdict means for the request."""
         now_ms = self._channel.now_ms()
         with self._lock:
-            if verdict == UNSURE:
-                first, _ = self._unknown.pop(key, (now_ms, 0))
+            entry = self._core.servable(key, now_ms)
+            if verdict == UNSURE or (verdict == FOUND and entry is None and self._core.trusted(key, now_ms) == (None, False)):
+                first, last = self._unknown.pop(key, (now_ms, now_ms))
+                if now_ms - last >= self.settings.unknown_for_s * 1000:
+                    first = now_ms  # that was another time
                 if len(self._unknown) >= _UNKNOWN_MAX:
                     self._unknown.pop(next(iter(self._unknown)))
                 self._unknown[key] = (first, now_ms)
                 return self._lost_or_unknown(first, now_ms)
             self._unknown.pop(key, None)
-            entry = self._core.servable(key, now_ms)
             return self._new() if entry is None else self._bind(session_id, key, entry)
 
     def _lost_or_unknown(self, first_ms: int, now_ms: int) -> Session:

@@ -138,6 +138,8 @@ class Replica:
         record.write(counter, me, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
+        if IDLE_LIMIT in changes:
+            self.fresh.append(key)
         return counter, previous, seen, False
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
@@ -184,6 +186,8 @@ class Replica:
                     self.in_use.add(key)
                     if record.partial:
                         outcome.wants.append(key)
+                    else:
+                        entry.created_ms = delta[6] + offset_ms
                 else:
                     record = self.record(key, entry)
                     assert record is not None
@@ -246,11 +250,11 @@ class Replica:
             else:
                 self._end(key, entry, won)
         elif mine.state == LIVE:
-            self._meet_expiry(key, entry, head, outcome)
+            self._meet_expiry(key, entry, mine, head, outcome)
         else:
             outcome.wants.append(key)  # live there, expired here: the record decides
 
-    def _meet_expiry(self, key: bytes, entry: Entry, head: Head, outcome: Outcome) -> None:
+    def _meet_expiry(self, key: bytes, entry: Entry, mine: Head, head: Head, outcome: Outcome) -> None:
         record = self.record(key, entry)
         assert head.cover is not None
         if head.cover.covers(record.applied if record else {}, entry.touches):
@@ -258,12 +262,15 @@ class Replica:
         else:
             self.revivals += 1
             outcome.revived.append(key)
+            if head.version > mine.version:
+                entry.head = _revived(head)
 
     def merge_record(
-        self, key: bytes, head: Head | None, created_ms: int, touches: Touches, body: bytes | None, outcome: Outcome
+        self, key: bytes, head: Head | None, created_ms: int, touches: Touches, body: bytes | None, incoming: Record | None, outcome: Outcome
     ) -> None:
-        """A whole session as another member holds it. Raises `RemoteError` for a body that breaks the schema, nothing applied."""
-        incoming = Record.unpack(body) if body is not None else None
+        """A whole session as another member holds it; `incoming` is the record of `body`."""
+        if head is not None and head.state:
+            body = incoming = None  # what has ended has no contents
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state and (head is None or head.state == LIVE):
             mine = entry.head
@@ -274,6 +281,14 @@ class Replica:
             self.tombstones -= 1
             del self.partitions[partition_of(key)][key]
             entry = None
+            if head is None or mine.version > head.version:
+                head = _revived(mine)
+                outcome.tells.append(key)
+            spent = mine.cover.applied.get(self.me, 0)
+            if spent > incoming.applied.get(self.me, 0):  # the expiry took commits of ours that its author had not: no version is used twice
+                incoming.applied[self.me] = spent
+                body = incoming.pack()
+                outcome.revived.append(key)
         if entry is None:
             entry = Entry(head, body, created_ms, touches)
             self._insert(key, entry)
@@ -289,6 +304,8 @@ class Replica:
                 assert record is not None
                 record.merge(incoming)
                 record.partial = False
+            if IDLE_LIMIT in incoming.registers:
+                self.fresh.append(key)
         if head is not None:
             self.merge_head(key, head, outcome)
 
@@ -351,6 +368,11 @@ class Replica:
         entry.head = head
         entry.body = None
         entry.touches = ()
+
+
+def _revived(expiry: Head) -> Head:
+    """The head of a session that outlives this expiry, the same whoever finds out; its next end will be another than this."""
+    return live_head(expiry.counter + 1, expiry.origin, expiry.primary)
 
 
 def _copy(entry: Entry) -> Entry:

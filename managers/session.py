@@ -38,7 +38,7 @@ class Session(MutableMapping[str, Any]):
     """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
-        "_encoded", "_entropy", "_frozen", "_registers", "_settings", "_size", "_types", "_values",
+        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
         "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "stale", "unknown",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class Session(MutableMapping[str, Any]):
         self._encoded: dict[str, bytes | None] = {}  # set or deleted here, not yet committed
         self._size = size
         self._frozen = False
+        self._over = False  # its invalidation is committed
         self.id = session_id if registers is not None else None
         self.key = key
         self.new = registers is None  #: not committed yet by anybody
@@ -140,7 +141,7 @@ class Session(MutableMapping[str, Any]):
     def _put(self, name: str, encoded: bytes | None) -> None:
         """All writes come here: checks, limits, and the id of a new session."""
         self._check_writable()
-        size = self._size_with(name, encoded)
+        size = self._size_with(name, encoded, self._size)
         if self.id is None:
             if self._frozen:
                 raise SessionError("the response's headers are sent: a session cannot be created any more")
@@ -153,13 +154,13 @@ class Session(MutableMapping[str, Any]):
         self.accessed = True
         if self.unknown:
             raise SessionUnknown("the members that could know this session do not answer; try again in a moment")
-        if self.ending == INVALIDATED:
+        if self.ended:
             raise SessionEnded("this session has ended")
 
-    def _size_with(self, name: str, encoded: bytes | None) -> int:
-        """Bytes of all names and values once this one is in. Raises `ValueRefused` when a limit would be passed."""
+    def _size_with(self, name: str, encoded: bytes | None, size: int) -> int:
+        """Of `size` bytes of all names and values, how many once this one is in. Raises `ValueRefused` when a limit would be passed."""
         before = self._current(name)
-        size = self._size - (len(name) + len(before) if before is not None else 0)
+        size -= len(name) + len(before) if before is not None else 0
         if encoded is None:
             return size
         size += len(name) + len(encoded)
@@ -181,7 +182,7 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def ended(self) -> bool:
-        return self.ending == INVALIDATED
+        return self._over or self.ending == INVALIDATED
 
     @property
     def modified(self) -> bool:
@@ -238,6 +239,7 @@ class Session(MutableMapping[str, Any]):
         registers, encoded = self._registers, self._encoded
         mode = self._settings.save_mode
         changes = dict(encoded)
+        size = self._size
         if mode != "on_set":
             is_immutable, encode = self._types.is_immutable, self._types.encode
             for name, value in self._values.items():
@@ -246,7 +248,7 @@ class Session(MutableMapping[str, Any]):
                 now = encode(value, f"session[{name!r}]")
                 changed = now != self._current(name)
                 if changed:
-                    self._size_with(name, now)
+                    size = self._size_with(name, now, size)
                 if changed or mode != "on_change":
                     changes[name] = now
         if mode == "on_change":
@@ -269,8 +271,19 @@ class Session(MutableMapping[str, Any]):
     def committed(self, changes: dict[str, bytes | None], version: tuple[int, bytes]) -> None:
         """The record has them: what is changed from here on is another commit's."""
         for name, value in changes.items():
+            before = self._current(name)
+            if value is not before:  # it grew or shrank inside
+                self._size += len(value or b"") - len(before or b"")
             self._registers[name] = (*version, value)
         self._encoded.clear()
         self.new = False
-        self.ending = INVALIDATED if self.ending == INVALIDATED else 0
+        self._over = self.ending == INVALIDATED
+        self.ending = 0
         self.previous_id = None
+
+    def dropped(self) -> None:
+        """It had been ended by somebody else before our end, or our new id, could be: there is no session here."""
+        self._over = self.ending == INVALIDATED
+        self.ending = 0
+        self.id = self.previous_id = None
+        self.key = b""

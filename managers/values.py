@@ -251,7 +251,7 @@ def _advice(kind: type) -> str:
 
 
 def _key_text(key: object) -> str:
-    text = json.dumps(key) if type(key) is str else repr(key)
+    text = repr(key)
     return text if len(text) <= 60 else text[:60] + "..."
 
 

@@ -101,23 +101,27 @@ class Group:
         self._counts["heartbeats"] += 1
         if heartbeat.uid in self._members:
             return self._detector.heard(now, heartbeat.uid)
-        if heartbeat.uid in self._left:
-            return []
-        return self._hint(now, (heartbeat.host, heartbeat.port), heartbeat.uid)
+        self._hint(now, (heartbeat.host, heartbeat.port), heartbeat.uid)
+        return self._dial(now)
 
     def found(self, now: float, host: str, port: int) -> list[Effect]:
         """A discovery knows of an address."""
-        return [] if self._stopping or self._is_needless((host, port), b"") else self._hint(now, (host, port))
+        if self._stopping:
+            return []
+        self._hint(now, (host, port))
+        return self._dial(now)
 
-    def _hint(self, now: float, address: tuple[str, int], uid: bytes = b"") -> list[Effect]:
-        if address != self.me.address:
+    def _hint(self, now: float, address: tuple[str, int], uid: bytes = b"") -> None:
+        if address != self.me.address and not self._is_needless(address, uid):
             self._dialler.hint(now, address, uid)
+
+    def _dial(self, now: float) -> list[Effect]:
         return list(self._dialler.take(now, self._is_needless))
 
     def _is_needless(self, address: tuple[str, int], uid: bytes) -> bool:
         """Whether a dial there would meet somebody we have: this uid, or, if it is not known who is there, anybody."""
         if uid:
-            return uid in self._members or uid in self._left
+            return uid in self._members or uid in self._left or uid == self.me.uid
         return any(member.address == address for member in self._members.values())
 
     # -- links
@@ -178,9 +182,8 @@ class Group:
 
     def _known(self, now: float, members: Iterable[tuple[bytes, str, int]]) -> list[Effect]:
         for uid, host, port in members:
-            if uid != self.me.uid and (host, port) != self.me.address and not self._is_needless((host, port), uid):
-                self._dialler.hint(now, (host, port), uid)
-        return list(self._dialler.take(now, self._is_needless))
+            self._hint(now, (host, port), uid)
+        return self._dial(now)
 
     def _farewell(self, now: float, uid: bytes) -> list[Effect]:
         self._counts["farewells"] += 1
@@ -243,7 +246,7 @@ class Group:
             if self._remind_at <= now:
                 self._remind_at = now + self._settings.seed_retry_s
                 effects += self._remind(now)
-        return effects + list(self._dialler.take(now, self._is_needless))
+        return effects + self._dial(now)
 
     def deadline(self) -> float | None:
         """Before the first tick: 0, at once. After `stop`: the end of the farewell, then None."""
@@ -258,7 +261,7 @@ class Group:
         for address in [address for address, until in self._lost.items() if until <= now]:
             del self._lost[address]
         if self._lost:
-            self._dialler.hint(now, self._rng.choice(sorted(self._lost)))
+            self._hint(now, self._rng.choice(sorted(self._lost)))
         reachable = [uid for uid in sorted(self._members) if self._detector.is_linked(uid)]
         if not reachable:
             return []

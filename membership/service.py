@@ -65,6 +65,7 @@ class MembershipService(Service):
         self._performing = False
         self._started = self._finished = False
         self._stopped: Deferred[None] | None = None
+        self._told: _Told | None = None  # who has our farewell
         self._complain_at = 0.0
         self._counts = dict.fromkeys(("datagrams", "unsealed", "malformed", "subscriber_errors"), 0)
 
@@ -118,7 +119,7 @@ class MembershipService(Service):
             raise
 
     def stopService(self) -> Deferred[None] | None:
-        """Farewell to all, then fire: when every member has it, or after `probe_timeout_s`. Links may be closed after that."""
+        """Farewell to all, then fire: when every member has it (or has closed its link), or after `probe_timeout_s`. Links may be closed after that."""
         if not self.running:
             return self._stopped
         super().stopService()  # type: ignore[no-untyped-call]
@@ -126,7 +127,7 @@ class MembershipService(Service):
             discovery.stop()
         done: Deferred[None] = Deferred()
         self._stopped = done
-        told = _Told(self.everyone.by_uid.keys() - {self.me.uid}, self._finish)
+        self._told = told = _Told(self.everyone.by_uid.keys() - {self.me.uid}, self._finish)
         self._run(self._group.stop(self._reactor.seconds(), (told,)))
         told.check()
         return done
@@ -188,6 +189,8 @@ class MembershipService(Service):
 
     def link_lost(self, peer: Member) -> None:
         self._run(self._group.unlinked(self._reactor.seconds(), peer.uid, False))
+        if self._told is not None:
+            self._told.confirmed(peer.uid)  # who takes our farewell closes the link
 
     def refill(self, peer: Member, keys: Iterable[bytes], waiters: Sequence[Waiter]) -> Iterable[Message]:
         """Never asked: our messages name no keys."""

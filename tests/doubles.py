@@ -1,7 +1,8 @@
 """A channel in memory: whole managers talk to each other in one thread and virtual time, with no cluster underneath.
 
 `Net` carries messages between `MemoryChannel`s of members; `deliver()` moves what is under way until nothing is. Links
-can be cut (what is sent meanwhile is lost, and the next link begins anew) and healed.
+can be cut (what is sent meanwhile is lost, and the next link begins anew) and healed. Members join, leave and die. With
+`overtaking` the two lanes of a link overtake each other in both directions, as two lanes of a clogged link do.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from twisted.internet.task import Clock
 
+from caterwaul.managers.base import SessionManager
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
@@ -74,8 +76,9 @@ class MemoryChannel:
 class Net:
     """`count` members with a `DeltaManager` each. All hear each other from the start."""
 
-    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0) -> None:
+    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False) -> None:
         self.clock = Clock()
+        self.overtaking = overtaking
         self.rng = Random(seed)
         self.members = [member(number) for number in range(1, count + 1)]
         self.skew_ms = {m.uid: m.uid[0] * 1000 for m in self.members}
@@ -83,24 +86,28 @@ class Net:
         self.cut: set[frozenset[bytes]] = set()
         self.flights: dict[tuple[bytes, bytes], deque[tuple[Message, int]]] = {}
         self.settings = settings or ManagerSettings()
-        self.managers = [
-            DeltaManager(MANAGER, self.channels[m.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes) for m in self.members
-        ]
+        self.managers: list[SessionManager] = [self._manager(m) for m in self.members]
         self.alive = set(self.channels)
         for manager in self.managers:
             manager.start()
         self.show_views()
         self.deliver()
 
+    def _manager(self, of: Member) -> SessionManager:
+        return DeltaManager(MANAGER, self.channels[of.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes)
+
     def view(self) -> View:
         return View.of(1, [m for m in self.members if m.uid in self.alive])
 
     def show_views(self, clean: frozenset[bytes] = frozenset()) -> None:
-        after = self.view()
-        for manager in self.managers:
-            if manager.me.uid in self.alive:
-                before = manager._core.placement.view
-                manager.view_changed(ViewChanged(before, after, clean))
+        for number, m in enumerate(self.members):
+            if m.uid in self.alive:
+                self.show_view(number, self.view(), clean)
+
+    def show_view(self, number: int, after: View, clean: frozenset[bytes] = frozenset()) -> None:
+        """One member (number from 0) sees this view from now on, the others do not yet."""
+        manager = self.managers[number]
+        manager.view_changed(ViewChanged(manager._core.placement.view, after, clean))
 
     def linked(self, one: bytes, other: bytes) -> bool:
         return frozenset((one, other)) not in self.cut and other in self.alive
@@ -129,12 +136,22 @@ class Net:
         if not ready:
             return False
         sender, to = self.rng.choice(ready)
-        message, sent_ms = self.flights[sender, to].popleft()
+        message, sent_ms = self._next(self.flights[sender, to])
         if to in self.alive:
             self.channels[to].deliver(self.channels[sender].me, message, sent_ms)
             for waiter in message.waiters:
                 waiter.confirmed(to)
         return True
+
+    def _next(self, flight: deque[tuple[Message, int]]) -> tuple[Message, int]:
+        """The next message of a link: in order, or (overtaking) the next of one of its lanes."""
+        if not self.overtaking:
+            return flight.popleft()
+        lane = self.rng.choice(sorted({message.lane for message, _ in flight}))
+        at = next(i for i, (message, _) in enumerate(flight) if message.lane == lane)
+        taken = flight[at]
+        del flight[at]
+        return taken
 
     def advance(self, seconds: float, step_s: float = 0.05) -> None:
         """Let time pass, timers fire and messages travel."""
@@ -167,6 +184,34 @@ class Net:
             del self.flights[link]
         self.managers[number]._driver.stop()
         self.show_views()
+
+    def leave(self, number: int) -> None:
+        """Go with a farewell: what was waiting to be sent is sent first."""
+        uid = self.members[number].uid
+        self.managers[number].stop()
+        self.deliver()
+        self.alive.discard(uid)
+        self.show_views(frozenset((uid,)))
+
+    def join(self) -> int:
+        """One more member. Links to all open, then all see it. Returns its number."""
+        m = member(len(self.members) + 1)
+        self.members.append(m)
+        self.skew_ms[m.uid] = m.uid[0] * 1000
+        self.channels[m.uid] = MemoryChannel(self, m)
+        self.managers.append(self._manager(m))
+        self.managers[-1].start()
+        self.alive.add(m.uid)
+        for number, other in enumerate(self.members[:-1]):
+            if other.uid in self.alive:
+                self.managers[number].link_opened(m, False)
+                self.managers[-1].link_opened(other, False)
+        self.show_views()
+        return len(self.members) - 1
+
+    def sent(self, op: int) -> list[list[Any]]:
+        """All messages of this operation that members have sent so far."""
+        return [message for m in self.members for _, message in self.channels[m.uid].sent if message[1] == op]
 
     def everywhere(self, session_id: str) -> list[Session | None]:
         """The session as each live member gives it without asking anybody."""

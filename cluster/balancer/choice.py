@@ -45,9 +45,13 @@ class BalancerSettings:
     cookie: str = knob("sid", "Name of the session cookie, whose value ends in `.` and the name of the node that serves the session.")
     probe_path: str = knob("/health/ready", "What a probe asks for; status 200 means that the node may be sent requests.")
     probe_interval_s: float = knob(0.5, "Time between probes of a node. Lower readmits nodes sooner and costs them a request each time.", minimum=0.05)
-    probe_timeout_s: float = knob(2.0, "A probe without an answer for this long marks the node down. Lower finds stopped processes sooner, and mistakes busy ones for them.", minimum=0.1)
+    probe_timeout_s: float = knob(
+        2.0, "A probe without an answer for this long marks the node down. Lower finds stopped processes sooner, and mistakes busy ones for them.", minimum=0.1
+    )
     response_timeout_s: float = knob(
-        10.0, "A request without the head of an answer for this long is given up, and its node marked down. Above the slowest page of the application.", minimum=0.1
+        10.0,
+        "A request without the head of an answer for this long is given up, and its node marked down. Above the slowest page of the application.",
+        minimum=0.1,
     )
     connect_timeout_s: float = knob(1.0, "How long a connection to a node may take.", minimum=0.1)
     retry_non_idempotent: bool = knob(
@@ -56,7 +60,9 @@ class BalancerSettings:
     )
     body_max_bytes: int = knob(1024 * 1024, "A request's body at most (kept in memory, so that it can be sent again); larger ones get 413.", minimum=1024)
     idle_connections_max: int = knob(64, "Unused connections kept open to each node.", minimum=1)
-    idle_connection_s: float = knob(15.0, "How long an unused connection is kept. Shorter than the idle limit of the nodes (60 s), so that they never close one in use.", minimum=1.0)
+    idle_connection_s: float = knob(
+        15.0, "How long an unused connection is kept. Shorter than the idle limit of the nodes (60 s), so that they never close one in use.", minimum=1.0
+    )
 
 
 @dataclass(frozen=True, slots=True)

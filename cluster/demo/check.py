@@ -34,7 +34,7 @@ _KILL_AFTER = 0.4  # of the writes
 _WRITES_PER_S = 500  # all visitors together; leaves room on two cores for what is measured
 _SEED = 20  # of tokens and of when the visitors begin
 _LOOK_S = 0.02
-_START_S, _STEP_S, _SETTLE_S = 30.0, 30.0, 20.0  # longest wait for the first start, for one event of the story, for equal copies
+_START_S, _STEP_S, _SETTLE_S = 30.0, 30.0, 10.0  # longest wait for the first start, for one event of the story, for equal copies
 _PAUSE_S = DROP_S + 2.0
 _READERS = 32  # sessions read at the same time
 
@@ -71,9 +71,7 @@ class Check:
             await self._everyone_in_sync(_START_S, "the nodes find each other")
             self.result["start_ms"] = self._since(begun)
             self._say(f"{len(cluster.addresses)} nodes are up and in sync")
-            self._visitors = Visitors(
-                self._reactor, self._browser, cluster.url, self.ledger, self._number / _WRITES_PER_S, random.Random(_SEED)
-            )
+            self._visitors = Visitors(self._reactor, self._browser, cluster.url, self.ledger, self._number / _WRITES_PER_S, random.Random(_SEED))
             self._visitors.start(self._number)
             writing = self._reactor.seconds()
             await self._until(lambda: self.ledger.answered >= self._writes * _KILL_AFTER, 2 * _STEP_S, "the first writes are answered")
@@ -179,9 +177,7 @@ class Check:
     def _conclude(self, verdict: Verdict) -> None:
         self.result.update(lost=verdict.lost, foreign=verdict.foreign, lost_unacknowledged=verdict.excused, unread=verdict.unread, found=verdict.found)
         if not verdict.good:
-            raise Failed(
-                "\n".join([f"{verdict.lost} writes lost, {verdict.foreign} foreign values, {verdict.unread} sessions unreadable:", *verdict.told])
-            )
+            raise Failed("\n".join([f"{verdict.lost} writes lost, {verdict.foreign} foreign values, {verdict.unread} sessions unreadable:", *verdict.told]))
         if self.ledger.acknowledged < self._writes * 0.4:
             raise Failed(f"only {self.ledger.acknowledged} of {self.ledger.answered} writes were acknowledged by another node; half of them asked for it")
 

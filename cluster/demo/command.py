@@ -9,11 +9,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeout
+from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
@@ -73,9 +75,9 @@ def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_on
             progress.clear()
         result = {**check.result, "ok": not problem, "seconds": round(reactor.seconds() - began, 1), "proxy": cluster.proxy.statistics()}
         if problem:
-            result["problem"] = problem.splitlines()[0]
+            result["problem"] = problem
             _print(sys.stderr, f"FAILED: {problem}")
-        if not json_only:
+        if not json_only and result["writes"]:
             _print(out, _summary(result))
         _print(out, json.dumps(result))
         return 1 if problem else 0
@@ -123,7 +125,7 @@ def _run(main: Callable[[Any], Coroutine[Any, Any, int]]) -> int:
                 result.printTraceback(sys.stderr)
         else:
             status[0] = result
-        if reactor.running:
+        with suppress(ReactorNotRunning):  # it was interrupted: it is stopping already
             reactor.stop()
 
     reactor.callWhenRunning(lambda: Deferred.fromCoroutine(main(reactor)).addBoth(ended))
@@ -175,7 +177,7 @@ def _summary(result: dict[str, Any]) -> str:
         ("a write with acks = one", times("write_acknowledged_ms")),
     ]
     width = max(len(name) for name, _ in rows)
-    verdict = "OK: every promise was kept" if result["ok"] else f"FAILED: {result['problem']}"
+    verdict = "OK: every promise was kept" if result["ok"] else f"FAILED: {result['problem'].splitlines()[0]}"
     return "\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows), "", f"  {verdict}", ""])
 
 

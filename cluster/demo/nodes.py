@@ -97,7 +97,9 @@ class DemoCluster:
         try:
             self._listening = self._reactor.listenTCP(self._port, self.proxy.site, interface=_HOST)
         except CannotListenError as error:
-            raise LocalError(f"port {self._port}, asked for with --port, cannot be used: {os.strerror(error.socketError.errno)}; --port 0 takes a free one") from None
+            raise LocalError(
+                f"port {self._port}, asked for with --port, cannot be used: {os.strerror(error.socketError.errno)}; --port 0 takes a free one"
+            ) from None
         if self._logs is not None:
             self._logs.mkdir(parents=True, exist_ok=True)
         level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides
@@ -131,7 +133,8 @@ class DemoCluster:
             name = missing[0]
             if self._reactor.seconds() > deadline or self.supervisor.restarts(name) > 1:
                 printed = "\n  ".join(self.supervisor.last_lines(name)[-12:])
-                raise LocalError(f"{name} is not ready after {timeout_s:g} s and {self.supervisor.restarts(name)} restarts; it printed last:\n  {printed}")
+                why = f"does not start ({self.supervisor.restarts(name)} restarts)" if self.supervisor.restarts(name) else f"is not ready after {timeout_s:g} s"
+                raise LocalError(f"{name} {why}; it printed last:\n  {printed}")
             await deferLater(self._reactor, _LOOK_S)
 
     async def stop(self) -> None:

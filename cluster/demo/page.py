@@ -208,8 +208,8 @@ class _Request:
             length = self._environ.get("CONTENT_LENGTH") or "0"
             if not length.isdecimal() or int(length) > _BODY_MAX_BYTES:
                 raise _Refused("413 Content Too Large", "That is too long.")
-            body = self._environ["wsgi.input"].read(int(length))
             try:
+                body = self._environ["wsgi.input"].read(int(length))  # closed when the client has gone: a ValueError too
                 self._form = parse_qs(body.decode(), keep_blank_values=True, max_num_fields=10, errors="strict")
             except ValueError:
                 raise _Refused("400 Bad Request", "That is no form.") from None

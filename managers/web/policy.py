@@ -11,66 +11,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
-from typing import Any, Protocol
+from typing import Any
 
-from twisted.internet.defer import Deferred
-
+from ..base import SessionManager
+from ..receipts import Receipt
+from ..session import Session
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
 
-__all__ = ["RETRY_AFTER_S", "Front", "Manager", "Receipt", "Session", "Visit"]
+__all__ = ["RETRY_AFTER_S", "Front", "Visit"]
 
 RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
-
-
-class Receipt(Protocol):
-    """What a commit gives: who has confirmed it."""
-
-    @property
-    def needs_wait(self) -> bool: ...
-
-    def wait(self) -> Any: ...
-
-    def deferred(self) -> Deferred[Any]: ...
-
-
-class Session(Protocol):
-    """What a front uses of a session; applications see a whole `MutableMapping`."""
-
-    acks: str | int | None
-
-    @property
-    def id(self) -> str | None: ...
-
-    @property
-    def accessed(self) -> bool: ...
-
-    @property
-    def modified(self) -> bool: ...
-
-    @property
-    def ended(self) -> bool: ...
-
-    @property
-    def unknown(self) -> bool: ...
-
-    def freeze_id(self) -> None: ...
-
-
-class Manager(Protocol):
-    """What a front uses of a session manager."""
-
-    @property
-    def me(self) -> Any: ...
-
-    def open_local(self, session_id: str | None) -> Any: ...
-
-    def open(self, session_id: str) -> Any: ...
-
-    def open_deferred(self, session_id: str) -> Deferred[Any]: ...
-
-    def commit(self, session: Any, acks: str | int | None = None) -> Any: ...
-
-    def release(self, session: Any) -> None: ...
 
 
 class Front:
@@ -80,7 +30,7 @@ class Front:
     Safe from any thread.
     """
 
-    def __init__(self, manager: Manager, cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
+    def __init__(self, manager: SessionManager, cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
         self.manager = manager
         self.cookie = cookie or CookieSettings()
         self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
@@ -101,31 +51,32 @@ class Front:
 class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
-    __slots__ = ("_failed", "_front", "_released", "_ticket", "_touches", "session")
+    __slots__ = ("_failed", "_front", "_over", "_released", "_ticket", "_touches", "session")
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool) -> None:
         self.session = session
         self._front = front
         self._ticket = ticket
         self._touches = touches
+        self._over = False  # nothing more to save
         self._failed = False
         self._released = False
 
     def save(self) -> Receipt | None:
         """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
         session = self.session
-        if self._failed or self._released or session.unknown:
+        if self._over or self._released or session.unknown:
             return None
         touch = self._touches and session.accessed and session.id is not None
         if not touch and not session.modified:
             return None
         self._touches = False  # once is enough
-        receipt: Receipt = self._front.manager.commit(session, session.acks)
-        return receipt
+        self._over = session.ended  # nothing can follow that
+        return self._front.manager.commit(session, session.acks, touch)
 
     def fail(self) -> None:
         """An exception left the application: what is not committed yet is dropped."""
-        self._failed = True
+        self._over = self._failed = True
 
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The response's headers with the session's. From here on the id cannot change."""

@@ -18,9 +18,11 @@ from twisted.python.failure import Failure
 from twisted.web import http, server
 from twisted.web.resource import IResource
 
+from ..base import SessionManager
 from ..errors import SessionUnknown
+from ..receipts import Receipt
 from .cookies import CookieSettings, Ticket
-from .policy import RETRY_AFTER_S, Front, Manager, Receipt, Visit
+from .policy import RETRY_AFTER_S, Front, Visit
 
 __all__ = ["SessionRequest", "SessionSite"]
 
@@ -185,7 +187,7 @@ class SessionSite(server.Site):
     requestFactory = SessionRequest
 
     def __init__(
-        self, resource: IResource, manager: Manager, cookie: CookieSettings | None = None, *args: Any, no_touch: Sequence[str] = (), **kwargs: Any
+        self, resource: IResource, manager: SessionManager, cookie: CookieSettings | None = None, *args: Any, no_touch: Sequence[str] = (), **kwargs: Any
     ) -> None:
         super().__init__(resource, *args, **kwargs)
         self.front = Front(manager, cookie, no_touch)

@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from ..base import SessionManager
 from ..errors import SessionUnknown
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, Front, Manager, Visit
+from .policy import RETRY_AFTER_S, Front, Visit
 
 __all__ = ["SessionMiddleware"]
 
@@ -32,7 +33,7 @@ class SessionMiddleware:
     `no_touch`: see `Front`.
     """
 
-    def __init__(self, app: App, manager: Manager, cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()) -> None:
+    def __init__(self, app: App, manager: SessionManager, cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()) -> None:
         self._app = app
         self.front = Front(manager, cookie, no_touch)
 
@@ -41,7 +42,7 @@ class SessionMiddleware:
         ticket = front.ticket((environ.get("HTTP_COOKIE", ""),))
         session = front.manager.open_local(ticket.id)
         if session is None:
-            session = front.manager.open(ticket.id)  # type: ignore[arg-type]  # None comes for a well-formed id only
+            session = front.manager.open(ticket.id)
         environ["caterwaul.session"] = session
         visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
         response = _Response(visit, start_response)

@@ -138,8 +138,9 @@ class MulticastDiscovery(Polling):
     def _give_up(self, error: BaseException | None) -> LocalError:
         self._close()
         where = f" on interface {self._interface}" if self._interface else ""
+        why = error.args[-1] if error is not None and error.args else error  # of errno and text, the text
         return LocalError(
-            f"cannot join multicast group {self._group[0]}{where}: {error}. Name the interface (membership.multicast_interface) or add a multicast route "
+            f"cannot join multicast group {self._group[0]}{where}: {why}. Name the interface (membership.multicast_interface) or add a multicast route "
             "(ip route add 224.0.0.0/4 dev INTERFACE). Without multicast use membership.discovery = ['static'] with membership.seeds = ['host:port', ...]"
         )
 

@@ -34,6 +34,12 @@ class World:
     def contents(self, session_id: str) -> dict[str, Any]:
         return {name: self.types.decode(data) for name, data in self.sessions[session_id].items()}
 
+    def count(self) -> int:
+        return len(self.sessions)
+
+    def holds(self, session_id: str) -> bool:
+        return session_id in self.sessions
+
     def make_unknown(self, session_id: str) -> None:
         self.unknown.add(session_id)
 
@@ -74,7 +80,7 @@ class Node:
             waiting, session_id = self.lookups.pop(0)
             waiting.callback(self._opened(session_id))
 
-    def commit(self, session: Session, acks: str | int | None = None) -> Receipt:
+    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Receipt:
         self.commits += 1
         session.commit()
         receipt = Receipt(acks not in (None, "none"))

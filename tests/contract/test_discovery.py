@@ -299,7 +299,7 @@ class TestMulticast:
     def test_a_port_in_use_is_named(self):
         reactor, _, discovery = self.make()
         reactor.listen_error = CannotListenError("", 45564, OSError(errno.EADDRINUSE, "Address already in use"))
-        with pytest.raises(LocalError, match="UDP port 45564.*Address already in use"):
+        with pytest.raises(LocalError, match=r"UDP port 45564.*Address already in use"):
             discovery.start(lambda *_: None)
 
     def test_it_joins_again_every_minute_and_a_failure_then_is_only_counted(self):

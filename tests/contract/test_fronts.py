@@ -22,15 +22,17 @@ from caterwaul.managers.web.wsgi import SessionMiddleware
 
 pytest.register_assert_rewrite("tests.contract.fronts")
 
+from .delta_world import DeltaWorld  # noqa: E402
 from .double import World  # noqa: E402
 from .fronts import Answer, Call, FrontContract, Page, look  # noqa: E402
 
 REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
+@pytest.fixture(params=[World, DeltaWorld], ids=["double", "delta"])
+def world(request: Any) -> Any:
+    """The same contract over the double that the unit tests use, and over real managers: so the double is honest."""
+    return request.param()
 
 
 def parse(raw: bytes, commits_at_head: int) -> Answer:
@@ -197,14 +199,14 @@ class TestTwistedWeb(FrontContract):
                 receipt.confirm()
         return parse(transport.value(), transport.seen or 0)
 
-    def test_session_cookies_in_two_fields_are_two_session_cookies(self, world: World) -> None:
+    def test_session_cookies_in_two_fields_are_two_session_cookies(self, world: Any) -> None:
         node = world.node()
         cookie = self.begin(node)
         both = [f"__Host-sid={cookie}", f"__Host-sid={cookie}"]
         assert self.get(node, look, cookies=both).body == b"[]"
 
 
-def test_two_threads_on_one_session_both_keep_their_changes(world: World) -> None:
+def test_two_threads_on_one_session_both_keep_their_changes(world: Any) -> None:
     """Real threads, meeting inside their requests."""
     node, suite = world.node(), TestWSGI()
     cookie = suite.begin(node)

@@ -10,6 +10,10 @@ from random import Random
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.epollreactor import EPollReactor
+from twisted.internet.task import deferLater
+
 from caterwaul.cluster.channel import GroupChannel
 from caterwaul.cluster.errors import ChannelError
 from caterwaul.cluster.settings import ChannelSettings
@@ -17,9 +21,6 @@ from caterwaul.membership.channel import CONTROL, DATA, Message, Waiter
 from caterwaul.membership.codec import encode
 from caterwaul.membership.errors import LocalError, RemoteError
 from caterwaul.membership.member import Member
-from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.epollreactor import EPollReactor
-from twisted.internet.task import deferLater
 
 SETTINGS = ChannelSettings(reconnect_min_s=0.02, reconnect_max_s=0.1)
 Steps = Generator[Deferred[Any], Any, None]
@@ -82,7 +83,7 @@ def say(body: Any, lane: int = DATA, op: int = 1, keys: Sequence[bytes] = (), wa
 class World:
     def __init__(self) -> None:
         self.reactor = EPollReactor()
-        self.reactor.seconds = time.monotonic  # type: ignore[method-assign]
+        self.reactor.seconds = time.monotonic
         self.nodes: list[Node] = []
 
     def node(self, name: str, uid: int, *args: Any, **kwargs: Any) -> Node:

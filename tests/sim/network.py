@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from .clock import EventQueue
 
 if TYPE_CHECKING:
+    from .listening import ListeningSocket
     from .reactor import SimReactor
-    from .streams import ListeningSocket, StreamSocket
+    from .streams import StreamSocket
     from .trace import Trace
 
 __all__ = ["DatagramSocket", "Host", "Network", "Path", "Weather"]
@@ -109,7 +110,7 @@ class Path:
     def wait(self, sender: StreamSocket) -> None:
         if sender not in self.waiting:
             self.waiting[sender] = self.network.queue.now
-            self.network.counters["streams_held"] += 1
+            self.network.counters["streams_holed" if self.holes else "streams_clogged"] += 1
 
     def _changed(self, clogged_until_now: bool) -> None:
         self.open = not (self.clogs or self.holes)
@@ -142,6 +143,10 @@ class Network:
             self.hosts[address] = Host(self, address)
         return self.hosts[address]
 
+    def number_socket(self) -> int:
+        self.sockets_made += 1
+        return self.sockets_made
+
     def path(self, source: Host, target: Host) -> Path:
         path = self._paths.get((source, target))
         if path is None:
@@ -151,6 +156,10 @@ class Network:
                 path = Path(self, self.rng.uniform(0.0001, 0.001), self.rng.choice((0.0001, 0.001, 0.01)), False)
             self._paths[source, target] = path
         return path
+
+    def paths(self) -> list[Path]:
+        """Those that were used so far."""
+        return list(self._paths.values())
 
     def retransmission(self, since: float) -> float:
         """When a kernel that first sent at `since` tries again, at the earliest now."""
@@ -254,6 +263,7 @@ class DatagramSocket:
         self._shares = False
         self._inbox: deque[tuple[bytes, tuple[str, int]]] = deque()
         self._inbox_size = 0
+        process.sockets[self] = None
 
     def arrive(self, datagram: tuple[bytes, tuple[str, int]]) -> None:
         network = self.process.network
@@ -264,7 +274,7 @@ class DatagramSocket:
             network.counters["datagrams_overflowed"] += 1
             return
         network.counters["datagrams_delivered"] += 1
-        network.trace.data("u", self.number, datagram[0])
+        network.trace.data(b"u", self.number, datagram[0])
         self._inbox.append(datagram)
         self._inbox_size += size
         self.process.readable(self)

@@ -24,18 +24,18 @@ class Trace:
         self._queue = queue
         self._hash = blake2b(digest_size=16)
         self._update = self._hash.update
-        self._recent: deque[tuple[float, str, int, bytes | str]] = deque(maxlen=recent)
+        self._recent: deque[tuple[float, bytes, int, bytes | str]] = deque(maxlen=recent)
 
-    def data(self, kind: str, number: int, data: bytes) -> None:
+    def data(self, kind: bytes, number: int, data: bytes) -> None:
         """Bytes arrived at socket `number`; `kind` is one letter."""
         now = self._queue.now
-        self._update(_pack(now, kind.encode(), number, len(data)) + data)
+        self._update(_pack(now, kind, number, len(data)) + data)
         self._recent.append((now, kind, number, data))
 
     def note(self, text: str) -> None:
         now = self._queue.now
         self._update(_pack(now, b"n", 0, len(text)) + text.encode())
-        self._recent.append((now, "n", 0, text))
+        self._recent.append((now, b"n", 0, text))
 
     def digest(self) -> str:
         return self._hash.hexdigest()
@@ -43,6 +43,6 @@ class Trace:
     def tail(self) -> str:
         """The last events, a line each."""
         return "\n".join(
-            f"{at:12.6f} {what}" if isinstance(what, str) else f"{at:12.6f} {kind} #{number} {len(what)} B {what[:48].hex()}"
+            f"{at:12.6f} {what}" if isinstance(what, str) else f"{at:12.6f} {kind.decode()} #{number} {len(what)} B {what[:48].hex()}"
             for at, kind, number, what in self._recent
         )

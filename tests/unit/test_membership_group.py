@@ -260,6 +260,12 @@ class TestVerdicts:
         assert events(group.heard(NOW + 3.2, Heartbeat.of(A, "shop"))) == [MemberCleared(A)]
         assert names(group) == "am"
 
+    def test_a_frame_that_comes_during_the_inquiry_clears_it_at_its_end(self):
+        group = group_of(A)
+        run_until(group, NOW, NOW + 3.1)
+        group.traffic(NOW + 3.2, A.uid)
+        assert events(run_until(group, NOW + 3.2, NOW + 3.31)) == [MemberCleared(A)]
+
     def test_several_that_fall_silent_together_go_in_one_change(self):
         group = group_of(A, B, C)
         changes = views(run_until(group, NOW, NOW + 4))
@@ -271,8 +277,6 @@ class TestVerdicts:
         effects = group.tick(NOW + 6)
         assert events(effects) == [Slept(5.5)]
         assert group.deadline() > NOW + 6
-        for other in (A, B):
-            group.heard(NOW + 6, Heartbeat.of(other, "shop"))
         run_until(group, NOW + 6, NOW + 8.9)
         assert names(group) == "abm"
         run_until(group, NOW + 8.9, NOW + 9.6)
@@ -308,6 +312,25 @@ class TestQuestions:
             run_until(group, NOW, NOW + 1.6)
             group.received(NOW + 1.7, A.uid, wire(Ask(5, B.uid)))
             assert (A.uid, Verdict(5, B.uid, reached)) in said(run_until(group, NOW + 1.7, NOW + 1.86))
+
+    def test_without_a_link_only_a_datagram_newer_than_the_question_counts(self):
+        for heard_at, reached in ((NOW + 0.1, False), (NOW + 0.25, True)):
+            group = group_of(A, B)
+            group.unlinked(NOW, B.uid, False)
+            if heard_at < NOW + 0.2:
+                group.heard(heard_at, Heartbeat.of(B, "shop"))
+            assert said(group.received(NOW + 0.2, A.uid, wire(Ask(5, B.uid)))) == []
+            if heard_at > NOW + 0.2:
+                group.heard(heard_at, Heartbeat.of(B, "shop"))
+            assert said(run_until(group, NOW + 0.25, NOW + 0.36)) == [(A.uid, Verdict(5, B.uid, reached))]
+
+    def test_who_asks_about_a_member_that_goes_just_now_is_told_no_at_once(self):
+        group = group_of(A, B)
+        run_until(group, NOW, NOW + 2.9)
+        group.traffic(NOW + 2.9, A.uid)
+        run_until(group, NOW + 2.9, NOW + 3.2)
+        group.received(NOW + 3.29, A.uid, wire(Ask(5, B.uid)))
+        assert (A.uid, Verdict(5, B.uid, False)) in said(run_until(group, NOW + 3.29, NOW + 3.31))
 
     def test_it_says_no_at_once_of_a_stranger_and_of_whoever_refused_it_too(self):
         group = group_of(A, B, C)

@@ -275,6 +275,13 @@ class TestStop:
         assert rig.channel.receivers == {}
         assert rig.clock.getDelayedCalls() == []
 
+    def test_a_member_that_answers_the_farewell_by_closing_its_link_has_had_it(self):
+        rig, done = Rig(), []
+        rig.service.link_opened(A, False)
+        rig.service.stopService().addCallback(done.append)
+        rig.service.link_lost(A)
+        assert done == [None]
+
     def test_it_does_not_wait_longer_than_a_probe(self):
         rig = Rig()
         rig.service.link_opened(A, False)

@@ -23,7 +23,7 @@ from caterwaul.managers.values import DEPTH_MAX, ValueTypes
 from caterwaul.membership.errors import LocalError
 
 TAG = 0x43570000
-PATH = 'session["cart"]'
+PATH = "session['cart']"
 
 
 @dataclass(frozen=True)
@@ -133,17 +133,17 @@ class TestRefusal:
     @pytest.mark.parametrize(
         ("value", "text"),
         [
-            ([0, 1, {"when": Foo()}], '[2]["when"]: object of type Foo cannot be replicated; register it with ValueTypes.register or store a plain value'),
+            ([0, 1, {"when": Foo()}], "[2]['when']: object of type Foo cannot be replicated; register it with ValueTypes.register or store a plain value"),
             (OrderedDict(a=1), ": object of type OrderedDict cannot be replicated; "),
-            ({"c": Color.RED}, '["c"]: object of type Color cannot be replicated; '),
+            ({"c": Color.RED}, "['c']: object of type Color cannot be replicated; "),
             ([Markup("<b>")], "[0]: object of type Markup cannot be replicated; "),
             (Point(1, 2), ": object of type Point cannot be replicated; "),
             (bytearray(b"x"), ": object of type bytearray cannot be replicated; "),
             (1j, ": object of type complex cannot be replicated; "),
             ({(1, 2): 3}, ": a key of type tuple cannot be replicated; "),
             ({1: [Foo()]}, "[1][0]: object of type Foo "),
-            ({"tags": {(1, Foo())}}, '["tags"]{...}[1]: object of type Foo '),
-            ({"a": ["fine", "\ud800"]}, '["a"][1]: text with a lone surrogate is no Unicode'),
+            ({"tags": {(1, Foo())}}, "['tags']{...}[1]: object of type Foo "),
+            ({"a": ["fine", "\ud800"]}, "['a'][1]: text with a lone surrogate is no Unicode"),
             ({"\ud800": 1}, ": text with a lone surrogate"),
             ("\udfff", ": text with a lone surrogate"),
             ([1 << 4096], "[0]: an int of more than 4096 bits"),
@@ -202,7 +202,7 @@ class TestRegisteredClasses:
 
     def test_what_an_encoder_returns_is_checked_like_any_value(self, types: ValueTypes) -> None:
         types.register(Foo, "foo", lambda foo: {"inner": [object()]}, lambda plain: Foo())
-        with pytest.raises(ValueRefused, match=re.escape(PATH + '[0].foo["inner"][0]: object of type object ')):
+        with pytest.raises(ValueRefused, match=re.escape(PATH + "[0].foo['inner'][0]: object of type object ")):
             types.encode([Foo()], PATH)
 
     def test_an_encoder_that_raises_is_a_refusal_with_its_cause(self, types: ValueTypes) -> None:

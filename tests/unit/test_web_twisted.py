@@ -259,6 +259,16 @@ class TestLostConnections:
         requests[0].write(b"late")
         assert (node.commits, browser.transport.value()) == (0, b"")
 
+    def test_a_confirmation_after_it_finishes_nothing(self, node: Node) -> None:
+        browser = Browser(node, lambda request: confirmed_write(request) and b"page")
+        browser.send()
+        browser.close()
+        (waiting,) = node.receipts[0].waiting
+        failures: list[Any] = []
+        node.receipts[0].confirm()
+        waiting.addErrback(failures.append)
+        assert (failures, browser.transport.value(), node.open_now) == ([], b"", [])
+
     def test_a_confirmation_after_it_sends_nothing_and_stops_the_held_producer(self, node: Node) -> None:
         made: list[Pull] = []
 

@@ -220,6 +220,22 @@ def test_an_application_that_never_starts_its_response_leaves_the_complaint_to_t
     assert (server.heads, node.commits, node.open_now) == ([], 0, [])
 
 
+def test_an_end_is_committed_once_however_the_response_goes_on(world: World, node: Node) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        environ["caterwaul.session"].invalidate()
+        start_response("200 OK", list(PLAIN))
+        yield b"good"
+        environ["caterwaul.session"].invalidate()
+        yield b"bye"
+
+    world.sessions["A" * 43] = {}
+    body = Server(app, node).call(HTTP_COOKIE="__Host-sid=" + "A" * 43)
+    assert list(body) == [b"good", b"bye"]
+    body.close()
+    assert node.commits == 1
+    assert world.sessions == {}
+
+
 def test_bad_cookies_are_counted(node: Node) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         start_response("200 OK", list(PLAIN))

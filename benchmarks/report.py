@@ -1,0 +1,131 @@
+"""Tables out of measurements: for the terminal, and into ``docs/performance.md``.
+
+``python -m benchmarks.report OURS.json --compare THEIRS.json --into docs/performance.md`` replaces what is between the
+document's marks ``<!-- table: NAME -->`` and ``<!-- end -->``. A file to compare with has the shape of ours (``name`` and
+``rows``, each with ``name`` and ``repetitions``), from whatever measured the same work on the same machine in the same hour.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from .figures import digits, markdown, plain, spread
+
+__all__ = ["TABLES", "Column", "comparison", "fill", "main", "table", "terminal"]
+
+Rows = dict[str, list[dict[str, float]]]
+
+
+class Column(NamedTuple):
+    title: str
+    figure: str
+    total: bool = False  #: the sum of the repetitions, not their spread
+
+
+TABLES: dict[str, tuple[str, list[Column]]] = {
+    "flood": ("updates as fast as they go", [
+        Column("updates/s to the last replica", "updates_per_s"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
+        Column("CPU us/update: writer", "cpu_writer_us"), Column("each replica", "cpu_replica_us"), Column("deltas/message", "deltas_a_message"),
+        Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True),
+    ]),
+    "latency": ("200 commits a second", [
+        Column("visible p50 us", "p50_us"), Column("p99 us", "p99_us"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
+        Column("CPU us/update, all nodes", "cpu_all_us"), Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True),
+    ]),
+    "memory": ("memory of a packed session", [
+        Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("sessions", "sessions"), Column("wrong", "wrong", True),
+    ]),
+    "join": ("a joiner", [
+        Column("s from process start", "from_spawn_s"), Column("s from node start", "from_start_s"), Column("s from first contact", "from_contact_s"),
+        Column("CPU s donor", "cpu_donor_s"), Column("joiner", "cpu_joiner_s"), Column("joiner RSS MB", "joiner_rss_mb"), Column("wrong", "wrong", True),
+    ]),
+    "detect": ("a killed process of three", [Column("ms until the first drops it", "first_ms"), Column("the last", "last_ms")]),
+    "micro": ("parts of a commit, one thread", [
+        Column("open+set+commit+release us", "commit_us"), Column("flush us", "flush_us"), Column("decode us", "decode_us"), Column("apply us", "apply_us"),
+        Column("bytes/delta", "bytes_a_delta"),
+    ]),
+}  # fmt: skip
+
+_MARK = re.compile(r"(<!-- table: ([a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def table(kind: str, rows: Rows, draw: Callable[[Sequence[str], list[list[str]]], str] = markdown) -> str:
+    """All measured rows of one kind, or an empty text."""
+    columns = TABLES[kind][1]
+    lines = [[name, *(_cell(column, repetitions) for column in columns)] for name, repetitions in rows.items() if name.split("-")[0] == kind]
+    return draw([kind, *(column.title for column in columns)], lines) if lines else ""
+
+
+def _cell(column: Column, repetitions: list[dict[str, float]]) -> str:
+    values = [repetition[column.figure] for repetition in repetitions]
+    return digits(sum(values)) if column.total else str(spread(values))
+
+
+def terminal(rows: Rows) -> str:
+    """Everything that was measured."""
+    found = [f"{TABLES[kind][0]}: median (lowest-highest)\n{drawn}" for kind in TABLES if (drawn := table(kind, rows, plain))]
+    return "\n\n".join(found)
+
+
+def comparison(ours: Rows, theirs: Rows, name: str) -> str:
+    """Rows that both have, with the figures that both have: medians, and how many times better ours is."""
+    lines = []
+    for row, repetitions in ours.items():
+        for figure, title, more in _COMPARED:
+            if row in theirs and all(figure in one for one in (*repetitions, *theirs[row])):
+                mine, other = spread(one[figure] for one in repetitions), spread(one[figure] for one in theirs[row])
+                ratio = (mine.middle / other.middle if more else other.middle / mine.middle) if mine.middle and other.middle else 0.0
+                lines.append([row, title, str(mine), str(other), digits(ratio) if ratio else "", *_wrongs(repetitions, theirs[row])])
+    return markdown(["row", "figure", "Caterwaul", name, "ratio (above 1: Caterwaul is ahead)", "wrong: Caterwaul", f"wrong: {name}"], lines)
+
+
+_COMPARED = [
+    ("updates_per_s", "updates/s", True), ("p50_us", "visible p50 us", False), ("p99_us", "visible p99 us", False),
+    ("from_start_s", "s to hold all", False), ("last_ms", "ms until dropped", False),
+]  # fmt: skip
+
+
+def _wrongs(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> list[str]:
+    return [digits(sum(one.get("wrong", 0) for one in side)) for side in (ours, theirs)]
+
+
+def fill(document: str, tables: dict[str, str]) -> str:
+    """The document with the tables in their places; a table that was not measured stays as it is."""
+    return _MARK.sub(lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}" if tables.get(found[2]) else found[0], document)
+
+
+def _rows_of(measured: dict[str, Any]) -> Rows:
+    return {row["name"]: row["repetitions"] for row in measured["rows"]}
+
+
+def _about(measured: dict[str, Any]) -> str:
+    facts = measured.get("machine", {})
+    return markdown(["", ""], [[key.replace("_", " "), str(value)] for key, value in facts.items()])
+
+
+@click.command()
+@click.argument("ours", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Measurements of another product, of the same shape.")
+@click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Fill the tables of this document; without it they are printed.")
+def main(ours: Path, compare: Path | None, into: Path | None) -> None:
+    """Tables from the JSON file OURS that `python -m benchmarks --json` has written."""
+    measured = json.loads(ours.read_text())
+    rows = _rows_of(measured)
+    tables = {kind: table(kind, rows) for kind in TABLES} | {"machine": _about(measured)}
+    if compare is not None:
+        other = json.loads(compare.read_text())
+        tables["comparison"] = comparison(rows, _rows_of(other), other["name"])
+    if into is None:
+        click.echo("\n\n".join(f"{name}\n\n{drawn}" for name, drawn in tables.items() if drawn))
+    else:
+        into.write_text(fill(into.read_text(), tables))
+
+
+if __name__ == "__main__":
+    main()

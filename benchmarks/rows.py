@@ -1,0 +1,229 @@
+"""What is measured, by rows. A row has a name, and a function that measures it once with a group of processes.
+
+    flood-2r-100B-none-1t     deltas per second: two replicas, attribute of 100 bytes, acks none, one application thread
+    latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
+    memory, join, detect      see `Scale`; the parts of a commit in one process are in `micro.py`
+
+Rows of one kind that need the same cluster share it, each with its own repetitions; one repetition before the first warms it
+and is thrown away. A repetition is a flat object of numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from . import micro
+from .figures import chosen, percentile
+from .processes import Group, Process
+
+__all__ = ["FULL", "QUICK", "TINY", "Row", "Scale", "measure", "plan"]
+
+Repetition = dict[str, float]
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is done. `quick` shows that everything works, and gives figures nobody should quote."""
+
+    sessions: int  #: that floods and latencies update
+    attributes: int
+    flood_ms: int
+    paced_ms: int
+    held: int  #: sessions of the rows memory and join
+    losses: int  #: processes killed for the row detect
+
+
+FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, paced_ms=5000, held=100_000, losses=10)
+QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, paced_ms=1000, held=5000, losses=3)
+TINY = Scale(sessions=50, attributes=2, flood_ms=100, paced_ms=100, held=200, losses=1)
+
+_PACED_PER_S = 200.0
+_SETTLE_S = 1.5  # after so long without anything new nothing more is coming
+_HELD_BYTES = 100  # an attribute of the row memory; ten of them are 1 KB
+_JOIN_BYTES = 1000  # the one attribute of the row join
+_PACK_AFTER_S = 0.5
+
+
+class Row(NamedTuple):
+    name: str
+    kind: str
+    replicas: int = 1
+    size: int = 0
+    acks: str = "none"
+    threads: int = 1
+
+
+def plan(selections: tuple[str, ...] = ()) -> list[Row]:
+    """All rows that the selections mean, in the order they are measured."""
+    rows = [Row(f"micro-{size}B", "micro", size=size) for size in (100, 1000)]
+    for replicas in (1, 2, 3):
+        for size in (100, 1000):
+            rows += [
+                Row(f"flood-{replicas}r-{size}B-{acks}-{threads}t", "flood", replicas, size, acks, threads) for acks in ("none", "all") for threads in (1, 8)
+            ]
+            rows += [Row(f"latency-{replicas}r-{size}B-{acks}", "latency", replicas, size, acks) for acks in ("none", "all")]
+    rows += [Row("memory", "memory"), Row("join", "join"), Row("detect", "detect", replicas=2)]
+    return [row for row in rows if chosen(row.name, selections)]
+
+
+def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iterator[tuple[Row, list[Repetition]]]:
+    """Each row with its repetitions, as soon as it is measured. `tell` hears what is going on."""
+    for (kind, replicas, size), together in groupby(rows, lambda row: (row.kind, row.replicas, row.size) if row.kind != "latency" else ("flood", *row[2:4])):
+        same = list(together)
+        tell(f"{same[0].name}{f' and {len(same) - 1} more' if len(same) > 1 else ''}")
+        if kind == "micro":
+            yield same[0], [micro.commit_path(size, scale.flood_ms * 10) for _ in range(repetitions)]
+        elif kind == "flood":
+            yield from _updates(same, replicas, size, scale, repetitions)
+        elif kind == "memory":
+            yield same[0], [_memory(scale) for _ in range(repetitions)]
+        elif kind == "join":
+            yield same[0], _joins(scale, repetitions)
+        else:
+            yield same[0], _losses(scale)
+
+
+# -- updates
+
+
+def _updates(rows: list[Row], replicas: int, size: int, scale: Scale, repetitions: int) -> Iterator[tuple[Row, list[Repetition]]]:
+    with Group() as group:
+        group.grow(replicas + 1)
+        group.writer.do("create", sessions=scale.sessions, attributes=scale.attributes, size=size)
+        _flood(group, Row("warm", "flood", replicas, size, "none", 8), scale.flood_ms)
+        for row in rows:
+            once = _flood if row.kind == "flood" else _paced
+            ms = scale.flood_ms if row.kind == "flood" else scale.paced_ms
+            once(group, row, min(500, ms))
+            yield row, [once(group, row, ms) for _ in range(repetitions)]
+
+
+def _flood(group: Group, row: Row, ms: int) -> Repetition:
+    """Commits as fast as they go, and the time until the last replica has applied the last of them."""
+    _reset(group, each=False)
+    used = _cpu(group)
+    done = group.writer.do("update", threads=row.threads, ms=ms, size=row.size, acks=row.acks)
+    sent = int(done["sent"])
+    states = _drain(group, sent)
+    cpu = [now - before for now, before in zip(_cpu(group), used, strict=True)]
+    took_s = (max(state["last_ns"] for state in states) - done["start_ns"]) / 1e9
+    fewest = min(int(state["deltas"]) for state in states)
+    return {
+        "updates_per_s": sent / took_s, "sent": sent, "seconds": took_s, "call_p50_us": done["call_p50_us"], "call_p99_us": done["call_p99_us"],
+        "cpu_writer_us": cpu[0] / sent * 1e6, "cpu_replica_us": sum(cpu[1:]) / len(cpu[1:]) / sent * 1e6, "cpu_threads_us": done["threads_cpu_s"] / sent * 1e6,
+        "deltas_a_message": sum(s["deltas"] for s in states) / max(1, sum(s["messages"] for s in states)),
+        "by_record": sent - fewest, "unconfirmed": done["unconfirmed"], "wrong": _wrong(group),
+    }  # fmt: skip
+
+
+def _paced(group: Group, row: Row, ms: int) -> Repetition:
+    """At a steady rate: how long until an update can be read on the slowest replica."""
+    _reset(group, each=True)
+    used = _cpu(group)
+    done = group.writer.do("update", threads=1, ms=ms, size=row.size, acks=row.acks, rate=_PACED_PER_S)
+    _drain(group, int(done["sent"]))
+    cpu = [now - before for now, before in zip(_cpu(group), used, strict=True)]
+    slowest: dict[int, int] = {}
+    for node in group.replicas:
+        for began, seen in node.do("seen")["seen"]:
+            slowest[began] = max(seen - began, slowest.get(began, 0))
+    latencies = sorted(slowest.values())
+    sent = done["sent"]
+    return {
+        "p50_us": percentile(latencies, 0.5) / 1e3, "p99_us": percentile(latencies, 0.99) / 1e3, "call_p50_us": done["call_p50_us"],
+        "call_p99_us": done["call_p99_us"], "cpu_all_us": sum(cpu) / sent * 1e6, "sent": sent, "unseen": sent - len(latencies),
+        "unconfirmed": done["unconfirmed"], "wrong": _wrong(group),
+    }  # fmt: skip
+
+
+def _reset(group: Group, each: bool) -> None:
+    for node in group.nodes:
+        node.do("reset", each=each)
+
+
+def _cpu(group: Group) -> list[float]:
+    return [node.do("cpu")["cpu_s"] for node in group.nodes]
+
+
+def _drain(group: Group, sent: int) -> list[dict[str, Any]]:
+    """Wait until every replica has applied `sent` deltas, or (some travelled as whole records) nothing more comes."""
+    moved, before = time.monotonic(), None
+    while True:
+        states = [node.do("state") for node in group.replicas]
+        have = [(state["deltas"], state["records"]) for state in states]
+        if min(deltas for deltas, _ in have) >= sent or time.monotonic() - moved > _SETTLE_S:
+            return states
+        if have != before:
+            moved, before = time.monotonic(), have
+        time.sleep(0.02)
+
+
+def _wrong(group: Group, every: int = 1) -> int:
+    """Sessions that any replica gives to an application otherwise than the writer."""
+    ids = group.writer.do("ids", every=every)["ids"]
+    for node in group.nodes:
+        node.tell("digests", ids=ids)
+    answers = [node.answer()["digests"] for node in group.nodes]
+    return sum(1 for copies in zip(*answers, strict=True) if "" in copies or len(set(copies)) > 1)
+
+
+# -- many sessions
+
+
+def _memory(scale: Scale) -> Repetition:
+    with Group(managers={"default": {"pack_after_s": _PACK_AFTER_S}}) as group:
+        group.grow(2)
+        before = [node.do("memory")["bytes"] for node in group.nodes]
+        group.writer.do("create", sessions=scale.held, attributes=10, size=_HELD_BYTES)
+        group.replicas[0].do("hold", sessions=scale.held)
+        after = [node.do("memory", packed=True)["bytes"] for node in group.nodes]
+        each = [(now - then) / scale.held for now, then in zip(after, before, strict=True)]
+        return {"primary_bytes": each[0], "replica_bytes": each[1], "sessions": scale.held, "wrong": _wrong(group, every=100)}
+
+
+def _joins(scale: Scale, repetitions: int) -> list[Repetition]:
+    """One donor, and one joiner after the other."""
+    found: list[Repetition] = []
+    with Group(managers={"default": {"pack_after_s": _PACK_AFTER_S}}) as group:
+        donor = group.add()
+        donor.do("meet", members=1)
+        donor.do("create", sessions=scale.held, attributes=1, size=_JOIN_BYTES)
+        donor.do("memory", packed=True)
+        for _ in range(repetitions):
+            used = donor.do("cpu")["cpu_s"]
+            joiner = group.add()
+            held = joiner.do("hold", sessions=scale.held)
+            cpu = [donor.do("cpu")["cpu_s"] - used, joiner.do("cpu")["cpu_s"]]
+            memory = joiner.do("memory")["bytes"]
+            found.append({
+                "from_spawn_s": (held["held_ns"] - joiner.spawned_ns) / 1e9, "from_start_s": (held["held_ns"] - held["started_ns"]) / 1e9,
+                "from_contact_s": (held["held_ns"] - held["first_contact_ns"]) / 1e9, "cpu_donor_s": cpu[0], "cpu_joiner_s": cpu[1],
+                "joiner_rss_mb": memory / 1e6, "sessions": scale.held, "wrong": _wrong(group, every=100),
+            })  # fmt: skip
+            group.drop(joiner)
+            donor.do("meet", members=1)
+    return found
+
+
+def _losses(scale: Scale) -> list[Repetition]:
+    """Kill one of three idle nodes, and see when each of the others has dropped it."""
+    found: list[Repetition] = []
+    with Group() as group:
+        for _ in range(scale.losses):
+            group.grow(3)
+            killed = group.nodes[-1]
+            at = killed.kill()
+            group.drop(killed)
+            seen = [_gone(node, killed) for node in group.nodes]
+            found.append({"first_ms": (min(seen) - at) / 1e6, "last_ms": (max(seen) - at) / 1e6})
+    return found
+
+
+def _gone(node: Process, killed: Process) -> int:
+    at: int = node.do("gone", name=killed.name)["gone_ns"]
+    return at

@@ -1,0 +1,268 @@
+"""The command `caterwaul`.
+
+Exit codes: 0 it went well, 1 it did not, 2 the command or the configuration is wrong. What a command was asked for goes to
+standard output, everything else to standard error; `--json` gives programs one JSON value instead of text for people.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate, globalLogBeginner, textFileLogObserver
+
+from ..membership.errors import LocalError
+from .admin_socket import ask, find_running
+from .config import SettingsError
+from .demo.command import run_check, run_demo
+from .describe import to_json, to_markdown, to_toml
+from .embedding import installed_reactor
+from .settings import Settings, load, parse_overrides
+from .tap import NodeService
+
+__all__ = ["main"]
+
+_PAGE = 500  # sessions asked for at a time
+T = TypeVar("T")
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Ends with one line for each mistake, and never with a traceback for what a user can mend."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            for line in error.lines:
+                click.echo(line, err=True)
+            ctx.exit(2)
+        except LocalError as error:
+            click.echo(f"caterwaul: {error}", err=True)
+            ctx.exit(1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("caterwaul"), prog_name="caterwaul", message="%(prog)s %(version)s")
+def main() -> None:
+    """In-memory HTTP session replication for Python web servers.
+
+    Try `caterwaul demo`. To run a node: `caterwaul node --config node.toml`; to look at it from another terminal:
+    `caterwaul members` and `caterwaul sessions`.
+    """
+
+
+def _configured(command: Command) -> Command:
+    """The options that choose a configuration."""
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, such as node.name=b. Any number of times.")(command)
+    return click.option("--config", "-c", "path", metavar="FILE", help="Configuration file (TOML). Without one everything has its default.")(command)
+
+
+def _read(path: str | None, overrides: Sequence[str]) -> Settings:
+    keywords = parse_overrides(overrides)
+    return load(path, **keywords) if path else Settings.of(**keywords)
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output.")
+
+
+@main.command()
+@_configured
+@click.option("--verbose", "-v", is_flag=True, help="Log what happens, not only what is wrong.")
+def node(path: str | None, overrides: Sequence[str], verbose: bool) -> None:
+    """Run a node in the foreground, until it is interrupted.
+
+    The same as `twistd -n caterwaul --config FILE`. With a table [web] it serves that WSGI application. Ctrl-C and
+    SIGTERM leave the cluster in good order.
+    """
+    service = NodeService(_read(path, overrides))
+    least = LogLevelFilterPredicate(LogLevel.info if verbose else LogLevel.warn)
+    globalLogBeginner.beginLoggingTo([FilteringLogObserver(textFileLogObserver(sys.stderr), [least])], redirectStandardIO=False)
+    reactor = installed_reactor()
+    service.startService()
+    assert service.node is not None, "started"
+    me = service.node.me
+    click.echo(f"{me.name} of cluster {service.settings.cluster.name} on {me.host}:{me.port}" + _serving(me.payload.get("http")), err=True)
+    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+    reactor.run()
+
+
+def _serving(address: str | None) -> str:
+    return f", serving http://{address}" if address else ""
+
+
+@main.command()
+@_configured
+@click.option("--json", "as_json", is_flag=True, help="Every key with value, default, unit, bounds and documentation, as JSON.")
+@click.option("--markdown", is_flag=True, help="The reference of all settings with their defaults, as Markdown.")
+def config(path: str | None, overrides: Sequence[str], as_json: bool, markdown: bool) -> None:
+    """Check a configuration and print what is in effect, each key explained.
+
+    The output is itself a configuration file. Mistakes are printed one a line, and the exit code is then 2.
+    """
+    if markdown:
+        click.echo(to_markdown(), nl=False)
+    else:
+        settings = _read(path, overrides)
+        click.echo(to_json(settings) if as_json else to_toml(settings).rstrip("\n"))
+
+
+def _asking(command: Command) -> Command:
+    """The options that choose a running node."""
+    command = click.option("--socket", metavar="PATH", help="Admin socket of the node to ask.")(command)
+    return click.option("--config", "-c", "path", metavar="FILE", help="Ask the node that runs with this configuration file.")(command)
+
+
+def _find(path: str | None, socket: str | None) -> Path:
+    """The admin socket of the node that is meant. Raises `LocalError` when that is none, or more than one."""
+    if socket:
+        return Path(socket)
+    settings = load(path) if path else None
+    if settings is not None and settings.admin.socket == "":
+        raise LocalError(f"{path} has admin.socket = \"\", so that node cannot be asked")
+    if settings is not None and settings.admin.socket != "auto":
+        return Path(settings.admin.socket)
+    name = settings.node.name if settings is not None else ""
+    running = find_running(name)
+    if not running:
+        who = f"no node {name} of this user is running" if name else "no node of this user is running"
+        raise LocalError(f"{who} on this machine; start one with `caterwaul node`, or name its socket with --socket")
+    if len(running) > 1:
+        choices = "\n".join(f"  --socket {found.path}   ({found.name}, process {found.pid})" for found in running)
+        raise LocalError(f"{len(running)} nodes are running; choose one:\n{choices}")
+    return running[0].path
+
+
+@main.command()
+@_asking
+@_as_json
+def members(path: str | None, socket: str | None, as_json: bool) -> None:
+    """Show the members that a running node sees.
+
+    STATE is `in sync` when the node asked and that member have compared what they hold, `joining` while they do, and
+    `degraded` when the member does not answer. LAG is what waits to be sent to it or confirmed by it.
+    """
+    found = ask(_find(path, socket), "/members")["members"]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    rows = [
+        [
+            "*" if member["me"] else "", member["name"], member["uid"], member["address"], member["domain"] or "-", member["state"],
+            _size(member["lag_bytes"]), str(member["weight"]), member["http"] or "-",
+        ]
+        for member in found
+    ]  # fmt: skip
+    _table(["", "NAME", "UID", "ADDRESS", "DOMAIN", "STATE", "LAG", "WEIGHT", "HTTP"], rows)
+    click.echo(f"{len(found)} member{'s' * (len(found) != 1)}; * is the one that was asked", err=True)
+
+
+@main.command()
+@_asking
+@_as_json
+@click.option("--manager", default="", metavar="NAME", help="Session manager; may be left out when there is only one.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many.")
+@click.option("--count", is_flag=True, help="Only how many there are.")
+def sessions(path: str | None, socket: str | None, as_json: bool, manager: str, limit: int, count: bool) -> None:
+    """List the sessions that a running node holds.
+
+    KEY is the beginning of the hash of the session's id. Ids and values are never shown: who sees this list must not be
+    able to take over a session.
+    """
+    where = _find(path, socket)
+    asked = f"/sessions?manager={quote(manager)}"
+    total: int = ask(where, f"{asked}&limit=0")["count"]
+    if count:
+        click.echo(json.dumps({"count": total}) if as_json else total)
+        return
+    found = list(_progress(_pages(where, asked, limit), min(limit, total), "sessions"))
+    if as_json:
+        click.echo(json.dumps({"count": total, "sessions": found}, indent=2))
+        return
+    rows = [
+        [
+            session["key"][:8], _time(session["age_s"]), _time(session["idle_s"]), str(session["attributes"]), _size(session["bytes"]),
+            session["primary"], ",".join(session["holders"]),
+        ]
+        for session in found
+    ]  # fmt: skip
+    _table(["KEY", "AGE", "IDLE", "ATTRIBUTES", "SIZE", "PRIMARY", "HOLDERS"], rows)
+    click.echo(f"{len(found)} of {total} sessions" + ("; --limit shows more" if len(found) < total else ""), err=True)
+
+
+def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
+    after = ""
+    while limit > 0:
+        page = ask(where, f"{asked}&limit={min(limit, _PAGE)}&after={after}")["sessions"]
+        if not page:
+            return
+        for session in page:
+            yield {**session, "key": session["key"][:8]}
+        limit -= len(page)
+        after = page[-1]["key"]
+
+
+@main.command()
+@click.option("--nodes", type=click.IntRange(2, 9), default=3, show_default=True, help="How many node processes.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the page. 0: any free one.")
+@click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the output of the nodes in this directory.")
+@click.option("--check", is_flag=True, help="Run the story without a person, and say what was lost (nothing should be).")
+@click.option("--visitors", type=click.IntRange(200, 5000), default=200, show_default=True, help="With --check: clients, with a session each.")
+@click.option("--writes", type=click.IntRange(10_000), default=10_000, show_default=True, help="With --check: writes through the proxy.")
+@_as_json
+@click.pass_context
+def demo(ctx: click.Context, nodes: int, port: int, logs: Path | None, check: bool, visitors: int, writes: int, as_json: bool) -> None:
+    """Run a cluster on this machine and lose no session when a node is killed.
+
+    Starts the nodes behind a balancer and prints the address of a page. With --check, clients use it instead: one node is
+    killed and one paused in mid-run, everything is read back, and the last line is the result as JSON.
+    """
+    ctx.exit(run_check(nodes, visitors, writes, logs, as_json) if check else run_demo(nodes, port, logs))
+
+
+@contextmanager
+def _bar(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _progress(items: Iterable[T], length: int, label: str) -> Iterator[T]:
+    """The items, with a bar when there are enough of them to wait for."""
+    if length <= 2 * _PAGE:
+        yield from items
+        return
+    with _bar(length, label) as advance:
+        for item in items:
+            advance(1)
+            yield item
+
+
+def _table(head: list[str], rows: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in [head, *rows]:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _size(count: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024  # type: ignore[assignment]
+    return f"{count:.1f} GiB"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.0f} h"

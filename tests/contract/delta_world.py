@@ -1,0 +1,134 @@
+"""The world of the fronts' contract over real `DeltaManager`s: two members, messages carried in memory."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from threading import RLock
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from caterwaul.managers.session import Session, key_of
+
+from ..doubles import Net
+
+
+class DeltaWorld:
+    """`node1` and `node2`, in sync after each request."""
+
+    def __init__(self) -> None:
+        self.net = Net(2)
+        self.unknown: set[str] = set()
+        self.remote: set[str] = set()
+        self._touches: Counter[bytes] = Counter()
+        self._carrying = RLock()  # a confirmation ends a request, whose release carries on
+        for manager in self.net.managers:
+            self._watch(manager)
+
+    def node(self, name: str = "node1") -> DeltaNode:
+        return DeltaNode(self, next(manager for manager in self.net.managers if manager.me.name == name))
+
+    def count(self) -> int:
+        (count,) = {manager.count for manager in self.net.managers}
+        return count
+
+    def holds(self, session_id: str) -> bool:
+        return any(session is None or not session.new for session in self.net.everywhere(session_id))
+
+    def contents(self, session_id: str) -> dict[str, Any]:
+        first, second = (dict(session or {}) for session in self.net.everywhere(session_id))
+        assert first == second
+        return first
+
+    def make_unknown(self, session_id: str) -> None:
+        self.unknown.add(session_id)
+
+    def make_remote(self, session_id: str) -> None:
+        self.remote.add(session_id)
+
+    def touches(self, session_id: str) -> int:
+        return self._touches[key_of(session_id)]
+
+    def carry(self) -> None:
+        with self._carrying:
+            self.net.deliver()
+
+    def _watch(self, manager: Any) -> None:
+        touch = manager._touch
+
+        def counted(key: bytes, *more: Any) -> None:
+            self._touches[key] += 1
+            touch(key, *more)
+
+        manager._touch = counted
+
+
+class DeltaNode:
+    """A manager under watch. Look-ups that the test asked for are answered when it says so."""
+
+    def __init__(self, world: DeltaWorld, manager: Any) -> None:
+        self.world = world
+        self.manager = manager
+        self.me = manager.me
+        self.settings = manager.settings
+        self.open_now: list[Session] = []
+        self.receipts: list[Watched] = []
+        self.lookups: list[tuple[Deferred[Any], str]] = []
+        self.commits = 0
+
+    def open_local(self, session_id: str | None) -> Session | None:
+        return None if session_id in self.world.remote else self.open(session_id)
+
+    def open(self, session_id: str | None) -> Session:
+        unknown = session_id in self.world.unknown
+        session = Session(self.settings, self.manager.types, os.urandom, unknown=True) if unknown else self.manager.open(session_id)
+        self.open_now = [*self.open_now, session]
+        return session
+
+    def open_deferred(self, session_id: str) -> Deferred[Any]:
+        self.lookups.append((Deferred(), session_id))
+        return self.lookups[-1][0]
+
+    def answer(self) -> None:
+        while self.lookups:
+            waiting, session_id = self.lookups.pop(0)
+            waiting.callback(self.open(session_id))
+
+    def commit(self, session: Session, *options: Any, **more: Any) -> Watched:
+        self.commits += 1
+        receipt = Watched(self.world, self.manager.commit(session, *options, **more))
+        self.receipts.append(receipt)
+        return receipt
+
+    def release(self, session: Session) -> None:
+        self.open_now = [one for one in self.open_now if one is not session]
+        self.manager.release(session)
+        self.world.carry()
+
+
+class Watched:
+    """A receipt; the other member hears of the commit when somebody waits."""
+
+    def __init__(self, world: DeltaWorld, receipt: Any) -> None:
+        self.world = world
+        self.receipt = receipt
+        self.waited = False
+        self.waiting: list[Any] = []
+
+    @property
+    def needs_wait(self) -> bool:
+        return bool(self.receipt.needs_wait)
+
+    def wait(self) -> Any:
+        self.waited = True
+        self.confirm()
+        return self.receipt.wait()
+
+    def deferred(self) -> Any:
+        self.waiting.append(self.receipt.deferred())
+        return self.waiting[-1]
+
+    def confirm(self) -> None:
+        self.world.carry()
+        assert self.receipt.satisfied

@@ -1,0 +1,85 @@
+"""A cluster of production nodes on simulated hosts: the `Target` that faults befall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from caterwaul.cluster.node import Node
+from caterwaul.cluster.settings import Settings
+from caterwaul.managers.delta import DeltaManager
+
+from .network import Host
+from .reactor import SimReactor
+from .world import World
+
+__all__ = ["SimCluster", "SimNode"]
+
+_PORT = 7000
+
+
+class SimNode(Node):
+    """One life of a node. `reactor`: its process."""
+
+    def __init__(self, settings: Settings, reactor: SimReactor, entropy: Any) -> None:
+        super().__init__(settings, reactor, entropy=entropy)
+        self.reactor = reactor
+
+    @property
+    def manager(self) -> DeltaManager:
+        return self.managers["default"]
+
+    def _member(self, payload: dict[str, Any]) -> Any:
+        """As in production, but for the process id, which is the machine's and would differ from run to run."""
+        return super()._member({**payload, "pid": 1})
+
+
+class SimCluster:
+    """Nodes 0 to `size` - 1, each alone on its host. `settings`: keywords of `Settings.of`, the same for all."""
+
+    def __init__(self, world: World, size: int = 5, **settings: Any) -> None:
+        self.world = world
+        self.size = size
+        self.nodes: dict[int, SimNode] = {}  #: those that are up
+        self.lives = [0] * size
+        self._settings = settings
+        for number in range(size):
+            self.start(number)
+
+    # -- Target
+
+    def host(self, node: int) -> Host:
+        return self.world.network.host(f"10.0.0.{node + 1}")
+
+    def reactor(self, node: int) -> SimReactor | None:
+        return self.nodes[node].reactor if node in self.nodes else None
+
+    def crash(self, node: int, whole_host: bool) -> None:
+        self.host(node).up = not whole_host
+        self.nodes.pop(node).reactor.end(whole_host)
+
+    def start(self, node: int) -> None:
+        host = self.host(node)
+        if not host.up:
+            host.boot()
+        self.lives[node] += 1
+        life = f"n{node}.{self.lives[node]}"
+        settings = Settings.of(
+            node={"name": f"n{node}", "host": host.address, "port": _PORT, "insecure": True}, admin={"socket": ""}, web={"listen": ""}, **self._settings
+        )
+        self.nodes[node] = started = SimNode(settings, self.world.process(life, host.address), self.world.rng(f"entropy of {life}").randbytes)
+        started.start().addErrback(self._failed, life)
+
+    # -- state
+
+    def sees_all(self) -> bool:
+        """Every node is up and has every node, and nobody else, in its view."""
+        uids = {node.me.uid for node in self.nodes.values() if node.membership is not None}
+        return len(uids) == self.size and all({member.uid for member in node.view} == uids for node in self.nodes.values())
+
+    def is_ready(self) -> bool:
+        return self.sees_all() and all(node.is_ready for node in self.nodes.values())
+
+    def _failed(self, failure: Failure, life: str) -> None:
+        raise self.world.error(f"{life} did not start: {failure.getTraceback()}")

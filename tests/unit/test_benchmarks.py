@@ -1,0 +1,146 @@
+"""What the benchmarks count and print, without measuring anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import report
+from benchmarks.__main__ import main
+from benchmarks.figures import chosen, digits, markdown, percentile, plain, spread
+from benchmarks.micro import commit_path
+from benchmarks.node import Watch, digest_of, value_of
+from benchmarks.rows import plan
+
+
+def test_a_figure_is_the_median_with_the_lowest_and_highest_beside_it() -> None:
+    assert spread([3.0, 1.0, 10.0]) == (1.0, 3.0, 10.0)
+    assert str(spread([3.0, 1.0, 10.0])) == "3 (1-10)"
+    assert str(spread([7.0, 7.0])) == "7"
+    with pytest.raises(ValueError, match="no repetition"):
+        spread([])
+
+
+def test_a_percentile_is_one_of_the_values() -> None:
+    values = [float(i) for i in range(1, 101)]
+    assert percentile(values, 0.5) == 50.0
+    assert percentile(values, 0.99) == 99.0
+    assert percentile(values, 1.0) == 100.0
+    assert percentile([5.0], 0.01) == 5.0
+    assert percentile([], 0.5) == 0.0
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0"), (1.234, "1.23"), (12.34, "12.3"), (99.96, "100"), (63483.1, "63483"), (0.054, "0.05")])
+def test_numbers_have_three_digits_that_matter(value: float, text: str) -> None:
+    assert digits(value) == text
+
+
+def test_rows_are_chosen_by_their_beginning_or_by_a_pattern() -> None:
+    assert chosen("flood-1r-100B-none-1t", ["flood-1r"])
+    assert chosen("latency-2r-100B-all", ["latency*all"])
+    assert not chosen("latency-2r-100B-none", ["latency*all"])
+    assert chosen("anything", [])
+
+
+def test_the_plan_has_every_combination_once() -> None:
+    names = [row.name for row in plan()]
+    assert len(names) == len(set(names))
+    assert len([name for name in names if name.startswith("flood-")]) == 3 * 2 * 2 * 2
+    assert len([name for name in names if name.startswith("latency-")]) == 3 * 2 * 2
+    assert {"memory", "join", "detect"} <= set(names)
+
+
+def test_two_tables_say_the_same() -> None:
+    head, rows = ["row", "n"], [["a", "1"], ["long", "22"]]
+    assert plain(head, rows).splitlines() == ["row    n", "----  --", "a      1", "long  22"]
+    assert markdown(head, rows).splitlines() == ["| row | n |", "|---|---:|", "| a | 1 |", "| long | 22 |"]
+
+
+def test_the_digest_of_a_session_knows_names_from_values_and_no_order() -> None:
+    assert digest_of([("a", b"1"), ("b", b"2")]) == digest_of([("b", b"2"), ("a", b"1")])
+    assert digest_of([("a", b"1")]) != digest_of([("a", b"2")])
+    assert digest_of([("ab", b"c")]) != digest_of([("a", b"bc")])
+
+
+def test_a_value_has_the_size_that_was_asked_for_and_is_never_the_same() -> None:
+    assert len(value_of(100, 1)) == 100
+    assert value_of(16, 1) != value_of(16, 2)
+
+
+class _Manager:
+    def __init__(self) -> None:
+        self.received_messages: list[object] = []
+
+    def received(self, peer: object, message: object, offset_ms: int) -> None:
+        self.received_messages.append(message)
+
+
+def test_a_delta_counts_as_applied_once_the_manager_has_merged_it() -> None:
+    manager = _Manager()
+    watch = Watch(manager)  # type: ignore[arg-type]
+    watch.received(None, ["default", 1, b"origin", [[b"k", 1], [b"k", 2]]], 0)  # type: ignore[arg-type]
+    assert watch.deltas == 2
+    assert watch.messages == 1
+    assert watch.last_ns > 0
+    assert len(manager.received_messages) == 1
+    watch.clear()
+    assert (watch.deltas, watch.last_ns) == (0, 0)
+
+
+def test_the_parts_of_a_commit_are_all_measured() -> None:
+    parts = commit_path(100, 1000)
+    assert 100 < parts["bytes_a_delta"] < 200
+    assert all(amount > 0 for amount in parts.values())
+
+
+_ROWS = {"flood-1r-100B-none-1t": [
+    {"updates_per_s": rate, "call_p50_us": 11.0, "call_p99_us": 30.0, "cpu_writer_us": 15.0, "cpu_replica_us": 5.0, "deltas_a_message": 90.0, "wrong": 1, "unconfirmed": 0}
+    for rate in (50.0, 200.0, 100.0)
+]}  # fmt: skip
+
+
+def test_a_table_shows_the_spread_of_rates_and_the_sum_of_what_is_wrong() -> None:
+    line = report.table("flood", _ROWS).splitlines()[2]
+    assert line.startswith("| flood-1r-100B-none-1t | 100 (50-200) |")
+    assert line.endswith("| 3 | 0 |")
+    assert report.table("join", _ROWS) == ""
+
+
+def test_a_comparison_says_how_many_times_faster() -> None:
+    theirs = {"flood-1r-100B-none-1t": [{"updates_per_s": 50.0, "wrong": 40}]}
+    line = report.comparison(_ROWS, theirs, "Other").splitlines()[2]
+    assert line == "| flood-1r-100B-none-1t | updates/s | 100 (50-200) | 50 | 2 | 3 | 40 |"
+
+
+def test_only_the_marked_tables_of_a_document_change() -> None:
+    document = "before\n<!-- table: flood -->\nold\n<!-- end -->\nbetween\n<!-- table: join -->\nkept\n<!-- end -->\n"
+    assert report.fill(document, {"flood": "new", "join": ""}) == document.replace("old", "new")
+
+
+def test_the_report_fills_a_document_from_measurements(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    measured = tmp_path / "ours.json"
+    measured.write_text(
+        json.dumps({"name": "Caterwaul", "machine": {"cores": 2}, "rows": [{"name": name, "repetitions": found} for name, found in _ROWS.items()]})
+    )
+    document = tmp_path / "performance.md"
+    document.write_text("<!-- table: flood -->\n<!-- end -->\n<!-- table: machine -->\n<!-- end -->\n")
+    result = CliRunner().invoke(report.main, [str(measured), "--into", str(document)])
+    assert result.exit_code == 0, result.output
+    assert "100 (50-200)" in document.read_text()
+    assert "| cores | 2 |" in document.read_text()
+
+
+def test_rows_can_be_listed_without_measuring_them() -> None:
+    result = CliRunner().invoke(main, ["--list", "--rows", "flood-1r-100B,memory"])
+    assert result.exit_code == 0
+    assert result.output.split() == [
+        "flood-1r-100B-none-1t", "flood-1r-100B-none-8t", "flood-1r-100B-all-1t", "flood-1r-100B-all-8t", "memory",
+    ]  # fmt: skip
+
+
+def test_a_selection_of_nothing_is_a_mistake() -> None:
+    result = CliRunner().invoke(main, ["--rows", "nonsense"])
+    assert result.exit_code == 2
+    assert "no row is called" in result.output

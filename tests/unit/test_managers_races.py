@@ -1,0 +1,569 @@
+"""What overtakes, what is cut, what comes twice: races between members that must not lose, resurrect or mix up a session."""
+
+from __future__ import annotations
+
+import pytest
+
+from caterwaul.managers.errors import SessionUnknown, ValueRefused
+from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head, head_to_wire, live_head
+from caterwaul.managers.listeners import SessionDestroyed
+from caterwaul.managers.messages import ANSWER, FOUND, OFFER, RECORDS, SYNCED, Session
+from caterwaul.managers.record import Record
+from caterwaul.managers.session import key_of
+from caterwaul.managers.settings import ManagerSettings
+from caterwaul.membership.channel import CONTROL, DATA, Message
+from caterwaul.membership.codec import encode
+from caterwaul.membership.errors import RemoteError
+from caterwaul.membership.view import View
+from tests.doubles import Net
+
+SHORT = ManagerSettings(idle_timeout_s=20, absolute_timeout_s=0)
+
+
+def make(net, number=0, acks=None, **attributes):
+    """A session committed by this member. Returns (id, receipt)."""
+    session = net.managers[number].open_local(None)
+    session.update(attributes)
+    return session.id, net.managers[number].commit(session, acks)
+
+
+def write(net, number, session_id, acks=None, **attributes):
+    session = net.managers[number].open_local(session_id)
+    session.update(attributes)
+    receipt = net.managers[number].commit(session, acks)
+    net.managers[number].release(session)
+    return receipt
+
+
+def equal(net):
+    first, *rest = net.bodies()
+    return all(other == first for other in rest)
+
+
+def invalidate(net, number, session_id):
+    session = net.managers[number].open_local(session_id)
+    session.invalidate()
+    receipt = net.managers[number].commit(session)
+    net.managers[number].release(session)
+    return receipt
+
+
+# -- links that are down
+
+
+def test_while_a_link_is_down_an_absent_session_is_not_called_gone():
+    """Between the cut and the verdict on the member its sessions may exist there: a new one in their place would lose them."""
+    net = Net(2)
+    net.part(0, 1)
+    session_id, _ = make(net, 1, a=1)
+    net.deliver()
+    result = []
+    assert net.managers[0].open_local(session_id) is None
+    net.managers[0].open_deferred(session_id).addCallback(result.append)
+    assert result[0].unknown  # at once: the one who could know does not answer
+    net.heal(0, 1)
+    net.deliver()
+    net.advance(1)
+    assert dict(net.managers[0].open_local(session_id)) == {"a": 1}
+
+
+def test_while_a_link_is_down_another_keeper_that_has_the_session_answers():
+    net = Net(3)
+    net.part(0, 1)
+    session_id, _ = make(net, 1, a=1)
+    net.deliver()
+    result = []
+    net.managers[0].open_deferred(session_id).addCallback(result.append)
+    net.deliver()
+    assert dict(result[0]) == {"a": 1}
+
+
+def test_a_link_that_resumes_casts_no_doubt():
+    net = Net(2)
+    net.managers[0].link_lost(net.members[1])
+    assert net.managers[0].open_local("x" * 43) is None
+    net.managers[0].link_opened(net.members[1], True)
+    assert net.managers[0].open_local("x" * 43).new
+
+
+def test_the_record_of_a_dead_member_that_one_survivor_reads_late_reaches_the_others():
+    """node2 sees the loss of node1 and compares before node3 has read node1's last frame."""
+    net = Net(3)
+    net.deliver()
+    session_id, _ = make(net, 0, a=1)
+    channel = net.channels[net.members[0].uid]
+    channel.woken.pop()()
+    last = net.flights.pop((net.members[0].uid, net.members[2].uid))
+    del net.flights[net.members[0].uid, net.members[1].uid]
+    net.alive.discard(net.members[0].uid)
+    net.show_view(1, net.view())
+    net.deliver()
+    for message, sent_ms in last:
+        net.channels[net.members[2].uid].deliver(net.members[0], message, sent_ms)
+    net.show_view(2, net.view())
+    net.deliver()
+    assert equal(net)
+    assert dict(net.managers[1].open_local(session_id)) == {"a": 1}
+
+
+def test_an_answer_that_found_a_session_without_its_record_here_makes_it_unknown_not_new():
+    """The record may have been dropped by a full outbox; the answer has no key and never is."""
+    net = Net(2)
+    net.kill(1)
+    two = net.members[1]
+    net.alive.add(two.uid)
+    net.show_view(0, net.view())
+    missing = "x" * 43
+    result = []
+    net.managers[0].open_deferred(missing).addCallback(result.append)
+    net.channels[net.members[0].uid].deliver(two, Message("default", DATA, encode(["default", ANSWER, key_of(missing), FOUND])), net.channels[two.uid].now_ms())
+    assert result[0].unknown
+
+
+def test_an_old_unknown_does_not_shorten_the_next_one():
+    net = Net(2)
+    one = net.managers[0]
+    key = key_of("x" * 43)
+    with one._lock:
+        one._unknown[key] = (one._channel.now_ms() - 3_600_000, one._channel.now_ms() - 3_599_000)
+    net.kill(1)
+    result = []
+    one.open_deferred("x" * 43).addCallback(result.append)
+    net.advance(1)
+    assert result[0].unknown
+
+
+def test_a_session_served_again_was_not_unknown_all_the_time():
+    net = Net(2)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    one = net.managers[0]
+    one._unknown[key_of(session_id)] = (one._channel.now_ms(), one._channel.now_ms())
+    assert dict(one.open_local(session_id)) == {"a": 1}
+    assert not one._unknown
+
+
+# -- sleeping, rounds
+
+
+def test_a_synced_of_a_round_from_before_the_sleep_does_not_count():
+    net = Net(2)
+    two = net.managers[1]
+    net.deliver()
+    two.slept(5.0)
+    assert not two.in_sync
+    net.channels[two.me.uid].deliver(net.members[0], Message("default", DATA, encode(["default", SYNCED, 1])), net.channels[net.members[0].uid].now_ms())
+    assert not two.in_sync
+    net.deliver()
+    assert two.in_sync
+
+
+def test_a_process_that_slept_asks_before_it_serves_even_after_its_first_tick():
+    net = Net(3)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    frozen = net.managers[2]
+    for channel in net.channels.values():
+        channel.woken.clear()
+    net.clock.rightNow += 10  # no tick anywhere
+    frozen._driver._tick()
+    assert frozen.open_local(session_id) is None
+    net.deliver()
+    assert dict(frozen.open_local(session_id)) == {"a": 1}
+
+
+def test_a_joiner_whose_link_and_view_come_together_gets_each_record_about_once():
+    net = Net(3)
+    for n in range(60):
+        make(net, n % 3, v="x" * 200, n=n)
+    net.deliver()
+    before = len([1 for message in net.sent(RECORDS) for _ in message[2]])
+    net.join()
+    net.deliver()
+    moved = len([1 for message in net.sent(RECORDS) for _ in message[2]]) - before
+    assert equal(net)
+    assert net.managers[3].in_sync
+    assert 60 <= moved <= 3 * 60  # here all fit one range: each of three leaders finds them missing at once
+
+
+def test_an_offer_while_nothing_of_the_round_has_come_back_does_not_begin_it_anew():
+    net = Net(2)
+    one, two = net.managers
+    started = one.statistics()["reconcile_rounds"]
+    one.link_opened(net.members[1], False)
+    two.link_opened(net.members[0], False)
+    net.deliver()
+    assert one.in_sync
+    assert two.in_sync
+    assert one.statistics()["reconcile_rounds"] == started + 1
+
+
+def test_an_offer_in_the_middle_of_a_round_begins_it_anew_and_the_old_round_is_ignored():
+    net = Net(2)
+    for n in range(1200):
+        make(net, 0, n=n)
+    net.part(0, 1)
+    net.deliver()
+    net.heal(0, 1)
+    one, two = net.managers
+    for _ in range(6):
+        net.step()
+    assert two.count < 1200
+    net.channels[one.me.uid].deliver(net.members[1], Message("default", DATA, encode(["default", OFFER])), net.channels[two.me.uid].now_ms())
+    net.deliver()
+    assert equal(net)
+    assert two.count == 1200
+    assert one.in_sync
+    assert two.in_sync
+
+
+def test_a_peer_that_leaves_in_the_middle_of_its_round_leaves_the_others_in_sync():
+    net = Net(3)
+    for n in range(1200):
+        make(net, 0, n=n)
+    net.deliver()
+    joiner = net.join()
+    for _ in range(9):
+        net.step()
+    assert 0 < net.managers[joiner].count
+    net.kill(1)
+    net.deliver()
+    assert equal(net)
+    assert all(net.managers[n].in_sync for n in (0, 2, joiner))
+
+
+def test_a_joiner_that_is_asked_while_empty_is_not_sure():
+    """A member cut off from the others asks the joiner; the joiner has nothing yet, which proves nothing."""
+    net = Net(2)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    joiner = net.join()
+    result = []
+    key = key_of(session_id)
+    core = net.managers[joiner]._core
+    assert core.receive(net.channels[core.me].now_ms(), net.members[1].uid, ["default", 10, key], 0)[-1].message.payload[-1] != 2  # not ABSENT
+    net.managers[joiner].open_deferred(session_id).addCallback(result.append)
+    net.deliver()
+    assert dict(result[0]) == {"a": 1}
+
+
+# -- id changes
+
+
+def test_the_receipt_of_an_id_change_counts_members_that_have_the_contents_under_the_new_id():
+    """A tombstone confirmed alone would lose the session with the writer."""
+    net = Net(2)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    session = net.managers[0].open_local(session_id)
+    session.cycle_id()
+    receipt = net.managers[0].commit(session, "one")
+    channel, link = net.channels[net.members[0].uid], (net.members[0].uid, net.members[1].uid)
+    channel.woken.pop()()
+    control = [item for item in net.flights[link] if item[0].lane == CONTROL]
+    for item in control:  # the control lane comes through, the data lane does not
+        net.flights[link].remove(item)
+        net.channels[link[1]].deliver(net.members[0], *item)
+        for waiter in item[0].waiters:
+            waiter.confirmed(link[1])
+    assert control
+    assert receipt.needs_wait
+    net.deliver()
+    assert receipt.confirmed == ("node2",)
+    assert dict(net.managers[1].open_local(session.id)) == {"a": 1}
+
+
+def test_an_id_changes_although_no_more_sessions_may_be_created():
+    net = Net(2, ManagerSettings(sessions_max=1))
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    one = net.managers[0]
+    session = one.open_local(session_id)
+    one._core.replica.live += 1  # what a merge, which never refuses, has brought
+    session.cycle_id()
+    one.commit(session)
+    one._core.replica.live -= 1
+    assert dict(one.open_local(session.id)) == {"a": 1}
+
+
+def test_an_empty_session_may_change_its_id_and_be_written_afterwards():
+    net = Net(2)
+    session_id, _ = make(net, 0, a=1)
+    one = net.managers[0]
+    session = one.open_local(session_id)
+    del session["a"]
+    session.cycle_id()
+    one.commit(session)
+    session["b"] = 2
+    one.commit(session)
+    net.deliver()
+    assert [dict(s) for s in net.everywhere(session.id)] == [{"b": 2}] * 2
+    assert [s.id for s in net.everywhere(session_id)] == [None, None]
+
+
+def test_commits_elsewhere_beside_an_id_change_never_revive_the_old_id():
+    net = Net(3, overtaking=True)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    changing, writing = net.managers[0].open_local(session_id), net.managers[1].open_local(session_id)
+    changing.cycle_id()
+    writing["late"] = 1
+    net.managers[1].commit(writing)
+    net.managers[0].commit(changing)
+    net.deliver()
+    assert [s.id for s in net.everywhere(session_id)] == [None] * 3
+    assert equal(net)
+    assert net.managers[0].statistics()["late_deltas_dropped"] + net.managers[2].statistics()["late_deltas_dropped"] >= 1
+
+
+# -- ends and partitions
+
+
+def test_an_invalidation_on_one_side_beats_any_number_of_writes_on_the_other():
+    net = Net(3)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    net.part(0, 1)
+    net.part(0, 2)
+    for n in range(5):
+        write(net, 1, session_id, n=n)
+        net.deliver()
+    invalidate(net, 0, session_id)
+    net.deliver()
+    net.heal(0, 1)
+    net.heal(0, 2)
+    net.deliver()
+    assert [s.id for s in net.everywhere(session_id)] == [None] * 3
+    assert equal(net)
+    assert net.managers[0].statistics()["tombstones"] == 1
+
+
+def test_a_write_on_the_other_side_revives_an_expired_session_everywhere_and_is_counted():
+    net = Net(2, SHORT)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    net.advance(12)
+    net.part(0, 1)
+    for number in (0, 1):
+        net.show_view(number, View.of(2, [net.members[number]]))
+    write(net, 1, session_id, b=2)
+    net.advance(12)
+    assert net.managers[0].count == 0
+    assert net.managers[1].count == 1
+    net.heal(0, 1)
+    net.show_views()
+    net.deliver()
+    assert [dict(s) for s in net.everywhere(session_id)] == [{"a": 1, "b": 2}] * 2
+    assert equal(net)
+    assert sum(manager.statistics()["revivals"] for manager in net.managers) >= 1
+
+
+def test_a_read_on_the_other_side_revives_an_expired_session_too():
+    net = Net(2, SHORT)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    net.advance(12)
+    net.part(0, 1)
+    for number in (0, 1):
+        net.show_view(number, View.of(2, [net.members[number]]))
+    session = net.managers[1].open_local(session_id)
+    assert session["a"] == 1
+    net.managers[1].commit(session)
+    net.managers[1].release(session)
+    net.advance(12)
+    assert net.managers[0].count == 0
+    net.heal(0, 1)
+    net.show_views()
+    net.deliver()
+    assert [dict(s) for s in net.everywhere(session_id)] == [{"a": 1}] * 2
+    assert equal(net)
+
+
+def test_a_revived_session_that_ends_again_ends_with_another_event():
+    net = Net(2, SHORT)
+    told = []
+    net.managers[0].listen(SessionDestroyed, told.append, replicas=True)
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    net.advance(12)
+    net.part(0, 1)
+    for number in (0, 1):
+        net.show_view(number, View.of(2, [net.members[number]]))
+    write(net, 1, session_id, b=2)
+    net.advance(12)
+    assert len(told) == 1
+    net.heal(0, 1)
+    net.show_views()
+    net.deliver()
+    assert net.managers[0].count == 1
+    net.advance(40)
+    assert [manager.count for manager in net.managers] == [0, 0]
+    assert len({event.event_id for event in told}) == 2
+
+
+def test_a_member_never_uses_a_version_twice_after_an_expiry_took_its_record():
+    """Its writes were ended by an expiry that had seen them; the session comes back from one that had not."""
+    net = Net(3)
+    one, two, three = net.managers
+    session_id, _ = make(net, 0, a=1)
+    net.deliver()
+    key = key_of(session_id)
+    net.part(0, 1)
+    write(net, 0, session_id, x="old")
+    net.deliver()
+    assert three.open_local(session_id)["x"] == "old"
+    assert "x" not in two.open_local(session_id)
+    write(net, 1, session_id, y=1)  # node3 hears it late
+    net.channels[net.members[1].uid].woken.clear()
+    two._outbox.take()
+    head = three._core.replica.end(key, EXPIRED, 5)
+    assert head is not None
+    for manager in (one, two):
+        effects = manager._core.receive(net.channels[manager.me.uid].now_ms(), net.members[2].uid, ["default", 4, [[key, head_to_wire(head)]]], 0)
+        manager._driver.run(effects)
+    net.deliver()
+    net.heal(0, 1)
+    net.deliver()
+    write(net, 0, session_id, x="new")
+    net.deliver()
+    assert equal(net)
+    record = one._core.replica.record(key, one._core.replica.get(key))
+    assert record.registers["x"][0] > 2
+
+
+def test_a_head_that_arrives_before_its_session_is_not_expired_for_being_old():
+    net = Net(2, ManagerSettings(idle_timeout_s=0, absolute_timeout_s=100))
+    key = b"k" * 16
+    two = net.members[1]
+    net.advance(300)
+    wire = ["default", 4, [[key, head_to_wire(live_head(2, two.uid, two.uid))]]]
+    net.channels[net.members[0].uid].deliver(two, Message("default", CONTROL, encode(wire)), net.channels[two.uid].now_ms())
+    net.advance(3)
+    entry = net.managers[0]._core.replica.get(key)
+    assert entry.head.state == 0
+    net.advance(120)  # and not kept for ever
+    assert net.managers[0]._core.replica.get(key).head.state == EXPIRED
+
+
+def test_a_creation_that_arrives_after_its_head_keeps_its_age():
+    net = Net(2, ManagerSettings(idle_timeout_s=0, absolute_timeout_s=100))
+    net.advance(300)
+    session_id, _ = make(net, 1, a=1)
+    key = key_of(session_id)
+    two = net.members[1]
+    wire = ["default", 4, [[key, head_to_wire(live_head(2, two.uid, two.uid))]]]
+    net.channels[net.members[0].uid].deliver(two, Message("default", CONTROL, encode(wire)), net.channels[two.uid].now_ms())
+    net.deliver()
+    net.advance(50)
+    assert dict(net.managers[0].open_local(session_id)) == {"a": 1}
+
+
+def test_an_ended_head_brings_no_contents_along():
+    net = Net(2)
+    core = net.managers[0]._core
+    record = Record()
+    record.write(1, net.members[1].uid, {"a": b"\x01"})
+    head = Head(INVALIDATED, 2, net.members[1].uid, net.members[1].uid, (), None, 5)
+    message = core.say.records([Session(b"k" * 16, head, 0, (), record.pack())])
+    net.channels[core.me].deliver(net.members[1], message, 0)
+    assert core.replica.get(b"k" * 16).body is None
+
+
+def test_the_head_of_an_end_overtakes_the_session_and_nothing_comes_back():
+    for seed in range(20):
+        net = Net(3, seed=seed, overtaking=True)
+        session_id, _ = make(net, 0, a=1)
+        write(net, 0, session_id, b=2)
+        invalidate(net, 0, session_id)
+        net.deliver()
+        assert [s.id for s in net.everywhere(session_id)] == [None] * 3
+        assert equal(net)
+
+
+def test_a_take_over_overtakes_the_writes_it_follows():
+    for seed in range(20):
+        net = Net(4, seed=seed, overtaking=True)
+        session_id, _ = make(net, 0, a=1)
+        net.deliver()
+        net.kill(0)
+        write(net, 1, session_id, b=2)
+        write(net, 2, session_id, c=3)
+        net.deliver()
+        assert [dict(s) for s in net.everywhere(session_id)] == [{"a": 1, "b": 2, "c": 3}] * 3
+        assert equal(net)
+
+
+# -- limits and times
+
+
+def test_nested_growth_of_several_attributes_is_held_to_the_limit_of_the_session():
+    net = Net(1, ManagerSettings(session_max_bytes=2000))
+    session_id, _ = make(net, 0, a=["x"], b=["x"], c=["x"])
+    one = net.managers[0]
+    session = one.open_local(session_id)
+    for name in "abc":
+        session[name].append("y" * 900)
+    with pytest.raises(ValueRefused, match="session_max_bytes"):
+        one.commit(session)
+    assert one.open_local(session_id)["c"] == ["x"]
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_session_whose_own_limit_was_set_later_ends_on_time(number):
+    net = Net(3)
+    session_id, _ = make(net, 0, a=1)
+    net.advance(1)
+    session = net.managers[number].open_local(session_id)
+    session.max_idle_s = 5
+    net.managers[number].commit(session)
+    net.managers[number].release(session)
+    net.advance(30)
+    assert [manager.count for manager in net.managers] == [0, 0, 0]
+
+
+def test_a_session_alone_past_its_limit_is_gone_and_not_unknown():
+    net = Net(1, SHORT)
+    session_id, _ = make(net, 0, a=1)
+    net.clock.rightNow += 20.01  # the calendar has not come to it yet
+    net.managers[0]._core._ticked_ms = net.channels[net.members[0].uid].now_ms()
+    result = []
+    net.managers[0].open_deferred(session_id).addCallback(result.append)
+    assert not result[0].unknown
+    assert result[0].id is None
+
+
+def test_touches_with_a_clock_below_nothing_are_refused():
+    """An expiry that covered them could be told to nobody."""
+    net = Net(2)
+    core = net.managers[0]._core
+    with pytest.raises(RemoteError):
+        core.receive(0, net.members[1].uid, ["default", 3, [[b"k" * 16, -1]]], 0)
+    with pytest.raises(RemoteError):
+        core.receive(0, net.members[1].uid, ["default", 13, [[b"k" * 16, [b"u" * 16, -1, 5], False]]], 0)
+
+
+def test_expiries_that_met_different_activity_end_the_same_everywhere():
+    for seed in range(10):
+        net = Net(3, seed=seed)
+        session_id, _ = make(net, 0, a=1)
+        key = key_of(session_id)
+        net.deliver()
+        cover = Cover({net.members[0].uid: 1}, {net.members[0].uid: 10**9})
+        for number in (0, 1):
+            head = Head(EXPIRED, 2, net.members[number].uid, net.members[0].uid, (), cover, 5)
+            wire = Message("default", CONTROL, encode(["default", 4, [[key, head_to_wire(head)]]]))
+            for other in net.members:
+                net.carry(net.members[number].uid, other.uid, wire)
+        net.deliver()
+        assert equal(net)
+
+
+def test_writes_to_an_unknown_session_raise():
+    net = Net(2)
+    session_id, _ = make(net, 1, a=1)
+    net.kill(1)
+    result = []
+    net.managers[0].open_deferred(session_id).addCallback(result.append)
+    net.advance(1)
+    with pytest.raises(SessionUnknown):
+        result[0]["a"] = 2
