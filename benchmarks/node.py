@@ -233,12 +233,12 @@ class _Node:
 
     def digests(self, ids: list[str]) -> dict[str, Any]:
         """Of each session's names and values, as an application reads them here; empty where the session is not."""
+        _wait_until(lambda: self._manager.in_sync, "sync with all members", 0.01)
         result = []
         for session_id in ids:
-            session = self._manager.open_local(session_id)
-            result.append("" if session is None or session.new else digest_of(session.items()))
-            if session is not None:
-                self._manager.release(session)
+            session = self._manager.open(session_id)
+            result.append("" if session.new or session.unknown else digest_of(session.items()))
+            self._manager.release(session)
         return {"digests": result}
 
     def cpu(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Tables out of measurements: for the terminal, and into ``docs/performance.md``.
 
-``python -m benchmarks.report OURS.json --compare THEIRS.json --into docs/performance.md`` replaces what is between the
+``python -m benchmarks.report OURS.json... --compare THEIRS.json --into docs/performance.md`` replaces what is between the
 document's marks ``<!-- table: NAME -->`` and ``<!-- end -->``. A file to compare with has the shape of ours (``name`` and
 ``rows``, each with ``name`` and ``repetitions``), from whatever measured the same work on the same machine in the same hour.
 """
@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
     "flood": ("updates as fast as they go", [
         Column("updates/s to the last replica", "updates_per_s"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
         Column("CPU us/update: writer", "cpu_writer_us"), Column("each replica", "cpu_replica_us"), Column("deltas/message", "deltas_a_message"),
-        Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True),
+        Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True), Column("slept", "slept", True),
     ]),
     "latency": ("200 commits a second", [
         Column("visible p50 us", "p50_us"), Column("p99 us", "p99_us"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
@@ -63,7 +63,9 @@ def table(kind: str, rows: Rows, draw: Callable[[Sequence[str], list[list[str]]]
 
 
 def _cell(column: Column, repetitions: list[dict[str, float]]) -> str:
-    values = [repetition[column.figure] for repetition in repetitions]
+    values = [repetition[column.figure] for repetition in repetitions if column.figure in repetition]
+    if not values:
+        return ""
     return digits(sum(values)) if column.total else str(spread(values))
 
 
@@ -104,20 +106,26 @@ def _rows_of(measured: dict[str, Any]) -> Rows:
     return {row["name"]: row["repetitions"] for row in measured["rows"]}
 
 
-def _about(measured: dict[str, Any]) -> str:
-    facts = measured.get("machine", {})
-    return markdown(["", ""], [[key.replace("_", " "), str(value)] for key, value in facts.items()])
+def _about(parts: list[dict[str, Any]]) -> str:
+    """The machine; what changed between the parts of the measurement as lowest to highest."""
+    facts: dict[str, list[Any]] = {}
+    for part in parts:
+        for key, value in part.get("machine", {}).items():
+            facts.setdefault(key.replace("_", " "), []).append(value)
+    return markdown(["machine", ""], [[key, str(min(found)) if min(found) == max(found) else f"{min(found)} to {max(found)}"] for key, found in facts.items()])
 
 
 @click.command()
-@click.argument("ours", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("ours", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Measurements of another product, of the same shape.")
 @click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Fill the tables of this document; without it they are printed.")
-def main(ours: Path, compare: Path | None, into: Path | None) -> None:
-    """Tables from the JSON file OURS that `python -m benchmarks --json` has written."""
-    measured = json.loads(ours.read_text())
-    rows = _rows_of(measured)
-    tables = {kind: table(kind, rows) for kind in TABLES} | {"machine": _about(measured)}
+def main(ours: tuple[Path, ...], compare: Path | None, into: Path | None) -> None:
+    """Tables from the JSON files OURS (parts of one measurement) that `python -m benchmarks --json` has written."""
+    parts = [json.loads(path.read_text()) for path in ours]
+    rows: Rows = {}
+    for part in parts:
+        rows |= _rows_of(part)
+    tables = {kind: table(kind, rows) for kind in TABLES} | {"machine": _about(parts)}
     if compare is not None:
         other = json.loads(compare.read_text())
         tables["comparison"] = comparison(rows, _rows_of(other), other["name"])

@@ -106,6 +106,7 @@ def _updates(rows: list[Row], replicas: int, size: int, scale: Scale, repetition
 def _flood(group: Group, row: Row, ms: int) -> Repetition:
     """Commits as fast as they go, and the time until the last replica has applied the last of them."""
     _reset(group, each=False)
+    slept = _slept(group)
     used = _cpu(group)
     done = group.writer.do("update", threads=row.threads, ms=ms, size=row.size, acks=row.acks)
     sent = int(done["sent"])
@@ -117,7 +118,7 @@ def _flood(group: Group, row: Row, ms: int) -> Repetition:
         "updates_per_s": sent / took_s, "sent": sent, "seconds": took_s, "call_p50_us": done["call_p50_us"], "call_p99_us": done["call_p99_us"],
         "cpu_writer_us": cpu[0] / sent * 1e6, "cpu_replica_us": sum(cpu[1:]) / len(cpu[1:]) / sent * 1e6, "cpu_threads_us": done["threads_cpu_s"] / sent * 1e6,
         "deltas_a_message": sum(s["deltas"] for s in states) / max(1, sum(s["messages"] for s in states)),
-        "by_record": sent - fewest, "unconfirmed": done["unconfirmed"], "wrong": _wrong(group),
+        "by_record": sent - fewest, "unconfirmed": done["unconfirmed"], "wrong": _wrong(group), "slept": _slept(group) - slept,
     }  # fmt: skip
 
 
@@ -148,6 +149,11 @@ def _reset(group: Group, each: bool) -> None:
 
 def _cpu(group: Group) -> list[float]:
     return [node.do("cpu")["cpu_s"] for node in group.nodes]
+
+
+def _slept(group: Group) -> int:
+    """How often a node's reactor was kept from running for so long that the node takes itself to have been paused."""
+    return sum(int(node.do("statistics")["membership"]["slept"]) for node in group.nodes)
 
 
 def _drain(group: Group, sent: int) -> list[dict[str, Any]]:

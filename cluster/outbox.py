@@ -68,7 +68,10 @@ class Outbox:
         self.queues[message.lane].extend(parcels)
 
     def put_refilled(self, parcels: Sequence[Parcel], message: Message, size: int) -> None:
-        """Queue the current state of keys that were dirty; it is never dropped, as `take_dirty` asked for what there is room for."""
+        """Queue the current state of keys that were dirty. What turns out larger than the room there was becomes dirty again."""
+        if message.keys and self.backlog > self._low and self.backlog + size > self._bytes_max:
+            self._soil(message)
+            return
         self.backlog += size
         self.queues[message.lane].extend(parcels)
 

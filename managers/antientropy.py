@@ -99,7 +99,9 @@ class AntiEntropy:
         size = 0
         position = theirs.start
         while position < theirs.stop and size < _RANGE_BYTES:
-            for key, entry in self._replica.keys(position, position + 1):
+            partition = self._replica.partitions[position]
+            for key in sorted(partition) if partition else ():
+                entry = partition[key]
                 if not is_whole(entry):
                     continue
                 body = self._replica.body_of(entry)
@@ -157,10 +159,12 @@ class AntiEntropy:
         items: list[tuple[bytes, bytes]] = []
         stop = round_.start
         while stop < end and len(items) < _RANGE_KEYS:
-            for key, entry in self._replica.keys(stop, stop + 1):
+            partition = self._replica.partitions[stop]
+            stop += 1
+            for key in sorted(partition) if partition else ():
+                entry = partition[key]
                 if is_whole(entry):
                     items.append((key, digest(entry.head, self._replica.body_of(entry))))
-            stop += 1
         round_.stop = stop
         return [Send((peer,), self._say.inventory(round_.number, round_.start, stop, items))]
 

@@ -306,6 +306,8 @@ class SessionManager(Opening):
                 self._channel.degrade(uid)
         if self._touching.is_due(now_ms):
             self._flush()
+        elif self._core.replica.events:
+            self._tell()
         return effects
 
     def deadline(self) -> float:

@@ -112,8 +112,9 @@ class Replica:
     def keys(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
         """Entries by partition, then key."""
         for partition in self.partitions[start:stop]:
-            for key in sorted(partition):
-                yield key, partition[key]
+            if partition:
+                for key in sorted(partition):
+                    yield key, partition[key]
 
     # -- our own acts
 

@@ -168,7 +168,7 @@ class Session(MutableMapping[str, Any]):
         if size > limit:
             raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {limit} (session_max_bytes)")
         most = self._settings.attributes_max
-        if before is None and len(self._registers) + len(self._encoded) >= most and len(self) >= most:
+        if before is None and name[:1] != "\0" and len(self._registers) + len(self._encoded) >= most and len(self) >= most:
             raise ValueRefused(f"session[{name!r}]: the session has {most} attributes already (attributes_max)")
         return size
 

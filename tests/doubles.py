@@ -79,6 +79,7 @@ class Net:
     def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False) -> None:
         self.clock = Clock()
         self.overtaking = overtaking
+        self.frozen: set[bytes] = set()
         self.rng = Random(seed)
         self.members = [member(number) for number in range(1, count + 1)]
         self.skew_ms = {m.uid: m.uid[0] * 1000 for m in self.members}
@@ -127,12 +128,12 @@ class Net:
             pass
 
     def step(self) -> bool:
-        for uid in sorted(self.alive):
+        for uid in sorted(self.alive - self.frozen):
             channel = self.channels[uid]
             if channel.woken:
                 channel.woken.pop(0)()
                 return True
-        ready = sorted(link for link, flight in self.flights.items() if flight)
+        ready = sorted(link for link, flight in self.flights.items() if flight and link[1] not in self.frozen)
         if not ready:
             return False
         sender, to = self.rng.choice(ready)
@@ -141,6 +142,7 @@ class Net:
             self.channels[to].deliver(self.channels[sender].me, message, sent_ms)
             for waiter in message.waiters:
                 waiter.confirmed(to)
+            self.channels[sender].degraded.discard(to)
         return True
 
     def _next(self, flight: deque[tuple[Message, int]]) -> tuple[Message, int]:
@@ -185,6 +187,13 @@ class Net:
         self.managers[number]._driver.stop()
         self.show_views()
 
+    def freeze(self, number: int) -> None:
+        """It takes nothing from its links and answers nothing, and everybody still sees it, until `thaw`."""
+        self.frozen.add(self.members[number].uid)
+
+    def thaw(self, number: int) -> None:
+        self.frozen.discard(self.members[number].uid)
+
     def leave(self, number: int) -> None:
         """Go with a farewell: what was waiting to be sent is sent first."""
         uid = self.members[number].uid
@@ -223,5 +232,5 @@ class Net:
         for manager in self.managers:
             if manager.me.uid in self.alive:
                 replica = manager._core.replica
-                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.keys()})
+                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.keys()})  # noqa: SIM118
         return result

@@ -145,7 +145,9 @@ def test_shares_follow_weights():
     assert all(abs(share - wanted) < 0.03 for share, wanted in zip(shares, (0.25, 0.25, 0.5), strict=True))
 
 
-steps = st.lists(st.tuples(st.just("add"), st.integers(0, 9), st.integers(0, 500)) | st.tuples(st.just("due"), st.integers(1, 4), st.integers(0, 100)), max_size=40)
+steps = st.lists(
+    st.tuples(st.just("add"), st.integers(0, 9), st.integers(0, 500)) | st.tuples(st.just("due"), st.integers(1, 4), st.integers(0, 100)), max_size=40
+)
 
 
 @given(st.integers(1, 50), steps)

@@ -3,7 +3,8 @@
 The safety phase is cut into windows. Swarm testing: which classes are on is drawn anew for each window (one class that
 never rests would hide what another one shows), and every class is dealt to at least one window, so no seed leaves one
 out. `draw` is a pure function of its random source; `Injector` applies a schedule to a cluster and, at the end of the phase,
-ends all that is still going on. A fault that cannot be applied (its node is down already) is postponed; what was applied is
+ends all that is still going on. A fault that cannot be applied to its node (it is down) goes to
+the next one, one that can be applied to none or had no effect is tried again later; what was applied is
 counted as ``fault:KIND``, and `missing` names the classes that had no effect: such a run proves nothing and is void.
 """
 
@@ -37,12 +38,12 @@ KINDS = {
     "partition": "datagrams_cut",
     "partition_one_way": "datagrams_cut",
     "swizzle_clog": "streams_clogged",
-    "crash_process": "restarts",
-    "crash_host": "restarts",
+    "crash_process": "crashes",
+    "crash_host": "crashes",
     "pause_short": "pauses",
     "pause_long": "pauses",
-    "clock_skew": "fault:clock_skew",
-    "clock_step": "fault:clock_step",
+    "clock_skew": "clocks_skewed",
+    "clock_step": "clocks_stepped",
 }
 _WEATHER = {
     "datagram_loss": "loss",
@@ -117,7 +118,7 @@ def _drawn(rng: Random, kind: str, size: int, at: float, begin: float, end: floa
             yield Fault(at + step * lasts / (2 * len(struck)), healed, kind, (node,))
         return
     if kind in _WEATHER:
-        yield Fault(at, until, kind, (), {"datagram_loss": rng.uniform(0.1, 1.0), "datagram_delay": rng.uniform(0.01, 1.0)}.get(kind, rng.uniform(0.1, 0.5)))
+        yield Fault(at, until, kind, (), {"datagram_loss": rng.uniform(0.1, 0.9), "datagram_delay": rng.uniform(0.01, 1.0)}.get(kind, rng.uniform(0.1, 0.5)))
     elif kind.startswith("partition"):
         yield Fault(at, until, kind, tuple(sorted(rng.sample(range(size), rng.randrange(1, size)))))
     elif kind.startswith("stream_"):
@@ -132,7 +133,8 @@ def _drawn(rng: Random, kind: str, size: int, at: float, begin: float, end: floa
 
 def missing(world: World) -> list[str]:
     """The classes of faults that were not applied, or had no effect."""
-    return [kind for kind, effect in KINDS.items() if not (world.counters[f"fault:{kind}"] and world.counters[effect])]
+    seen = world.counters
+    return [kind for kind, effect in KINDS.items() if not (seen[f"fault:{kind}"] and seen[effect])] + ([] if seen["restarts"] else ["restart"])
 
 
 class Injector:
@@ -167,19 +169,29 @@ class Injector:
     def _begin(self, fault: Fault) -> None:
         if self._over:
             return
-        undo = self._apply(fault)
-        if undo is None:
-            self._world.counters["faults_postponed"] += 1
-            later = replace(fault, at=self._world.now + _POSTPONE_S, until=fault.until + _POSTPONE_S)
-            self._world.queue.at(later.at, self._begin, later)
-            return
-        self._world.counters[f"fault:{fault.kind}"] += 1
-        self._world.note(f"{fault.kind} {fault.nodes} {fault.amount:g} until {fault.until:.3f}")
-        self._world.queue.at(fault.until, self._end, undo)
+        counters, size = self._world.counters, self._target.size
+        for step in range(size if len(fault.nodes) == 1 else 1):
+            chosen = replace(fault, nodes=((fault.nodes[0] + step) % size,)) if step else fault
+            before = counters[KINDS[fault.kind]]
+            undo = self._apply(chosen)
+            if undo is not None:
+                counters[f"fault:{fault.kind}"] += 1
+                self._world.note(f"{fault.kind} {chosen.nodes} {fault.amount:g} until {fault.until:.3f}")
+                self._world.queue.at(fault.until, self._end, (undo, fault, before))
+                return
+        self._postpone(fault)
 
-    def _end(self, undo: Callable[[], object]) -> None:
+    def _end(self, begun: tuple[Callable[[], object], Fault, int]) -> None:
+        undo, fault, before = begun
         if not self._over:
             undo()
+            if self._world.counters[KINDS[fault.kind]] == before:
+                self._postpone(fault)  # it met nothing that it could befall
+
+    def _postpone(self, fault: Fault) -> None:
+        self._world.counters["faults_postponed"] += 1
+        later = replace(fault, at=self._world.now + _POSTPONE_S, until=self._world.now + _POSTPONE_S + fault.until - fault.at)
+        self._world.queue.at(later.at, self._begin, later)
 
     def _apply(self, fault: Fault) -> Callable[[], object] | None:
         """Begin; what is returned ends it. None: it cannot be applied now."""
@@ -241,6 +253,7 @@ class Injector:
         if node in self._down or len(self._down) >= self._down_max:
             return None
         self._down.add(node)
+        self._world.counters["crashes"] += 1
         self._target.crash(node, fault.kind == "crash_host")
         return lambda: self._start(node)
 
@@ -256,9 +269,11 @@ class Injector:
             return None
         if fault.kind == "clock_step":
             reactor.step_wall(fault.amount)
+            self._world.counters["clocks_stepped"] += 1
             return lambda: None
         if fault.kind == "clock_skew":
             reactor.set_rate(fault.amount)
+            self._world.counters["clocks_skewed"] += 1
             return lambda: reactor.set_rate(1.0)
         if reactor.paused:
             return None

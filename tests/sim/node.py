@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.python.failure import Failure
@@ -44,6 +45,8 @@ class SimCluster:
         self.nodes: dict[int, SimNode] = {}  #: those that are up
         self.lives = [0] * size
         self._settings = settings
+        #: told of each new life, before it starts
+        self.on_start: Callable[[int, SimNode], None] | None = None
         for number in range(size):
             self.start(number)
 
@@ -69,6 +72,8 @@ class SimCluster:
             node={"name": f"n{node}", "host": host.address, "port": _PORT, "insecure": True}, admin={"socket": ""}, web={"listen": ""}, **self._settings
         )
         self.nodes[node] = started = SimNode(settings, self.world.process(life, host.address), self.world.rng(f"entropy of {life}").randbytes)
+        if self.on_start is not None:
+            self.on_start(node, started)
         started.start().addErrback(self._failed, life)
 
     # -- state

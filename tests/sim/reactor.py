@@ -10,13 +10,26 @@ ends the world: here it is a bug, not a connection to be closed.
 from __future__ import annotations
 
 import socket
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet import tcp, udp
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import DNSLookupError
-from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorFromThreads, IReactorMulticast, IReactorTCP, IReactorTime, IReactorUDP
+from twisted.internet.interfaces import (
+    IHostnameResolver,
+    IHostResolution,
+    IReactorCore,
+    IReactorFDSet,
+    IReactorFromThreads,
+    IReactorMulticast,
+    IReactorPluggableNameResolver,
+    IReactorTCP,
+    IReactorTime,
+    IReactorUDP,
+)
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from zope.interface import implementer
@@ -29,7 +42,7 @@ from .streams import StreamSocket
 __all__ = ["SimReactor"]
 
 
-@implementer(IReactorTime, IReactorCore, IReactorTCP, IReactorUDP, IReactorMulticast, IReactorFDSet, IReactorFromThreads)
+@implementer(IReactorTime, IReactorCore, IReactorTCP, IReactorUDP, IReactorMulticast, IReactorFDSet, IReactorFromThreads, IReactorPluggableNameResolver)
 class SimReactor(_DisconnectSelectableMixin, ProcessClock):
     """`host`: the machine the process runs on; `name`: for the trace. One `SimReactor` is one life of one process."""
 
@@ -73,9 +86,16 @@ class SimReactor(_DisconnectSelectableMixin, ProcessClock):
             if event == eventType:
                 callable_(*args, **kw)
 
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise AssertionError("the simulated network has no names")
+
     def resolve(self, name: str, timeout: Any = ()) -> Deferred[str]:
         """Addresses only: a simulated network has no names."""
         return succeed(name) if name.replace(".", "").isdecimal() else fail(DNSLookupError(name))
+
+    @property
+    def nameResolver(self) -> _NoNames:
+        return _NoNames(self.network.counters)
 
     def run(self) -> None:
         raise AssertionError("the world runs its reactors")
@@ -225,6 +245,32 @@ class SimReactor(_DisconnectSelectableMixin, ProcessClock):
         calls, self._thread_calls = self._thread_calls, []
         for func, args, kw in calls:
             func(*args, **kw)
+
+
+@implementer(IHostResolution)
+@dataclass
+class _Resolution:
+    name: str
+
+    def cancel(self) -> None:
+        pass
+
+
+@implementer(IHostnameResolver)
+class _NoNames:
+    """The simulated network has no names: whoever asks is answered at once that there is none, and counted."""
+
+    def __init__(self, counters: Counter[str]) -> None:
+        self._counters = counters
+
+    def resolveHostName(
+        self, resolutionReceiver: Any, hostName: str, portNumber: int = 0, addressTypes: Any = None, transportSemantics: str = "TCP"
+    ) -> _Resolution:
+        self._counters["names_looked_up"] += 1
+        resolution = _Resolution(hostName)
+        resolutionReceiver.resolutionBegan(resolution)
+        resolutionReceiver.resolutionComplete()
+        return resolution
 
 
 class _Quick:

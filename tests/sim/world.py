@@ -39,6 +39,7 @@ class World:
         self.network = Network(self.queue, self.rng("network"), self.counters, self.trace)
         self._guard = NoWallClock()
         self._errors = _Errors()
+        self._broken: SimulationError | None = None
         self._offsets = self.rng("clock offsets")
 
     @property
@@ -64,10 +65,12 @@ class World:
     def run_until(self, until: float) -> None:
         try:
             self.queue.run_until(until)
-        except SimulationError:
-            raise
         except Exception as error:
-            raise self.error(f"{type(error).__name__}: {error}") from error
+            if self._broken is None and not isinstance(error, SimulationError):
+                raise self.error(f"{type(error).__name__}: {error}") from error
+            raise self._broken or error from None
+        if self._broken is not None:
+            raise self._broken
         if self._errors.texts:
             raise self.error("errors were logged:\n" + "\n".join(self._errors.texts))
 
@@ -82,6 +85,11 @@ class World:
                 raise self.error(f"not true within {limit_s} s: {getattr(condition, '__name__', condition)}")
             self.run_until(self.queue.now + step_s)
         return self.queue.now - begin
+
+    def fail(self, what: str) -> None:
+        """End the run with this error, whoever catches what is raised here."""
+        self._broken = self._broken or self.error(what)
+        raise self._broken
 
     def error(self, what: str) -> SimulationError:
         return SimulationError(f"seed {self.seed}, at {self.queue.now:.6f} s: {what}\n{self.trace.tail()}")

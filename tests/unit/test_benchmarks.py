@@ -96,7 +96,7 @@ def test_the_parts_of_a_commit_are_all_measured() -> None:
 
 
 _ROWS = {"flood-1r-100B-none-1t": [
-    {"updates_per_s": rate, "call_p50_us": 11.0, "call_p99_us": 30.0, "cpu_writer_us": 15.0, "cpu_replica_us": 5.0, "deltas_a_message": 90.0, "wrong": 1, "unconfirmed": 0}
+    {"updates_per_s": rate, "call_p50_us": 11.0, "call_p99_us": 30.0, "cpu_writer_us": 15.0, "cpu_replica_us": 5.0, "deltas_a_message": 90.0, "wrong": 1, "unconfirmed": 0, "slept": 2}
     for rate in (50.0, 200.0, 100.0)
 ]}  # fmt: skip
 
@@ -104,7 +104,7 @@ _ROWS = {"flood-1r-100B-none-1t": [
 def test_a_table_shows_the_spread_of_rates_and_the_sum_of_what_is_wrong() -> None:
     line = report.table("flood", _ROWS).splitlines()[2]
     assert line.startswith("| flood-1r-100B-none-1t | 100 (50-200) |")
-    assert line.endswith("| 3 | 0 |")
+    assert line.endswith("| 3 | 0 | 6 |")
     assert report.table("join", _ROWS) == ""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from caterwaul.managers.errors import SessionUnknown, ValueRefused
-from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head, head_to_wire, live_head
+from caterwaul.managers.heads import EXPIRED, INVALIDATED, Head, head_to_wire, live_head
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.messages import ANSWER, FOUND, OFFER, RECORDS, SYNCED, Session
+from caterwaul.managers.placement import partition_of
 from caterwaul.managers.record import Record
+from caterwaul.managers.replica import Outcome, Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.channel import CONTROL, DATA, Message
@@ -225,7 +227,7 @@ def test_a_peer_that_leaves_in_the_middle_of_its_round_leaves_the_others_in_sync
     joiner = net.join()
     for _ in range(9):
         net.step()
-    assert 0 < net.managers[joiner].count
+    assert net.managers[joiner].count > 0
     net.kill(1)
     net.deliver()
     assert equal(net)
@@ -402,38 +404,25 @@ def test_a_revived_session_that_ends_again_ends_with_another_event():
 
 
 def test_a_member_never_uses_a_version_twice_after_an_expiry_took_its_record():
-    """Its writes were ended by an expiry that had seen them; the session comes back from one that had not."""
-    net = Net(3)
-    one, two, three = net.managers
-    session_id, _ = make(net, 0, a=1)
-    net.deliver()
-    key = key_of(session_id)
-    net.part(0, 1)
-    write(net, 0, session_id, x="old")
-    net.deliver()
-    assert three.open_local(session_id)["x"] == "old"
-    assert "x" not in two.open_local(session_id)
-    write(net, 1, session_id, y=1)  # node3 hears it late
-    net.channels[net.members[1].uid].woken.clear()
-    two._outbox.take()
-    head = three._core.replica.end(key, EXPIRED, 5)
-    assert head is not None
-    for manager in (one, two):
-        effects = manager._core.receive(net.channels[manager.me.uid].now_ms(), net.members[2].uid, ["default", 4, [[key, head_to_wire(head)]]], 0)
-        manager._driver.run(effects)
-    net.deliver()
-    net.heal(0, 1)
-    net.deliver()
-    write(net, 0, session_id, x="new")
-    net.deliver()
-    assert equal(net)
-    record = one._core.replica.record(key, one._core.replica.get(key))
-    assert record.registers["x"][0] > 2
+    """Its commits 2 and 3 were ended by an expiry that had seen them; the session comes back from one that had not."""
+    me, other, key = b"m" * 16, b"o" * 16, b"k" * 16
+    replica, outcome = Replica(me), Outcome()
+    for n in range(3):
+        replica.commit(key, {"a": bytes([n])}, 10 + n, 10)
+    assert replica.end(key, EXPIRED, 50).cover.applied == {me: 3}
+    elsewhere = Record()
+    elsewhere.merge_delta(1, me, 0, {}, {"a": b"\0"})
+    elsewhere.write(2, other, {"b": b"\1"})
+    replica.merge_record(key, live_head(1, me, me), 10, (other, 60, 60), elsewhere.pack(), elsewhere, outcome)
+    assert outcome.revived == [key]
+    counter, previous, _, created = replica.commit(key, {"a": b"\7"}, 70, 10)
+    assert (counter, previous, created) == (4, 3, False)
 
 
 def test_a_head_that_arrives_before_its_session_is_not_expired_for_being_old():
     net = Net(2, ManagerSettings(idle_timeout_s=0, absolute_timeout_s=100))
-    key = b"k" * 16
+    core = net.managers[0]._core
+    key = next(key for n in range(256) if core.placement.keepers(partition_of(key := bytes([n]) * 16))[0] == core.me)
     two = net.members[1]
     net.advance(300)
     wire = ["default", 4, [[key, head_to_wire(live_head(2, two.uid, two.uid))]]]
@@ -542,20 +531,19 @@ def test_touches_with_a_clock_below_nothing_are_refused():
         core.receive(0, net.members[1].uid, ["default", 13, [[b"k" * 16, [b"u" * 16, -1, 5], False]]], 0)
 
 
-def test_expiries_that_met_different_activity_end_the_same_everywhere():
+def test_a_session_that_two_members_expire_at_once_ends_the_same_everywhere():
     for seed in range(10):
         net = Net(3, seed=seed)
         session_id, _ = make(net, 0, a=1)
         key = key_of(session_id)
         net.deliver()
-        cover = Cover({net.members[0].uid: 1}, {net.members[0].uid: 10**9})
-        for number in (0, 1):
-            head = Head(EXPIRED, 2, net.members[number].uid, net.members[0].uid, (), cover, 5)
-            wire = Message("default", CONTROL, encode(["default", 4, [[key, head_to_wire(head)]]]))
-            for other in net.members:
-                net.carry(net.members[number].uid, other.uid, wire)
+        for manager in net.managers[:2]:
+            head = manager._core.replica.end(key, EXPIRED, net.channels[manager.me.uid].now_ms())
+            manager._outbox.put_head(key, head)
+            manager._channel.wake(manager._flush)
         net.deliver()
         assert equal(net)
+        assert [manager.count for manager in net.managers] == [0, 0, 0]
 
 
 def test_writes_to_an_unknown_session_raise():

@@ -1,0 +1,63 @@
+"""``python -m tests.sim``: many seeds on all cores, or one seed again."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from time import monotonic
+
+import click
+
+from .run import attempt
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seeds", type=click.IntRange(1), default=30, show_default=True, help="How many seeds that prove something (void ones are replaced).")
+@click.option("--first", type=int, default=1, show_default=True, help="The first seed.")
+@click.option("--seed", type=str, help="Run this one only, and print its trace's digest.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> None:
+    """Run seeds of the simulator. Exit code 1 when a promise was broken; the output says how to replay it."""
+    begin = monotonic()
+    wanted = 1 if seed is not None else seeds
+    queue = iter([int(seed) if seed.lstrip("-").isdigit() else seed] if seed is not None else range(first, first + 10 * seeds + 10))
+    totals: Counter[str] = Counter()
+    failed: dict[str, str] = {}
+    voids: dict[str, str] = {}
+    done = 0
+    with ProcessPoolExecutor(jobs, max_tasks_per_child=50) as pool:
+        running = {pool.submit(attempt, one): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
+        while running:
+            future = next(as_completed(running))
+            this = running.pop(future)
+            result = future.result()
+            if isinstance(result, str):
+                failed[str(this)] = result
+                click.echo(f"\n{result}\n\nreplay: make sim SEED={this}\n", err=True)
+            elif result.void and seed is None:
+                voids[str(this)] = result.void
+            else:
+                done += 1
+                totals.update(result.counters)
+                if seed is not None:
+                    click.echo(f"digest {result.digest}")
+            if len(failed) < 10 and done + len(failed) + len(running) < wanted:
+                following = next(queue, None)
+                if following is not None:
+                    running[pool.submit(attempt, following)] = following
+            if sys.stderr.isatty():
+                click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
+    seconds = monotonic() - begin
+    if as_json:
+        click.echo(json.dumps({"passed": done, "failed": sorted(failed), "void": voids, "seconds": round(seconds, 1), "counters": dict(sorted(totals.items()))}))
+    else:
+        click.echo(f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {seconds:.0f} s; {totals['operations']} requests, {totals['acknowledged']} acknowledged writes")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The promises, as checks apart from the code: each says which one was broken, where and how.
+
+*Always*: S1 a cookie yields its own session only; S2 an id that was ended is refused by every member that confirmed it, and
+by whoever refused it once; S3 a node shows what was written through it, or what replaced that; S4 a member that
+confirmed a write has it; S6 nobody goes back to an older value; S8 outboxes stay under their bound. Of membership: no view holds two
+members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
+ended: views are equal, every node is in sync, S5 all copies are equal byte for byte, S4 no write is lost that a member still
+alive had confirmed or made, S2 no ended id is served anywhere.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caterwaul.managers.session import Session, key_of
+from caterwaul.membership.view import ViewChanged
+
+from .history import Ended, History, Write, token_in
+from .node import SimCluster, SimNode
+from .world import World
+
+__all__ = ["Checkers"]
+
+_LOOK_EVERY_S = 0.05
+_SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
+_WAKING_S = 0.5  # what a process does so soon after it woke is its reaction to that
+
+
+class Checkers:
+    def __init__(self, world: World, cluster: SimCluster, outbox_max_bytes: int, drop_time_s: float, idle_s: float) -> None:
+        self.world = world
+        self.cluster = cluster
+        self.history = History()
+        self._outbox_max = outbox_max_bytes
+        self._drop_time_s = drop_time_s
+        self._idle_s = idle_s
+        self._troubled: dict[tuple[int, int], float] = {}  # when something was wrong last on the way from one node to the other
+        self._absent: dict[int, float] = {}  # when a node was down or stood still last
+        self._began: dict[str, float] = {}
+        self._woke: dict[str, float] = {}
+        self._asleep: set[str] = set()
+        self._slept_at: dict[str, float] = {}
+        cluster.on_start = self._watch
+        for number, node in cluster.nodes.items():
+            self._watch(number, node)
+        world.queue.at(world.now, self._look, None)
+
+    def fail(self, promise: str, what: str) -> None:
+        self.world.fail(f"{promise}: {what}")
+
+    # -- requests
+
+    def answered(self, node: SimNode, asked: str, session: Session) -> None:
+        """A request with this id got this session."""
+        life = node.reactor.name
+        ended = self.history.ended.get(asked)
+        found = not session.new and not session.unknown
+        if found and session.id != asked:
+            self.fail("S1", f"{life} gave another session than was asked for")
+        if found and ended is not None and life in ended.refused_by:
+            self.fail("S2", f"{life} serves {key_of(asked).hex()[:8]} again, which ended at {ended.at:.3f}")
+        if session.new and ended is not None:
+            ended.refused_by.add(life)
+
+    def saw(self, node: SimNode, user: str, session: Session, attribute: str, token: str) -> None:
+        life = node.reactor.name
+        if not token.startswith(f"{user}:{attribute}:"):
+            self.fail("S1", f"{life} shows {token!r} as {attribute} of {user}")
+        assert session.id is not None
+        before = self.history.shown.get((life, session.id, attribute))
+        if before is not None and before != token and self.history.is_older(token, before):
+            self.fail("S3/S6", f"{life} shows {token!r} after {before!r}, which replaced it")
+        self.history.shown[life, session.id, attribute] = token
+
+    def wrote(self, node: SimNode, session: Session, write: Write) -> None:
+        self.history.shown[node.reactor.name, write.session_id, write.attribute] = write.token
+
+    def confirmed(self, write: Write, names: tuple[str, ...], key: bytes) -> None:
+        for name in names:
+            node = self.cluster.nodes.get(int(name[1:]))
+            if node is None or not node.managers:
+                continue  # it confirmed, and died since
+            entry = node.manager._core.replica.get(key)
+            if entry is not None and entry.head is not None and entry.head.state:
+                continue
+            if self._began[node.reactor.name] > write.at:
+                continue  # this is its next life
+            there = self._token(node, key, write.attribute)
+            if there is None or (there != write.token and self.history.is_older(there, write.token)):
+                self.fail("S4", f"{node.reactor.name} confirmed {write.token!r} and has {there!r}")
+            write.holders.add(node.reactor.name)
+
+    def ended_on(self, ended: Ended, names: tuple[str, ...]) -> None:
+        for name in names:
+            node = self.cluster.nodes.get(int(name[1:]))
+            if node is not None and self._began[node.reactor.name] < ended.at:
+                ended.refused_by.add(node.reactor.name)
+
+    def cycled(self, node: SimNode, old: str, session: Session) -> None:
+        """The contents went to a new id: what its reader saw was carried over by this node."""
+        life = node.reactor.name
+        assert session.id is not None
+        for attribute in session:
+            token = token_in(session[attribute])
+            self.history.shown[life, session.id, attribute] = token
+
+    # -- all the time
+
+    def _watch(self, number: int, node: SimNode) -> None:
+        """A new life."""
+        self._began[node.reactor.name] = self.world.now
+        node.subscribe(lambda event: self._viewed(number, node, event) if isinstance(event, ViewChanged) else None)
+
+    def _viewed(self, number: int, node: SimNode, change: ViewChanged) -> None:
+        life = node.reactor.name
+        addresses = [member.address for member in change.after]
+        if len(set(addresses)) != len(addresses):
+            self.fail("membership", f"{life} sees two members at one address: {[str(member) for member in change.after]}")
+        if life not in self._asleep and self.world.now - self._woke.get(life, -1.0) > _WAKING_S:
+            return
+        for member in change.disappeared:
+            other = int(member.name[1:])
+            known = self.cluster.nodes.get(other)
+            if known is None or known.channel is None or known.me.uid != member.uid or member.uid in change.clean:
+                continue
+            troubles = (self._troubled.get((number, other), -99.0), self._troubled.get((other, number), -99.0), self._absent.get(other, -99.0))
+            self.world.counters["wakes_checked"] += 1
+            if max(troubles) < self._slept_at.get(life, 0.0) - 2 * self._drop_time_s:
+                self.fail("membership", f"{life} slept, woke, and dropped {member.name}, which was there all the time")
+
+    def _look(self, _: None) -> None:
+        now = self.world.now
+        self.world.queue.at(now + _LOOK_EVERY_S, self._look, None)
+        weather = self.world.network.weather
+        foul = any((weather.loss, weather.reorder, weather.corrupt, weather.delay_s))
+        size = self.cluster.size
+        hosts = [self.cluster.host(number) for number in range(size)]
+        for number, host in enumerate(hosts):
+            node = self.cluster.nodes.get(number)
+            if node is None or node.reactor.paused or not node.managers:
+                self._absent[number] = now
+            if node is not None:
+                self._look_at(node, now)
+            for other, target in enumerate(hosts):
+                path = self.world.network.path(host, target)
+                if foul or path.clogs or path.holes or path.datagram_cuts or host.mute or target.deaf:
+                    self._troubled[number, other] = now
+
+    def _look_at(self, node: SimNode, now: float) -> None:
+        life = node.reactor.name
+        if node.reactor.paused:
+            if life not in self._asleep:
+                self._asleep.add(life)
+                self._slept_at[life] = now
+        elif life in self._asleep:
+            self._asleep.discard(life)
+            self._woke[life] = now - _LOOK_EVERY_S
+        if node.channel is not None:
+            for link in node.channel._links.values():
+                if link.outbox.backlog > self._outbox_max + _SLACK_BYTES:
+                    self.fail("S8", f"{life} keeps {link.outbox.backlog} bytes for {link.member.name}, the bound is {self._outbox_max}")
+
+    # -- after healing
+
+    def copies(self) -> dict[str, dict[bytes, Any]]:
+        """What each node holds, to compare."""
+        result = {}
+        for _, node in sorted(self.cluster.nodes.items()):
+            replica = node.manager._core.replica
+            result[node.reactor.name] = {
+                key: (entry.head.state if entry.head else 0, entry.head.version if entry.head else None, replica.body_of(entry)) for key, entry in replica.keys()
+            }
+        return result
+
+    def agree(self) -> bool:
+        copies = list(self.copies().values())
+        return all(copy == copies[0] for copy in copies[1:])
+
+    def settled(self) -> None:
+        """Faults are over and had time to be forgotten."""
+        if not self.cluster.is_ready():
+            views = {node.reactor.name: sorted(member.name for member in node.view) for node in self.cluster.nodes.values()}
+            self.fail("S5", f"not all in sync after healing: {views}")
+        if not self.agree():
+            self.fail("S5", f"copies differ after healing: {self._difference()}")
+        alive = {node.reactor.name for node in self.cluster.nodes.values()}
+        some = self.cluster.nodes[0]
+        for ended in self.history.ended.values():
+            entry = some.manager._core.replica.get(key_of(ended.session_id))
+            if entry is not None and (entry.head is None or not entry.head.final) and ended.refused_by & alive:
+                self.fail("S2", f"{key_of(ended.session_id).hex()[:8]} ended at {ended.at:.3f}, refused by {sorted(ended.refused_by & alive)}, and lives")
+        for write in self.history.writes.values():
+            used = self.history.used.get(write.session_id, 0.0)
+            if write.session_id in self.history.ended or self.world.now - used > self._idle_s / 2 or not write.holders & alive:
+                continue  # ended, may have expired, or all that had it are dead
+            self.world.counters["writes_checked"] += 1
+            there = self._token(some, key_of(write.session_id), write.attribute)
+            if there is None or (there != write.token and self.history.is_older(there, write.token)):
+                self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
+
+    def _token(self, node: SimNode, key: bytes, attribute: str) -> str | None:
+        replica = node.manager._core.replica
+        entry = replica.get(key)
+        record = replica.record(key, entry) if entry is not None else None
+        register = record.registers.get(attribute) if record is not None else None
+        if register is None or register[2] is None:
+            return None
+        return token_in(node.manager.types.decode(register[2]))
+
+    def _difference(self) -> str:
+        copies = self.copies()
+        first, *rest = copies
+        for other in rest:
+            for key in sorted({*copies[first], *copies[other]}):
+                one, two = copies[first].get(key), copies[other].get(key)
+                if one != two:
+                    return f"{key.hex()[:8]}: {first} has {_short(one)}, {other} has {_short(two)}"
+        return "none"
+
+
+def _short(copy: Any) -> str:
+    if copy is None:
+        return "nothing"
+    state, version, body = copy
+    return f"(state {state}, version {version and (version[0], version[1].hex()[:4])}, body {body and body.hex()[-80:]})"

@@ -1,0 +1,58 @@
+"""What users did, what they were promised, and what they saw: the checkers' material.
+
+A *token* is a value that is written once, ``user:attribute:number``; its `parent` is the token that its writer saw in its
+place. So "older" is causal: a token is older than all that descend from it; two that do not descend from each other were
+written concurrently, and either may stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Ended", "History", "Write", "token_in"]
+
+
+@dataclass(slots=True)
+class Write:
+    token: str
+    parent: str | None
+    session_id: str
+    attribute: str
+    at: float
+    holders: set[str] = field(default_factory=set)  #: lives of nodes that have it: the writer's, and whoever confirmed
+
+
+@dataclass(slots=True)
+class Ended:
+    """An id that was invalidated or changed. `refused_by`: lives that must not serve it any more."""
+
+    session_id: str
+    at: float
+    refused_by: set[str] = field(default_factory=set)
+
+
+def token_in(value: Any) -> str:
+    """The token of an attribute's value: a text, with padding after a bar, or the last of a list."""
+    text: str = value[-1] if isinstance(value, list) else value
+    return text.partition("|")[0]
+
+
+class History:
+    def __init__(self) -> None:
+        self.writes: dict[str, Write] = {}
+        self.ended: dict[str, Ended] = {}
+        self.successor: dict[str, str] = {}  #: old id -> new id
+        self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there
+        self.used: dict[str, float] = {}  #: when an id was used last: it may expire after that
+
+    def is_older(self, token: str, than: str) -> bool:
+        """Whether `than` descends from `token`."""
+        writes = self.writes
+        number = int(token.rsplit(":", 1)[1])
+        at: str | None = writes[than].parent
+        while at is not None and int(at.rsplit(":", 1)[1]) >= number:
+            if at == token:
+                return True
+            at = writes[at].parent
+        return False

@@ -1,0 +1,138 @@
+"""Bugs that the simulator must catch. `tests/sim/test_planted.py` plants them one by one into the production code.
+
+A simulator finds only what a checker states. Each row is a mistake that somebody could make again, the seeds to try, and the promise that
+must be reported as broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from caterwaul.cluster import link, outbox, redial
+from caterwaul.managers import antientropy, base, record, replica
+from caterwaul.membership import detector, group
+
+__all__ = ["BUGS", "Bug"]
+
+Patch = Callable[[Any, str, Any], None]
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`plant(patch)` uses ``patch(target, name, value)``. `promise`: how the failure's text begins. `kinds`: classes of faults, None: all."""
+
+    name: str
+    plant: Callable[[Patch], None]
+    promises: tuple[str, ...]
+    kinds: tuple[str, ...] | None = None
+
+
+def _skip_a_tombstone(patch: Patch) -> None:
+    real = replica.Replica._end
+
+    def end(self: Any, key: bytes, entry: Any, head: Any) -> None:
+        real(self, key, entry, head)
+        self.forget(key)
+
+    patch(replica.Replica, "_end", end)
+
+
+def _ack_before_applying(patch: Patch) -> None:
+    real = base.SessionManager.received
+
+    def received(self: Any, peer: Any, message: list[Any], offset_ms: int) -> None:
+        self._clock.callLater(0.4, real, self, peer, message, offset_ms)
+
+    patch(base.SessionManager, "received", received)
+
+
+def _expire_before_reading(patch: Patch) -> None:
+    real = group.Group.tick
+
+    def tick(self: Any, now: float) -> Any:
+        if self._beat_at is not None:
+            self._beat_at = max(self._beat_at, now - self._interval_s)
+        return real(self, now)
+
+    suspect = detector.Detector._suspect
+
+    def at_once(self: Any, now: float, uids: list[bytes], refused: bool) -> Any:
+        effects = suspect(self, now, uids, refused)
+        for uid in uids:
+            if uid in self._watched and self._watched[uid].inquiry is not None:
+                effects += self._conclude(uid)
+        return effects
+
+    patch(group.Group, "tick", tick)
+    patch(detector.Detector, "_suspect", at_once)
+
+
+def _no_incarnation_check(patch: Patch) -> None:
+    real = group.Group.linked
+
+    def linked(self: Any, now: float, member: Any) -> Any:
+        hidden = {uid: known for uid, known in self._members.items() if known.address == member.address and uid != member.uid}
+        for uid in hidden:
+            del self._members[uid]
+        effects = real(self, now, member)
+        self._members.update(hidden)
+        return [*effects, *self._publish()]
+
+    patch(group.Group, "linked", linked)
+
+
+def _unbounded_outbox(patch: Patch) -> None:
+    def put(self: Any, parcels: Any, message: Any, size: int) -> None:
+        self.backlog += size
+        self.queues[message.lane].extend(parcels)
+
+    patch(outbox.Outbox, "is_full", lambda self, size: False)
+    patch(outbox.Outbox, "put", put)
+
+
+def _lost_reconnect(patch: Patch) -> None:
+    real = redial.Redial.tick
+    patch(redial.Redial, "tick", lambda self, now: [effect for effect in real(self, now) if not isinstance(effect, redial.Dial)])
+
+
+def _last_to_arrive_wins(patch: Patch) -> None:
+    def merge_delta(self: Any, counter: int, origin: bytes, previous: int, seen: Any, changes: Any) -> tuple[bool, int]:
+        self.write(counter, origin, changes)
+        return True, 0
+
+    patch(record.Record, "merge_delta", merge_delta)
+
+
+def _never_reconcile(patch: Patch) -> None:
+    def begin(self: Any, peer: bytes) -> list[Any]:
+        self.in_sync.add(peer)
+        return []
+
+    patch(antientropy.AntiEntropy, "begin", begin)
+
+
+def _reset_without_a_new_epoch(patch: Patch) -> None:
+    real = link.Link.discard
+
+    def discard(self: Any) -> Any:
+        epochs = self.epoch, self.peer_epoch
+        waiters = real(self)
+        self.epoch, self.peer_epoch = epochs
+        return waiters
+
+    patch(link.Link, "discard", discard)
+
+
+BUGS = (
+    Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
+    Bug("ack before applying", _ack_before_applying, ("S4",)),
+    Bug("expire before reading", _expire_before_reading, ("membership",), ("pause_long",)),
+    Bug("no incarnation check", _no_incarnation_check, ("membership",)),
+    Bug("unbounded outbox", _unbounded_outbox, ("S8",)),
+    Bug("lost reconnect", _lost_reconnect, ("S5", "S4")),
+    Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
+    Bug("never reconcile", _never_reconcile, ("S5", "S4")),
+    Bug("reset without a new epoch", _reset_without_a_new_epoch, ("S5", "S4", "errors were logged")),
+)

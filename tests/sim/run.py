@@ -1,0 +1,83 @@
+"""One seed, from start to verdict: calm, faults, healing, quiet.
+
+A seed is a cluster of five nodes and sixty virtual seconds with more than a hundred requests a second. A run in which some class of
+faults had no effect, or with too few requests, proves nothing: it is void, and counted as such.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .checkers import Checkers
+from .faults import Injector, draw, missing
+from .node import SimCluster
+from .workload import Workload
+from .world import SimulationError, World
+
+__all__ = ["NODES", "SECONDS", "Result", "attempt", "run_seed"]
+
+NODES = 5
+SECONDS = 60.0
+_CALM_UNTIL = 2.5
+_HEAL_AT = 46.0
+_REQUESTS_UNTIL = 50.0
+_AGREE_WITHIN_S = 10.0  # S5
+_RATE = 145.0  # so that the whole run has more than a hundred a second
+_USERS = 40
+_DROP_TIME_S = 1.5
+_IDLE_S = 8.0
+_OUTBOX_MAX = 65536
+_SETTINGS = {
+    "membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3},
+    "channel": {"outbox_max_bytes": _OUTBOX_MAX, "reconnect_max_s": 1.0},
+    "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 1.0, "expire_check_s": 0.5}},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """`void`: why the run proves nothing, or empty. `digest` is equal for equal seeds, whatever the hash seed."""
+
+    seed: int | str
+    void: str
+    digest: str
+    counters: Counter[str]
+
+
+def run_seed(seed: int | str, kinds: Sequence[str] | None = None) -> Result:
+    """Run one seed. Raises `SimulationError` when a promise is broken. `kinds`: only these classes of faults (never void)."""
+    with World(seed) as world:
+        cluster = SimCluster(world, NODES, **_SETTINGS)
+        checkers = Checkers(world, cluster, _OUTBOX_MAX, _DROP_TIME_S, _IDLE_S)
+        world.run_until(_CALM_UNTIL)
+        faults = draw(world.rng("faults"), NODES, _CALM_UNTIL, _HEAL_AT, _DROP_TIME_S)
+        if kinds is not None:
+            faults = [fault for fault in faults if fault.kind in kinds]
+        injector = Injector(world, cluster, faults, down_max=2)
+        Workload(world, cluster, checkers, users=_USERS, rate=_RATE, until=_REQUESTS_UNTIL, idle_s=_IDLE_S)
+        world.run_until(_HEAL_AT)
+        injector.heal()
+        world.run_until(_REQUESTS_UNTIL)
+        while world.now < _REQUESTS_UNTIL + _AGREE_WITHIN_S - 0.5 and not (cluster.is_ready() and checkers.agree()):
+            world.run_until(world.now + 0.5)
+        world.counters["ms_to_agree"] = int((world.now - _REQUESTS_UNTIL) * 1000)
+        checkers.settled()
+        world.run_until(SECONDS)
+        return Result(seed, _void(world) if kinds is None else "", world.digest(), world.counters)
+
+
+def attempt(seed: int | str) -> Result | str:
+    """The same for a worker process: a broken promise comes back as its text."""
+    try:
+        return run_seed(seed)
+    except SimulationError as error:
+        return str(error)
+
+
+def _void(world: World) -> str:
+    if world.counters["operations"] < 100 * SECONDS:
+        return f"only {world.counters['operations']} requests"
+    absent = missing(world)
+    return f"no effect of {', '.join(absent)}" if absent else ""

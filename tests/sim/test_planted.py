@@ -1,0 +1,26 @@
+"""The simulator catches what it is for: each planted bug breaks the promise that it should, within a few seeds."""
+
+from __future__ import annotations
+
+import pytest
+
+from .planted import BUGS, Bug
+from .run import run_seed
+from .world import SimulationError
+
+_SEEDS = range(1, 5)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
+    bug.plant(monkeypatch.setattr)
+    reports = []
+    for seed in _SEEDS:
+        try:
+            run_seed(seed, bug.kinds)
+        except SimulationError as error:
+            what = str(error).splitlines()[0].split(" s: ", 1)[1]
+            reports.append(what)
+            if what.startswith(bug.promises):
+                return
+    pytest.fail(f"{bug.name}: not caught in {len(_SEEDS)} seeds; reported instead: {reports}")

@@ -1,0 +1,195 @@
+"""Users of a simulated cluster: they write, read, log in and out, on the node that served them last or on any other.
+
+A request runs as an application's thread does: straight into the manager, beside the reactor; what has to be asked of
+others goes through the reactor. It happens at one moment, also in a process that has just been woken and whose reactor has
+not yet noticed that it slept. A node that is down or stands still gets no requests, as behind a balancer. Everything
+that was promised and seen goes to the checkers.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from caterwaul.managers.errors import SessionError
+from caterwaul.managers.session import Session
+
+from .checkers import Checkers
+from .history import Ended, History, Write, token_in
+from .node import SimCluster, SimNode
+from .world import World
+
+__all__ = ["Workload"]
+
+_ATTRIBUTES = ("cart", "name", "blob")
+_PADDING = "|" + "x" * 8000  # so that a clogged link fills its outbox
+_STICKY = 0.8
+_ACKS = ("none", "none", "one", "one", "quorum", "all")
+
+
+class _User:
+    __slots__ = ("id", "name", "node", "quiet_until", "writes")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.id: str | None = None
+        self.node: int | None = None
+        self.quiet_until = 0.0
+        self.writes = 0
+
+
+class Workload:
+    """`rate` requests a second by `users` users, from now until `until`. `idle_s`: the manager's idle limit."""
+
+    def __init__(self, world: World, cluster: SimCluster, checkers: Checkers, *, users: int, rate: float, until: float, idle_s: float) -> None:
+        self._world = world
+        self._cluster = cluster
+        self._checkers = checkers
+        self.history: History = checkers.history
+        self._rng: Random = world.rng("workload")
+        self._users = [_User(f"u{number}") for number in range(users)]
+        self._pause = 1.0 / rate
+        self._until = until
+        self._idle_s = idle_s
+        world.queue.at(world.now, self._next, None)
+
+    def _next(self, _: None) -> None:
+        now = self._world.now
+        if now >= self._until:
+            return
+        self._world.queue.at(now + self._rng.uniform(0.5, 1.5) * self._pause, self._next, None)
+        user = self._rng.choice(self._users)
+        if now < user.quiet_until:
+            user = self._rng.choice(self._users)
+            if now < user.quiet_until:
+                return
+        node = self._choose(user)
+        if node is not None:
+            self._request(user, node, self._rng.random())
+
+    def _choose(self, user: _User) -> SimNode | None:
+        up = [number for number, node in sorted(self._cluster.nodes.items()) if not node.reactor.paused and node.managers and node.membership is not None]
+        if not up:
+            return None
+        if user.node not in up or self._rng.random() > _STICKY:
+            user.node = self._rng.choice(up)
+        return self._cluster.nodes[user.node]
+
+    # -- one request
+
+    def _request(self, user: _User, node: SimNode, dice: float) -> None:
+        self._world.counters["operations"] += 1
+        session_id = user.id
+        session = node.manager.open_local(session_id)
+        if session is not None:
+            self._serve(user, node, session_id, session, dice)
+            return
+        self._world.counters["lookups"] += 1
+
+        def ask() -> None:
+            node.manager.open_deferred(session_id).addCallback(lambda found: self._serve(user, node, session_id, found, dice))
+
+        assert node.channel is not None
+        node.channel.wake(ask)
+
+    def _serve(self, user: _User, node: SimNode, asked: str | None, session: Session, dice: float) -> None:
+        if asked is not None:
+            self._checkers.answered(node, asked, session)
+        try:
+            if not session.unknown:
+                self._read(user, node, session)
+                self._act(user, node, asked, session, dice)
+            else:
+                self._world.counters["unknown"] += 1
+        except SessionError:
+            self._world.counters["refused"] += 1
+        finally:
+            if session.id is not None:
+                self.history.used[session.id] = self._world.now
+            node.manager.release(session)
+
+    def _read(self, user: _User, node: SimNode, session: Session) -> None:
+        for attribute in session:
+            self._checkers.saw(node, user.name, session, attribute, token_in(session[attribute]))
+
+    def _act(self, user: _User, node: SimNode, asked: str | None, session: Session, dice: float) -> None:
+        if dice < 0.45:
+            self._write(user, node, asked, session, _ATTRIBUTES[int(dice * 100) % 3])
+        elif dice < 0.90:
+            self._world.counters["reads"] += 1
+            node.manager.commit(session)
+        elif dice < 0.92 and session.id is not None:
+            self._cycle(user, node, session)
+        elif dice < 0.93 and session.id is not None:
+            self._invalidate(user, node, session)
+        elif dice < 0.935:
+            user.quiet_until = self._world.now + self._idle_s * self._rng.uniform(0.5, 2.0)
+
+    def _write(self, user: _User, node: SimNode, asked: str | None, session: Session, attribute: str) -> None:
+        user.writes += 1
+        token = f"{user.name}:{attribute}:{user.writes}"
+        before = session.get(attribute)
+        if attribute == "cart":  # a nested change, found by the commit
+            parent = before[-1] if before else None
+            if before is None:
+                session[attribute] = [token]
+            else:
+                before[:] = [*before[-2:], token]
+        else:
+            parent = before and token_in(before)
+            session[attribute] = token + _PADDING if attribute == "blob" else token
+        write = Write(token, parent, session.id or "", attribute, self._world.now)
+        self._commit(user, node, asked, session, write)
+
+    def _commit(self, user: _User, node: SimNode, asked: str | None, session: Session, write: Write) -> None:
+        dropped = node.manager.commits_dropped
+        receipt = node.manager.commit(session, self._rng.choice(_ACKS))
+        if node.manager.commits_dropped != dropped:
+            self._world.counters["commits_dropped"] += 1
+            return
+        assert session.id is not None
+        write.session_id = session.id
+        write.holders.add(node.reactor.name)
+        self.history.writes[write.token] = write
+        self._checkers.wrote(node, session, write)
+        if user.id == asked:
+            user.id = session.id  # the cookie that comes back, unless another request of this browser got a newer one
+        self._world.counters["writes"] += 1
+        if receipt.needs_wait:
+            key = session.key
+            receipt.deferred().addCallback(lambda done: self._confirmed(write, done, key))
+
+    def _confirmed(self, write: Write, receipt: Any, key: bytes) -> None:
+        if receipt.satisfied:
+            self._world.counters["acknowledged"] += 1
+        self._checkers.confirmed(write, receipt.confirmed, key)
+
+    def _end(self, user: _User, node: SimNode, session: Session, old: str) -> None:
+        """Commit the end of `old` and watch who refuses it from now on."""
+        dropped = node.manager.commits_dropped
+        receipt = node.manager.commit(session)
+        if node.manager.commits_dropped != dropped:
+            self._world.counters["commits_dropped"] += 1
+            return
+        ended = self.history.ended.setdefault(old, Ended(old, self._world.now))
+        ended.refused_by.add(node.reactor.name)
+        if session.id is not None and session.id != old:
+            self.history.successor[old] = session.id
+            self._checkers.cycled(node, old, session)
+        if user.id == old:
+            user.id = None if session.ended else session.id
+        receipt.deferred().addCallback(lambda done: self._checkers.ended_on(ended, done.confirmed))
+
+    def _cycle(self, user: _User, node: SimNode, session: Session) -> None:
+        old = session.id
+        assert old is not None
+        session.cycle_id()
+        self._world.counters["cycles"] += 1
+        self._end(user, node, session, old)
+
+    def _invalidate(self, user: _User, node: SimNode, session: Session) -> None:
+        old = session.id
+        assert old is not None
+        session.invalidate()
+        self._world.counters["invalidations"] += 1
+        self._end(user, node, session, old)
