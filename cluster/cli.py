@@ -61,7 +61,9 @@ def main() -> None:
 
 def _configured(command: Command) -> Command:
     """The options that choose a configuration."""
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, such as node.name=b. Any number of times.")(command)
+    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, such as node.name=b. Any number of times.")(
+        command
+    )
     return click.option("--config", "-c", "path", metavar="FILE", help="Configuration file (TOML). Without one everything has its default.")(command)
 
 
@@ -126,7 +128,7 @@ def _find(path: str | None, socket: str | None) -> Path:
         return Path(socket)
     settings = load(path) if path else None
     if settings is not None and settings.admin.socket == "":
-        raise LocalError(f"{path} has admin.socket = \"\", so that node cannot be asked")
+        raise LocalError(f'{path} has admin.socket = "", so that node cannot be asked')
     if settings is not None and settings.admin.socket != "auto":
         return Path(settings.admin.socket)
     name = settings.node.name if settings is not None else ""

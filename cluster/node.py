@@ -134,9 +134,7 @@ class Node:
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
         self._start_admin()
-        self.membership = membership = MembershipService(
-            channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng
-        )
+        self.membership = membership = MembershipService(channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng)
         membership.subscribe(self._event)
         channel.on_traffic = membership.heard
         channel.on_refused = membership.unreachable

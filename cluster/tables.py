@@ -26,7 +26,7 @@ class NodeSettings:
     domain: str = knob("", "Members of another domain hold none of this node's sessions. Splits a large group into small ones that replicate among themselves.")
     zone: str = knob("", "Placement label: what fails together above the machine (room, availability zone). Copies are spread over zones first.")
     machine: str = knob("", "Placement label: the physical machine, where several virtual ones share it.")
-    weight: int = knob(1, "Share of the sessions held. 0: a lite member that serves and holds no copies; 2 holds twice what 1 holds.", minimum=0, maximum=1000)
+    weight: int = knob(1, "Share of what is spread over members: one with 2 keeps watch over twice as many sessions as one with 1.", minimum=1, maximum=1000)
     insecure: bool = knob(
         False, "Allow a `host` outside loopback although nothing is encrypted and nobody is authenticated: anyone on that network reads and forges sessions."
     )
@@ -47,14 +47,18 @@ class ChannelSettings:
         16384, "Largest piece of a message in one data frame; control frames go between pieces. Larger costs probes their latency on slow links.",
         minimum=1024, maximum=1024 * 1024 - 64,
     )  # fmt: skip
-    ahead_bytes: int = knob(65536, "Bytes given to the transport ahead of need. Larger fills fast long links, and delays control frames behind data.", minimum=4096)
+    ahead_bytes: int = knob(
+        65536, "Bytes given to the transport ahead of need. Larger fills fast long links, and delays control frames behind data.", minimum=4096
+    )
     outbox_max_bytes: int = knob(
         32 * 1024 * 1024,
         "Bytes kept for one peer (unsent and unconfirmed). Over it the outbox keeps only which sessions are dirty, and sends their current state when the peer drains.",
         minimum=65536,
     )
     message_max_bytes: int = knob(64 * 1024 * 1024, "A reassembled message at most; a peer that sends more is disconnected.", minimum=1024 * 1024)
-    compress_above_bytes: int = knob(0, "Messages above this size are compressed (zstd where Python has it, else zlib). 0: never; worth it on links under 1 Gbit/s.", minimum=0)
+    compress_above_bytes: int = knob(
+        0, "Messages above this size are compressed (zstd where Python has it, else zlib). 0: never; worth it on links under 1 Gbit/s.", minimum=0
+    )
     handshake_timeout_s: float = knob(5.0, "From accept to a complete handshake; later the connection is closed.", minimum=0.1)
     reconnect_min_s: float = knob(0.1, "First pause before dialling a member again; doubles, with jitter.", minimum=0.01)
     reconnect_max_s: float = knob(5.0, "Longest pause before dialling a member again.", minimum=0.1)
@@ -78,6 +82,6 @@ class WebSettings:
     """Table `[web]` of the configuration file: a WSGI application served by `twistd caterwaul`."""
 
     listen: str = knob("", "`host:port` to serve the application on (port 0: any free one). Empty: this node serves none.")
-    application: str = knob("", "The WSGI application as `module:callable`; the session is in `environ[\"caterwaul.session\"]`.")
+    application: str = knob("", 'The WSGI application as `module:callable`; the session is in `environ["caterwaul.session"]`.')
     manager: str = knob("default", "The session manager that the application uses.")
     threads: int = knob(16, "Requests handled at the same time. More serve slow views, and take turns at the interpreter.", minimum=1, maximum=1024)

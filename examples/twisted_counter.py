@@ -1,9 +1,9 @@
 """A counter in a session, in a Twisted program that runs its own reactor.
 
-    python examples/twisted_counter.py a 8001 &
-    python examples/twisted_counter.py b 8002 &
-    curl -c jar -b jar http://127.0.0.1:8001/
-    curl -c jar -b jar http://127.0.0.1:8002/
+python examples/twisted_counter.py a 8001 &
+python examples/twisted_counter.py b 8002 &
+curl -c jar -b jar http://127.0.0.1:8001/
+curl -c jar -b jar http://127.0.0.1:8002/
 """
 
 from __future__ import annotations

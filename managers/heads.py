@@ -73,8 +73,7 @@ def head_to_wire(head: Head) -> list[Any]:
 
 def _is_counters(value: object) -> bool:
     return type(value) is dict and all(
-        type(origin) is bytes and len(origin) == UID_BYTES and type(counter) is int and 0 <= counter <= COUNTER_MAX
-        for origin, counter in value.items()
+        type(origin) is bytes and len(origin) == UID_BYTES and type(counter) is int and 0 <= counter <= COUNTER_MAX for origin, counter in value.items()
     )
 
 

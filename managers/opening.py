@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from ..membership.channel import Channel
 from ..membership.effects import Effect
 from .core import SessionCore
-from .messages import FOUND, UNSURE
+from .messages import FOUND, GONE, UNSURE
 from .replica import Entry
 from .session import Session, key_of
 from .settings import ManagerSettings
@@ -133,6 +133,8 @@ class Opening:
         """What the keepers' verdict means for the request."""
         now_ms = self._channel.now_ms()
         with self._lock:
+            if verdict == GONE:
+                self._core.replica.settle_partial(key)  # nobody has more of it
             entry = self._core.servable(key, now_ms)
             if verdict == UNSURE or (verdict == FOUND and entry is None and self._core.trusted(key, now_ms) == (None, False)):
                 first, last = self._unknown.pop(key, (now_ms, now_ms))

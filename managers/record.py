@@ -76,9 +76,7 @@ class Record:
         self.removed = sum(1 for _, value in values if value is None)
         self.size = sum(len(name) + len(value) for name, value in values if value is not None)
 
-    def merge_delta(
-        self, counter: int, origin: bytes, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None]
-    ) -> tuple[bool, int]:
+    def merge_delta(self, counter: int, origin: bytes, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None]) -> tuple[bool, int]:
         """Merge another origin's commit. Returns (no gap, number of conflicting registers)."""
         applied = self.applied
         last = applied.get(origin, 0)
@@ -146,9 +144,7 @@ class Record:
         """Forget removed names: everything in `applied` is in here, so the floor may rise to it. The primary's act, sent as a whole record."""
         self.floor = dict(self.applied)
         self.registers = {
-            name: register
-            for name, register in self.registers.items()
-            if register[2] is not None or register[0] > self.floor.get(register[1], 0)
+            name: register for name, register in self.registers.items() if register[2] is not None or register[0] > self.floor.get(register[1], 0)
         }
         self._recount()
 

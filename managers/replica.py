@@ -109,7 +109,7 @@ class Replica:
         body = entry.body
         return body.pack() if type(body) is Record else body  # type: ignore[return-value]
 
-    def keys(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
+    def entries(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
         """Entries by partition, then key."""
         for partition in self.partitions[start:stop]:
             if partition:

@@ -26,6 +26,7 @@ from .values import ValueTypes
 __all__ = ["ID_CHARACTERS", "Session", "key_of"]
 
 ID_CHARACTERS = 43  # 32 random bytes, URL-safe base64 without padding
+_IDLE_MAX_S = 3.2e9  # a century
 _MISSING = object()
 
 
@@ -104,9 +105,10 @@ class Session(MutableMapping[str, Any]):
         self._values[name] = value
 
     def __delitem__(self, name: str) -> None:
-        self[name]  # KeyError
+        if name[:1] == "\0" or self._current(name) is None:
+            raise KeyError(name)
         self._put(name, None)
-        del self._values[name]
+        self._values.pop(name, None)
 
     def __iter__(self) -> Iterator[str]:
         self.accessed = True
@@ -220,7 +222,10 @@ class Session(MutableMapping[str, Any]):
 
     @principal.setter
     def principal(self, name: str | None) -> None:
-        self._put(PRINCIPAL, None if name is None else name.encode())
+        try:
+            self._put(PRINCIPAL, None if name is None else name.encode())
+        except UnicodeEncodeError:
+            raise ValueRefused(f"session.principal = {name!r}: the text has lone surrogates") from None
 
     @property
     def max_idle_s(self) -> float:
@@ -230,6 +235,8 @@ class Session(MutableMapping[str, Any]):
 
     @max_idle_s.setter
     def max_idle_s(self, seconds: float | None) -> None:
+        if seconds is not None and not 0 <= seconds <= _IDLE_MAX_S:
+            raise ValueRefused(f"session.max_idle_s = {seconds!r}: use 0 (never) to {_IDLE_MAX_S:.0f} seconds, or None for the manager's limit")
         self._put(IDLE_LIMIT, None if seconds is None else int(seconds * 1000).to_bytes(8, "big"))
 
     # -- for the manager

@@ -19,7 +19,9 @@ class ManagerSettings:
         "Whose confirmation a commit waits for: `none`, `one`, `quorum`, `all`, or a number of members besides the writer. "
         "An override per commit exists. `one` survives the loss of the writer and costs a round trip.",
     )
-    ack_timeout_s: float = knob(0.8, "Longest wait for confirmations; a member that misses it is degraded and waited for no more until it answers.", minimum=0.01, maximum=60.0)
+    ack_timeout_s: float = knob(
+        0.8, "Longest wait for confirmations; a member that misses it is degraded and waited for no more until it answers.", minimum=0.01, maximum=60.0
+    )
     strict_acks: bool = knob(False, "Raise `NotConfirmed` when the wanted confirmations did not come, instead of only saying so in the receipt.")
     idle_timeout_s: float = knob(1800.0, "A session nobody used for this long expires. 0: never.", minimum=0.0)
     absolute_timeout_s: float = knob(43200.0, "A session this old expires whatever its use. 0: never.", minimum=0.0)
@@ -44,5 +46,7 @@ class ManagerSettings:
     attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
     attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
-    pack_after_s: float = knob(5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1)
+    pack_after_s: float = knob(
+        5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1
+    )
     expire_check_s: float = knob(1.0, "Granularity of expiry: sessions whose time has come are looked at this often.", minimum=0.05)

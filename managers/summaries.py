@@ -17,7 +17,7 @@ def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[
     result: list[dict[str, Any]] = []
     names = {member.uid: member.name for member in core.placement.view}
     start = partition_of(after) if len(after) >= 2 else 0
-    for key, entry in core.replica.keys(start):
+    for key, entry in core.replica.entries(start):
         if len(result) >= limit:
             break
         if key <= after or entry.body is None or (entry.head is not None and entry.head.state != LIVE):

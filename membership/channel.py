@@ -45,9 +45,7 @@ class Message:
 
     __slots__ = ("keys", "lane", "payload", "receiver", "waiters")
 
-    def __init__(
-        self, receiver: str, lane: int, payload: bytes, keys: Sequence[bytes] = (), waiters: Sequence[Waiter] = ()
-    ) -> None:
+    def __init__(self, receiver: str, lane: int, payload: bytes, keys: Sequence[bytes] = (), waiters: Sequence[Waiter] = ()) -> None:
         self.receiver = receiver
         self.lane = lane
         self.payload = payload

@@ -30,7 +30,7 @@ _PROFILE: dict[str, Any] = {
     "allow_indefinite": False,
     "allow_duplicate_keys": False,
     "strict_hashable_types": True,
-    "semantic_decoders": {tag: _refuse for tag in _TAGS},
+    "semantic_decoders": dict.fromkeys(_TAGS, _refuse),
     "tag_hook": _refuse,
 }
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from .errors import LocalError, RemoteError
 
-__all__ = ["Member", "PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES"]
+__all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "Member"]
 
 UID_BYTES = 16
 #: The range of protocol versions this build speaks. A link uses the highest that both ends know.
@@ -68,11 +68,8 @@ class Member:
         wire: dict[str, Any] = {
             "uid": self.uid, "name": self.name, "host": self.host, "port": self.port, "v": list(self.versions),
         }  # fmt: skip
-        for key, value, default in (
-            ("domain", self.domain, ""), ("zone", self.zone, ""), ("machine", self.machine, ""), ("weight", self.weight, 1),
-        ):  # fmt: skip
-            if value != default:
-                wire[key] = value
+        optional = (("domain", self.domain, ""), ("zone", self.zone, ""), ("machine", self.machine, ""), ("weight", self.weight, 1))
+        wire.update({key: value for key, value, default in optional if value != default})
         if self.payload:
             wire["payload"] = dict(self.payload)
         return wire

@@ -19,9 +19,7 @@ class MembershipSettings:
         "`file` re-reads `seeds_file`. One reachable seed is enough, members tell each other of the rest.",
         choices=("multicast", "static", "dns", "file"),
     )
-    multicast_address: str = knob(
-        "228.0.0.4", "Group address. Clusters that must not see each other use another address, port or cluster name."
-    )
+    multicast_address: str = knob("228.0.0.4", "Group address. Clusters that must not see each other use another address, port or cluster name.")
     multicast_port: int = knob(45564, "UDP port of the group. Several nodes and several clusters of one host share it.", minimum=1, maximum=65535)
     multicast_interface: str = knob("", "Address of the interface to use; empty: the bind address of the channel, so loopback stays on loopback.")
     multicast_ttl: int = knob(1, "Router hops a heartbeat survives. 1 stays in the segment; more lets strangers listen.", minimum=0, maximum=255)
@@ -39,9 +37,7 @@ class MembershipSettings:
         "too low drops processes whose threads hold the interpreter (a killed process is known at once in any case).",
         minimum=0.2,
     )
-    probe_timeout_s: float = knob(
-        0.3, "How long up to three other members are given to say that they reach a suspect.", minimum=0.05, maximum=5.0
-    )
+    probe_timeout_s: float = knob(0.3, "How long up to three other members are given to say that they reach a suspect.", minimum=0.05, maximum=5.0)
     seeds: list[str] = knob([], "`host:port` of channels to dial with discovery `static`; a port of its own is optional when all use the same.")
     seed_retry_s: float = knob(5.0, "Time between dials of a seed that is not a member.", minimum=0.5)
     dns_names: list[str] = knob([], "Names polled with discovery `dns`: `_service._tcp.name` as SRV, others as A and AAAA with `node.port`.")

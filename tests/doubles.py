@@ -232,5 +232,5 @@ class Net:
         for manager in self.managers:
             if manager.me.uid in self.alive:
                 replica = manager._core.replica
-                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.keys()})  # noqa: SIM118
+                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.entries()})
         return result

@@ -56,7 +56,7 @@ class Fixture:
         """All it holds can be packed and told, and it goes on working."""
         core, replica = self.core, self.core.replica
         live = dead = 0
-        for key, entry in replica.keys():  # noqa: SIM118  (not a dictionary)
+        for key, entry in replica.entries():
             assert replica.get(key) is entry
             body = replica.body_of(entry)
             if body is not None:

@@ -24,7 +24,11 @@ def cluster(name, **more):
 def run(program: str, timeout_s: float = 30.0) -> list[str]:
     """The lines it printed; it must end by itself, well, and say nothing else."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", HEAD + textwrap.dedent(program)], capture_output=True, text=True, timeout=timeout_s, check=False
+        [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", "-c", HEAD + textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout.splitlines()

@@ -66,9 +66,7 @@ def environment(path: Path, *install: str) -> Path:
 def runs_a_node(python: Path, cwd: Path, expected: Path, tmp_path: Path) -> None:
     """`twistd -n caterwaul` of this environment: Caterwaul comes from `expected`, answers, and leaves when asked to."""
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    where = subprocess.run(
-        [python, "-c", "import caterwaul; print(caterwaul.__file__)"], cwd=cwd, env=environ, capture_output=True, text=True, check=True
-    )
+    where = subprocess.run([python, "-c", "import caterwaul; print(caterwaul.__file__)"], cwd=cwd, env=environ, capture_output=True, text=True, check=True)
     assert Path(where.stdout.strip()).is_relative_to(expected)
     socket = tmp_path / "a.sock"
     configuration = tmp_path / "node.toml"

@@ -53,9 +53,13 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
                 click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
     seconds = monotonic() - begin
     if as_json:
-        click.echo(json.dumps({"passed": done, "failed": sorted(failed), "void": voids, "seconds": round(seconds, 1), "counters": dict(sorted(totals.items()))}))
+        click.echo(
+            json.dumps({"passed": done, "failed": sorted(failed), "void": voids, "seconds": round(seconds, 1), "counters": dict(sorted(totals.items()))})
+        )
     else:
-        click.echo(f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {seconds:.0f} s; {totals['operations']} requests, {totals['acknowledged']} acknowledged writes")
+        click.echo(
+            f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {seconds:.0f} s; {totals['operations']} requests, {totals['acknowledged']} acknowledged writes"
+        )
     sys.exit(1 if failed else 0)
 
 

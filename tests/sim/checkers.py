@@ -168,7 +168,8 @@ class Checkers:
         for _, node in sorted(self.cluster.nodes.items()):
             replica = node.manager._core.replica
             result[node.reactor.name] = {
-                key: (entry.head.state if entry.head else 0, entry.head.version if entry.head else None, replica.body_of(entry)) for key, entry in replica.keys()
+                key: (entry.head.state if entry.head else 0, entry.head.version if entry.head else None, replica.body_of(entry))
+                for key, entry in replica.entries()
             }
         return result
 

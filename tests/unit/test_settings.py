@@ -40,7 +40,9 @@ class TestAccepted:
     def test_the_default_name_is_a_legal_one_made_of_the_host_name(self) -> None:
         assert require_name(host_name()) == Settings.of().node.name
 
-    @pytest.mark.parametrize(("host", "name"), [("web-1.example.org", "web-1"), ("a_very_long_host_name_indeed", "a_very_long_host"), ("ä", "node"), ("", "node")])
+    @pytest.mark.parametrize(
+        ("host", "name"), [("web-1.example.org", "web-1"), ("a_very_long_host_name_indeed", "a_very_long_host"), ("ä", "node"), ("", "node")]
+    )
     def test_a_host_name_is_cut_to_what_a_cookie_may_carry(self, monkeypatch: pytest.MonkeyPatch, host: str, name: str) -> None:
         monkeypatch.setattr("socket.gethostname", lambda: host)
         assert host_name() == name
