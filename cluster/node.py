@@ -205,7 +205,7 @@ class Node:
                 for member in event.appeared:
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
-            case Slept(seconds):
+            case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
                 for name in sorted(self.managers):
                     self.managers[name].slept(seconds)
         for subscriber in list(self._subscribers):

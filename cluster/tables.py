@@ -20,7 +20,7 @@ class NodeSettings:
     )
     host: str = knob(
         "127.0.0.1",
-        "Address of this machine to bind and to tell other members; not a wildcard. Without a key for the cluster only loopback is accepted.",
+        "IP address of this machine to bind and to tell other members; no name (members do not resolve what others tell them) and no wildcard. Without a key for the cluster only loopback is accepted.",
     )
     port: int = knob(0, "TCP port of the channel. 0: any free one, which discovery tells the others (give a fixed one to be a seed).", minimum=0, maximum=65535)
     domain: str = knob("", "Members of another domain hold none of this node's sessions. Splits a large group into small ones that replicate among themselves.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from threading import RLock
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -26,12 +25,13 @@ from .core import SessionCore
 from .errors import SessionError, SessionUnknown
 from .heads import ID_CHANGED
 from .listeners import AttributeChanged, Listeners
+from .lock import PoliteLock
 from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
 from .outbox import ManagerOutbox
 from .placement import Placement
-from .receipts import DONE, Receipt, Waiting, needed_confirmations
+from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
 from .session import Session, key_of
 from .settings import ManagerSettings
 from .summaries import summaries
@@ -69,7 +69,7 @@ class SessionManager(Opening):
         self._clock = clock
         self._entropy = entropy
         self._uid = channel.me.uid
-        self._lock = RLock()
+        self._lock = PoliteLock()
         self._core = SessionCore(self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms())
         self._outbox = ManagerOutbox(name, batch_prefix(name, DELTAS, self._uid))
         self._touching = Touching(settings)
@@ -115,8 +115,9 @@ class SessionManager(Opening):
     def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Receipt:
         """Apply and replicate what the request changed. Never blocks; ask the receipt.
 
-        `acks` overrides the manager's level; without `touch`, reading alone does not keep the session alive. Raises `SessionUnknown`, `SessionError` (limits), `ValueRefused` (a nested value
-        that cannot travel). A commit to a session that another request or member has ended is dropped and counted.
+        `acks` overrides the manager's level; without `touch`, reading alone does not keep the session alive. A commit to a
+        session that another request or member has ended is dropped and counted; its receipt is not `satisfied`. Raises
+        `SessionUnknown`, `SessionError` (limits), `ValueRefused` (a nested value that cannot travel).
         """
         if session.unknown:
             raise SessionUnknown("the session may exist on members that do not answer")
@@ -130,10 +131,8 @@ class SessionManager(Opening):
         level = self._level if acks is None else acks
         waiting = None if level in ("none", 0) else self._waiting(level)
         if not self._write(session.key, changes, session, waiting):
-            return DONE
-        if waiting is None:
-            return DONE
-        return waiting
+            return DROPPED
+        return DONE if waiting is None else waiting
 
     def _write(self, key: bytes, changes: dict[str, bytes | None], session: Session, waiting: Waiting | None) -> bool:
         now_ms = self._channel.now_ms()
@@ -192,7 +191,8 @@ class SessionManager(Opening):
         """Invalidation, or the end of the old id: its head goes to everybody that can answer, and is waited for."""
         ended_key = key_of(session.previous_id) if session.previous_id is not None else session.key
         state = session.ending
-        if not ended_key:
+        if session.new and session.previous_id is None:
+            session.committed({}, (0, b""))
             return DONE  # it never was more than this request's
         contents = session.contents() if session.previous_id is not None else {}
         now_ms = self._channel.now_ms()
@@ -202,7 +202,7 @@ class SessionManager(Opening):
             if head is None:
                 self.commits_dropped += 1
                 session.dropped()
-                return DONE
+                return DROPPED
             self._outbox.put_head(ended_key, head, waiting.ear)
             self._core.settle_fresh(now_ms)
             if waiting.needs_wait and not contents:

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from ..membership.errors import LocalError
 from .errors import NotConfirmed
 
-__all__ = ["DONE", "Receipt", "Waiting", "needed_confirmations"]
+__all__ = ["DONE", "DROPPED", "Receipt", "Waiting", "needed_confirmations"]
 
 
 _WAIT_MAX_S = 120.0  # the manager ends every wait much sooner; this is for a process whose reactor has died
@@ -70,13 +70,15 @@ class Receipt(Protocol):
         """Fires in the reactor's thread when it is final."""
 
 
-class _Done:
-    """The receipt of a commit that waits for nobody."""
+class _Final:
+    """A receipt that waits for nobody."""
 
     needs_wait = False
-    satisfied = True
     confirmed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
+
+    def __init__(self, satisfied: bool) -> None:
+        self.satisfied = satisfied
 
     def wait(self) -> Receipt:
         return self
@@ -87,7 +89,8 @@ class _Done:
         return done
 
 
-DONE: Receipt = _Done()
+DONE: Receipt = _Final(True)  #: nothing was wanted
+DROPPED: Receipt = _Final(False)  #: the session had ended
 
 
 class _Ear:

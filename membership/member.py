@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from typing import Any
 
 from .errors import LocalError, RemoteError
 
-__all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "Member"]
+__all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "Member", "is_address", "require_name"]
 
 UID_BYTES = 16
 #: The range of protocol versions this build speaks. A link uses the highest that both ends know.
@@ -29,7 +30,7 @@ class Member:
 
     uid: bytes  #: 16 random bytes, new at each process start
     name: str  #: stable name, the balancer's route
-    host: str  #: address other members dial
+    host: str  #: IP address other members dial; on the wire never a name
     port: int  #: TCP port of the channel
     domain: str = ""  #: members of another domain hold none of our sessions
     zone: str = ""  #: placement label: the failure domain above the machine
@@ -100,7 +101,7 @@ class Member:
         return cls(
             uid=take("uid", bytes, lambda v: len(v) == UID_BYTES),
             name=take("name", str, lambda v: bool(v) and text(v)),
-            host=take("host", str, lambda v: bool(v) and text(v)),
+            host=take("host", str, lambda v: text(v) and is_address(v)),
             port=take("port", int, lambda v: 0 < v < 65536),
             domain=take("domain", str, text, ""),
             zone=take("zone", str, text, ""),
@@ -109,6 +110,15 @@ class Member:
             versions=(versions[0], versions[1]),
             payload=payload,
         )
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address. What the network says is dialled only if it is: a name would make us ask the DNS for whoever sent it."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def require_name(name: str) -> str:

@@ -3,7 +3,8 @@
 The *heartbeat* is a CBOR array sent to the multicast group: who I am and where to dial me. It proves nothing; it only
 causes a dial, or keeps a member that was proven before from being called silent. The control messages are the channel's
 arrays ``["", op, ...]``: membership is the receiver of the empty name. Both are decoded strictly: exact lengths, exact
-types, bounded sizes, and `RemoteError` for everything else. Op numbers and schemas are frozen by golden bytes.
+types, hosts that are IP addresses (a name would make us ask the DNS for anybody), bounded sizes, and `RemoteError` for
+everything else. Op numbers and schemas are frozen by golden bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 from .channel import CONTROL, Message, Waiter
 from .codec import decode, encode
 from .errors import LocalError, RemoteError
-from .member import UID_BYTES, Member
+from .member import UID_BYTES, Member, is_address
 
 __all__ = [
     "DATAGRAM_BYTES_MAX", "HEARTBEAT_BYTES_MAX", "KNOWN_MAX", "RECEIVER", "Alive", "Announcement", "Ask", "Control", "Farewell", "Heartbeat",
@@ -66,7 +67,7 @@ def decode_heartbeat(data: bytes) -> Heartbeat:
         case [magic, version, cluster, uid, name, host, port, domain] if magic == _MAGIC and type(version) is int:
             if version != _VERSION:
                 raise RemoteError(f"heartbeat: version {version} is unknown")
-            _require(_is_text(cluster) and _is_uid(uid) and _is_text(name, 1) and _is_text(host, 1) and _is_port(port) and _is_text(domain), "heartbeat")
+            _require(_is_text(cluster) and _is_uid(uid) and _is_text(name, 1) and _is_host(host) and _is_port(port) and _is_text(domain), "heartbeat")
             return Heartbeat(cluster, uid, name, host, port, domain)
     raise RemoteError("heartbeat: malformed")
 
@@ -206,6 +207,10 @@ def _is_text(value: object, minimum: int = 0) -> bool:
     return type(value) is str and minimum <= len(value) <= _TEXT_MAX and value.isprintable()
 
 
+def _is_host(value: object) -> bool:
+    return type(value) is str and _is_text(value, 1) and is_address(value)
+
+
 def _is_uid(value: object) -> bool:
     return type(value) is bytes and len(value) == UID_BYTES
 
@@ -219,4 +224,4 @@ def _is_nonce(value: object) -> bool:
 
 
 def _is_entry(value: object) -> bool:
-    return type(value) is list and len(value) == 3 and _is_uid(value[0]) and _is_text(value[1], 1) and _is_port(value[2])
+    return type(value) is list and len(value) == 3 and _is_uid(value[0]) and _is_host(value[1]) and _is_port(value[2])

@@ -51,7 +51,7 @@ class End:
     other: End
 
     def __init__(self, uid: int, outbox_max_bytes: int) -> None:
-        self.me = Member(bytes([uid]) * 16, f"n{uid}", "h", uid)
+        self.me = Member(bytes([uid]) * 16, f"n{uid}", "10.0.0.1", uid)
         random = Random(uid)
         self.links = Links("c", random.randbytes, outbox_max_bytes=outbox_max_bytes, message_max_bytes=1 << 20)
         self.current: Wire | None = None

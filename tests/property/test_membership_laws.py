@@ -18,8 +18,8 @@ from caterwaul.membership.settings import MembershipSettings
 from caterwaul.membership.view import ViewChanged
 
 #: Incarnations: several share an address, some are of another domain.
-MEMBERS = [Member(bytes([n]) * 16, f"n{n}", f"host{n % 5}", 7000, "other" if n % 4 == 3 else "") for n in range(1, 10)]
-ME = Member(b"\0" * 16, "me", "me", 7000)
+MEMBERS = [Member(bytes([n]) * 16, f"n{n}", f"10.0.0.{n % 5 + 1}", 7000, "other" if n % 4 == 3 else "") for n in range(1, 10)]
+ME = Member(b"\0" * 16, "me", "10.0.0.9", 7000)
 someone = st.sampled_from(MEMBERS)
 uids = st.sampled_from([member.uid for member in [*MEMBERS, ME]])
 nonces = st.integers(0, 12)
@@ -130,7 +130,7 @@ TestInputs.settings = settings(max_examples=150, stateful_step_count=60, deadlin
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=15)
 
 
-@given(texts, st.binary(min_size=16, max_size=16), texts, texts, st.integers(1, 65535), texts)
+@given(texts, st.binary(min_size=16, max_size=16), texts, st.ip_addresses().map(str), st.integers(1, 65535), texts)
 def test_any_heartbeat_comes_back_from_its_bytes(cluster, uid, name, host, port, domain):
     heartbeat = Heartbeat(cluster, uid, name, host, port, domain)
     assert decode_heartbeat(heartbeat.encode()) == heartbeat

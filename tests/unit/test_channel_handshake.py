@@ -23,7 +23,7 @@ PIPELINE = Pipeline(chunk_bytes=1024, message_max_bytes=1 << 20, compress_above_
 
 
 def member(uid: int) -> Member:
-    return Member(bytes([uid]) * 16, f"n{uid}", "h", uid)
+    return Member(bytes([uid]) * 16, f"n{uid}", "10.0.0.1", uid)
 
 
 def hello(**changes: Any) -> tuple[int, dict[str, Any]]:

@@ -21,6 +21,11 @@ from caterwaul.membership.view import ViewChanged
 LATENCY_S, REDIAL_S = 0.001, 0.1
 
 
+def host_of(name: str) -> str:
+    """An address for the node of this name, of three letters at most."""
+    return ".".join(map(str, (10, *name.encode().rjust(3, b"\0"))))
+
+
 class Node:
     def __init__(self, world: World, member: Member, settings: MembershipSettings, cluster: str) -> None:
         self.world, self.member = world, member
@@ -89,11 +94,11 @@ class World:
 
     def start(self, name: str, seeds: str = "", cluster: str = "shop", domain: str = "", **settings) -> Node:
         self.serial += 1
-        member = Member(Random(self.serial).randbytes(16), name, f"host-{name}", 7000, domain)
+        member = Member(Random(self.serial).randbytes(16), name, host_of(name), 7000, domain)
         node = self.nodes[member.uid] = Node(self, member, MembershipSettings(**settings), cluster)
         node.arm()
         for seed in seeds:
-            self.seed(node, f"host-{seed}")
+            self.seed(node, host_of(seed))
         return node
 
     def seed(self, node: Node, host: str) -> None:

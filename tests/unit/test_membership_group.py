@@ -19,7 +19,7 @@ from caterwaul.membership.view import ViewChanged
 
 
 def member(letter: str, **fields) -> Member:
-    return Member(letter.encode() * 16, letter, **{"host": f"host-{letter}", "port": 7000, **fields})
+    return Member(letter.encode() * 16, letter, **{"host": f"10.0.0.{ord(letter)}", "port": 7000, **fields})
 
 
 ME, A, B, C, D = (member(letter) for letter in "mabcd")
@@ -80,7 +80,7 @@ class TestHints:
     def test_an_unknown_heartbeat_causes_one_dial_a_second_and_no_member(self):
         group = group_of()
         effects = [effect for n in range(30) for effect in group.heard(NOW + n / 10, Heartbeat.of(A, "shop"))]
-        assert effects == [Dial("host-a", 7000)] * 3
+        assert effects == [Dial("10.0.0.97", 7000)] * 3
         assert names(group) == "m"
 
     def test_own_and_foreign_heartbeats_are_ignored(self):
@@ -101,24 +101,24 @@ class TestHints:
 
     def test_a_found_address_is_dialled_unless_a_member_has_it(self):
         group = group_of(A)
-        assert group.found(NOW, "host-a", 7000) == []
-        assert group.found(NOW, "host-b", 7000) == [Dial("host-b", 7000)]
+        assert group.found(NOW, "10.0.0.97", 7000) == []
+        assert group.found(NOW, "10.0.0.98", 7000) == [Dial("10.0.0.98", 7000)]
 
     def test_a_queued_dial_is_dropped_when_its_member_has_linked_meanwhile(self):
         group = group_of()
-        assert group.found(NOW, "host-a", 7000) == [Dial("host-a", 7000)]
+        assert group.found(NOW, "10.0.0.97", 7000) == [Dial("10.0.0.97", 7000)]
         assert group.heard(NOW, Heartbeat.of(B, "shop")) == []
         group.linked(NOW + 0.05, B)
         assert not [effect for effect in run_until(group, NOW, NOW + 0.3) if isinstance(effect, Dial)]
 
     def test_the_new_incarnation_at_a_members_address_is_dialled(self):
         group = group_of(A)
-        assert group.heard(NOW, Heartbeat.of(member("x", host="host-a"), "shop")) == [Dial("host-a", 7000)]
+        assert group.heard(NOW, Heartbeat.of(member("x", host="10.0.0.97"), "shop")) == [Dial("10.0.0.97", 7000)]
 
     def test_who_is_told_of_dials_those_it_does_not_know(self):
         group = group_of(A, B)
         known = Known(tuple((m.uid, m.host, m.port) for m in (A, B, C, ME)))
-        assert group.received(NOW, A.uid, wire(known)) == [Dial("host-c", 7000)]
+        assert group.received(NOW, A.uid, wire(known)) == [Dial("10.0.0.99", 7000)]
 
     def test_the_dialler_forgets_rested_addresses(self):
         dialler = Dialler()
@@ -133,7 +133,7 @@ class TestLinks:
         group = group_of(A)
         effects = group.linked(NOW, B)
         assert [[m.name for m in change.appeared] for change in views(effects)] == [["b"]]
-        assert said(effects) == [(B.uid, Known(((A.uid, "host-a", 7000),))), (A.uid, Known(((B.uid, "host-b", 7000),)))]
+        assert said(effects) == [(B.uid, Known(((A.uid, "10.0.0.97", 7000),))), (A.uid, Known(((B.uid, "10.0.0.98", 7000),)))]
         assert [type(event) for event in events(effects)] == [ViewChanged, EveryoneChanged]
 
     def test_a_link_that_comes_back_changes_no_view(self):
@@ -149,7 +149,7 @@ class TestLinks:
 
     def test_an_older_incarnation_at_the_same_address_disappears_in_the_same_change(self):
         group = group_of(A)
-        new = member("x", host="host-a")
+        new = member("x", host="10.0.0.97")
         effects = group.linked(NOW, new)
         (change,) = views(effects)
         assert (change.appeared, change.disappeared, change.clean) == ((new,), (A,), frozenset())
@@ -159,7 +159,7 @@ class TestLinks:
         group = group_of(A, B, members_max=3)
         (close,) = group.linked(NOW, C)
         assert (close.uid, "members_max" in close.reason, names(group)) == (C.uid, True, "abm")
-        group.linked(NOW, member("x", host="host-a"))
+        group.linked(NOW, member("x", host="10.0.0.97"))
         assert names(group) == "bmx"
 
     def test_a_member_that_disappeared_and_links_again_is_a_member_again(self):
@@ -354,7 +354,7 @@ class TestMessages:
         group = group_of(A)
         assert len(views(group.received(NOW, A.uid, wire(Announcement(A.with_payload(load=1)))))) == 1
         assert views(group.received(NOW, A.uid, wire(Announcement(A.with_payload(load=1))))) == []
-        for other in (B, member("a", host="elsewhere"), member("a", domain="x")):
+        for other in (B, member("a", host="10.0.0.1"), member("a", domain="x")):
             with pytest.raises(RemoteError):
                 group.received(NOW, A.uid, wire(Announcement(other)))
 

@@ -10,7 +10,7 @@ from caterwaul.cluster.describe import entries, to_json, to_markdown, to_toml
 from caterwaul.cluster.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-UNUSUAL = {"node": {"name": "a", "weight": 0}, "membership": {"discovery": ["static"], "seeds": ['h"x:1']}, "managers": {"one": {}, "two": {"acks": "all"}}}
+UNUSUAL = {"node": {"name": "a", "weight": 3}, "membership": {"discovery": ["static"], "seeds": ['h"x:1']}, "managers": {"one": {}, "two": {"acks": "all"}}}
 
 
 def test_the_printed_configuration_reads_back_as_the_same() -> None:

@@ -1,0 +1,347 @@
+"""Real node processes for tests: started, told what to do, paused, killed, and never left behind.
+
+A `Node` is a child that runs a `ClusterManager` and answers one line of JSON to each; run as a program this file is that
+child. A `Command` is the command line as a user has it. All of them die with the test process (`launch.py`), are
+signalled by the id of their start only, and say what they logged when they do not do what they should. Times are of the
+monotonic clock, which all processes of a machine share. Waiting is `until` (a condition, a deadline) or `holds`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, TypeVar
+
+from caterwaul import ClusterManager
+from caterwaul.cluster.supervisor import service
+from caterwaul.membership.view import ViewChanged
+
+T = TypeVar("T")
+
+_LAUNCH = Path(service.__file__).with_name("launch.py")
+_END_S = 12.0  # a node says farewell within that
+_FAST = {"heartbeat_interval_s": 0.25}
+
+
+def until(condition: Callable[[], T], timeout_s: float = 15.0, what: str = "") -> T:
+    """The first value of `condition()` that is true. Fails when there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what or condition}"
+        time.sleep(0.01)
+    return value
+
+
+def holds(condition: Callable[[], object], seconds: float) -> None:
+    """Fails unless `condition()` is true all that time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert condition()
+        time.sleep(0.02)
+
+
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    with socket.socket(socket.AF_INET, kind) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
+class _Child:
+    """A process of ours with its standard error in a file."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `end`)
+        launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *command]
+        self._process = subprocess.Popen(launch, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log, env={**os.environ, **(environment or {})})
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> float:
+        """Returns when."""
+        now = time.monotonic()
+        self._process.send_signal(number)
+        return now
+
+    def kill(self) -> float:
+        """SIGKILL, and wait. Returns when."""
+        now = self.signal(signal.SIGKILL)
+        self._process.wait(_END_S)
+        return now
+
+    def exit_code(self, timeout_s: float = _END_S) -> int:
+        """How it ended by itself."""
+        return self._process.wait(timeout_s)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """Standard error so far."""
+        return os.pread(self._log.fileno(), 1 << 20, 0).decode("utf-8", "replace")
+
+    def end(self) -> None:
+        if self.is_running:
+            self.kill()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        self._log.close()
+
+
+class Command(_Child):
+    """`caterwaul ARGUMENT...`; as a context manager it ends with the block."""
+
+    def __init__(self, *arguments: str, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
+        super().__init__([*prefix, sys.executable, "-c", "from caterwaul.cluster.cli import main; main()", *arguments], environment)
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.end()
+
+
+class Node(_Child):
+    """A `ClusterManager` with these settings in a process of its own. `do("command", ...)` calls `Served.command`."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.name: str = settings["node"]["name"]
+        super().__init__([sys.executable, __file__], stdin=subprocess.PIPE)
+        self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
+        self._write(settings)
+        self._about: dict[str, Any] | None = None
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What it said when it had started: uid and port."""
+        if self._about is None:
+            self._about = self.answer()
+        return self._about
+
+    @property
+    def uid(self) -> str:
+        uid: str = self.about["uid"]
+        return uid
+
+    def do(self, command: str, **keywords: Any) -> Any:
+        self.tell(command, **keywords)
+        return self.answer()
+
+    def tell(self, command: str, **keywords: Any) -> None:
+        """Begin a command; `answer` waits for its end."""
+        assert self.about
+        self._write([command, keywords])
+
+    def answer(self, timeout_s: float = 30.0) -> Any:
+        try:
+            line = self._answers.get(timeout=timeout_s)
+        except queue.Empty:
+            raise AssertionError(f"{self.name} did not answer in {timeout_s:g} s: {self.log}") from None
+        assert line, f"{self.name} has ended: {self.log}"
+        answer = json.loads(line)
+        assert "error" not in answer, f"{self.name}: {answer['error']}"
+        return answer["value"]
+
+    # shorthand
+
+    @property
+    def names(self) -> list[str]:
+        names: list[str] = self.do("names")
+        return names
+
+    def write(self, values: dict[str, Any], session: str | None = None, **more: Any) -> dict[str, Any]:
+        written: dict[str, Any] = self.do("write", session=session, values=values, **more)
+        return written
+
+    def read(self, session: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.do("read", session=session)
+        return found
+
+    def when_gone(self, uid: str) -> dict[str, Any] | None:
+        """The view change that first was without this member, by this node's own report."""
+        return next((change for change in self.do("changes") if uid in change["gone"]), None)
+
+    def _write(self, what: Any) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what).encode() + b"\n")
+        self._process.stdin.flush()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError):  # closed by `end`
+            for line in self._process.stdout:
+                self._answers.put(line)
+        self._answers.put(b"")
+
+
+class Cluster:
+    """Nodes of one cluster, of a name of its own, on loopback. Ends them all with the block."""
+
+    def __init__(self, *, port: int = 0, name: str = "", **membership: Any) -> None:
+        """`port`: of the multicast group; 0: one that nobody else uses."""
+        self.name = name or f"real-{uuid.uuid4().hex[:12]}"
+        self.membership = {"multicast_port": port or free_port(socket.SOCK_DGRAM), **_FAST, **membership}
+        self.nodes: list[Node] = []
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for node in self.nodes:
+            node.end()
+
+    def start(self, name: str, port: int = 0, **membership: Any) -> Node:
+        """One more; returns before it has started."""
+        node = Node(
+            {
+                "node": {"name": name, "port": port}, "cluster": {"name": self.name}, "admin": {"socket": ""},
+                "membership": {**self.membership, **membership},
+            }
+        )  # fmt: skip
+        self.nodes.append(node)
+        return node
+
+    def grow(self, names: str) -> list[Node]:
+        """Start a node for each letter, and wait until all nodes see each other and are in sync."""
+        new = [self.start(name) for name in names]
+        self.meet()
+        return new
+
+    def meet(self, nodes: Iterable[Node] = ()) -> None:
+        nodes = list(nodes) or self.nodes
+        names = sorted(node.name for node in nodes)
+        for node in nodes:
+            until(lambda node=node: node.do("is_ready") and node.names == names, what=f"{node.name} sees {names} and is in sync")  # type: ignore[misc]
+
+
+class Served:
+    """The child's side: what `Node.do` can ask for."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.cluster = ClusterManager(**settings)
+        self._changes: list[dict[str, Any]] = []
+        self._writing: threading.Thread | None = None
+        self._enough = threading.Event()
+        self._confirmed = 0
+        self.cluster.on_view_changed(self._changed)
+        self.cluster.start()
+        self.manager = self.cluster.manager()
+
+    def _changed(self, change: ViewChanged) -> None:
+        before, after = set(change.before.by_uid), set(change.after.by_uid)
+        self._changes.append({
+            "at": time.monotonic(), "uids": sorted(uid.hex() for uid in after), "gone": [uid.hex() for uid in before - after],
+            "clean": [uid.hex() for uid in change.clean], "names": sorted(member.name for member in change.after),
+        })  # fmt: skip
+
+    def about(self) -> dict[str, Any]:
+        return {"uid": self.manager.me.uid.hex(), "port": self.manager.me.port}
+
+    def names(self) -> list[str]:
+        return [member.name for member in self.cluster.members]
+
+    def changes(self) -> list[dict[str, Any]]:
+        return list(self._changes)
+
+    def is_ready(self) -> bool:
+        return self.cluster.is_ready
+
+    def statistics(self) -> dict[str, Any]:
+        return self.cluster.statistics()
+
+    def write(self, session: str | None, values: dict[str, Any], acks: str | int | None = None) -> dict[str, Any]:
+        opened = self.manager.open(session)
+        opened.update(values)
+        receipt = self.manager.commit(opened, acks=acks).wait()
+        self.manager.release(opened)
+        return {"id": opened.id, "satisfied": receipt.satisfied, "confirmed": sorted(receipt.confirmed), "unconfirmed": sorted(receipt.unconfirmed)}
+
+    def fill(self, count: int) -> list[str]:
+        """So many new sessions; their ids."""
+        return [self.write(None, {"number": number, "text": "x" * 100})["id"] for number in range(count)]
+
+    def read(self, session: str) -> dict[str, Any]:
+        opened = self.manager.open(session)
+        self.manager.release(opened)
+        return {"unknown": opened.unknown, "values": dict(opened)}
+
+    def invalidate(self, session: str) -> list[str]:
+        opened = self.manager.open(session)
+        opened.invalidate()
+        return list(self.manager.commit(opened).wait().confirmed)
+
+    def digest(self, sessions: list[str]) -> str:
+        """Of the contents of these sessions, as they are read here."""
+        found = hashlib.sha256()
+        for session in sessions:
+            found.update(json.dumps(self.read(session), sort_keys=True).encode())
+        return found.hexdigest()
+
+    def begin_writing(self, sessions: list[str]) -> None:
+        """Go on changing these sessions in a thread, about 500 times a second."""
+
+        def go_on() -> None:
+            round_ = 0
+            while not self._enough.is_set():
+                round_ += 1
+                for session in sessions[round_ * 37 % len(sessions) :][:10]:
+                    self.write(session, {"round": round_})
+                self._enough.wait(0.02)
+                self._confirmed = round_
+
+        self._writing = threading.Thread(target=go_on)
+        self._writing.start()
+
+    def rounds(self) -> int:
+        return self._confirmed
+
+    def end_writing(self) -> int:
+        self._enough.set()
+        assert self._writing is not None
+        self._writing.join()
+        return self._confirmed
+
+    def count(self) -> int:
+        return self.manager.count
+
+
+def _serve(lines: Iterator[bytes]) -> None:
+    served = Served(json.loads(next(lines)))
+    _say(served.about())
+    for line in lines:
+        command, keywords = json.loads(line)
+        try:
+            _say(getattr(served, command)(**keywords))
+        except Exception as error:
+            _say(f"{command}: {type(error).__name__}: {error}", "error")
+
+
+def _say(value: Any, key: str = "value") -> None:
+    sys.stdout.write(json.dumps({key: value}) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _serve(iter(sys.stdin.buffer.readline, b""))
