@@ -90,7 +90,7 @@ class ClusterManager:
 
     def _started(self, node: Node) -> Deferred[None]:
         self._reactor.addSystemEventTrigger("before", "shutdown", node.stop)
-        return node.start()
+        return node.start().addErrback(lambda failure: node.stop().addCallback(lambda _: failure))
 
     # -- use
 

@@ -1,9 +1,10 @@
 """Settings in, one running node out: the only place that knows all parts.
 
 Start: what other members and users would reach first listens last. The web port is bound (its address is announced), then
-the channel's; managers attach; the admin socket; at the end discovery makes the node known. Stop is the other way round:
-no more requests, the farewell (so that nobody has to suspect us), managers, channel. A start that fails stops what it had
-started. A node runs once; another start is another incarnation and another `Node`.
+the channel's; managers attach; discovery makes the node known, from the next turn of the reactor on; the admin socket comes
+last, as a start that fails may leave no file. Stop is the other way round: no more requests, the farewell (so that nobody
+has to suspect us), managers, channel. A start that fails stops what it had started. A node runs once; another start is
+another incarnation and another `Node`.
 """
 
 from __future__ import annotations
@@ -92,7 +93,10 @@ class Node:
     # -- life
 
     def start(self) -> Deferred[None]:
-        """Fires when the node listens and looks for others. Fails with `LocalError`, saying which part and which setting."""
+        """Fires when the node listens and looks for others. Fails with `LocalError`, saying which part and which setting.
+
+        It fails as soon as that is known, also before the reactor runs; what had been started is stopped by then or soon (`stop` says when).
+        """
         return Deferred.fromCoroutine(self._start())
 
     def stop(self) -> Deferred[None]:
@@ -114,7 +118,7 @@ class Node:
         try:
             await self._start_parts()
         except BaseException:
-            await self.stop()
+            self.stop()  # not waited for: sockets close in a turn of the reactor, which may not have begun to run
             raise
 
     async def _start_parts(self) -> None:
@@ -133,13 +137,13 @@ class Node:
             manager.start()
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
-        self._start_admin()
         self.membership = membership = MembershipService(channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng)
         membership.subscribe(self._event)
         channel.on_traffic = membership.heard
         channel.on_refused = membership.unreachable
         channel.on_announce = lambda me: membership.announce(**me.payload) if membership.running else None
         membership.startService()
+        self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
         _log.info("{me} of cluster {cluster!r} is listening", me=channel.me, cluster=settings.cluster.name)

@@ -97,10 +97,11 @@ class AntiEntropy:
         wants: list[bytes] = []
         items = theirs.items
         size = 0
-        position = theirs.start
-        while position < theirs.stop and size < _RANGE_BYTES:
-            partition = self._replica.partitions[position]
-            for key in sorted(partition) if partition else ():
+        position = theirs.stop
+        for number, partition in enumerate(self._replica.partitions[theirs.start : theirs.stop], theirs.start):
+            if not partition:
+                continue
+            for key in sorted(partition):
                 entry = partition[key]
                 if not is_whole(entry):
                     continue
@@ -112,7 +113,9 @@ class AntiEntropy:
                     wants.append(key)
                 records.append(Session(key, entry.head, entry.created_ms, entry.touches, body))
                 size += len(body or b"") + 64
-            position += 1
+            if size >= _RANGE_BYTES:
+                position = number + 1
+                break
         wants.extend(key for key in items if partition_of(key) < position)
         sends.extend(self._records(peer, records))
         sends.append(Send((peer,), self._say.covered(theirs.round, position, wants)))
@@ -157,14 +160,17 @@ class AntiEntropy:
         round_ = self._rounds[peer]
         end = min(PARTITIONS, round_.start + round_.left)
         items: list[tuple[bytes, bytes]] = []
-        stop = round_.start
-        while stop < end and len(items) < _RANGE_KEYS:
-            partition = self._replica.partitions[stop]
-            stop += 1
-            for key in sorted(partition) if partition else ():
+        stop = end
+        for number, partition in enumerate(self._replica.partitions[round_.start : end], round_.start):
+            if not partition:
+                continue
+            for key in sorted(partition):
                 entry = partition[key]
                 if is_whole(entry):
                     items.append((key, digest(entry.head, self._replica.body_of(entry))))
+            if len(items) >= _RANGE_KEYS:
+                stop = number + 1
+                break
         round_.stop = stop
         return [Send((peer,), self._say.inventory(round_.number, round_.start, stop, items))]
 

@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _DIRECT = frozenset({type(None), bool, float, str, bytes})  # encoded by cbor2 as they are; int needs a look at its size
 _TEXT = frozenset({str, bytes})  # keys of a plain CBOR map; Python hashes these with a secret, so nobody makes them collide
+_FLAT = _DIRECT | {int}  # nothing is inside these, however long
 _OWN = _DIRECT | LEAVES.keys() | {int, list, dict, tuple, set, frozenset}
 _WORD = 1 << 63
 _SIMPLE = re.compile(rb"[\xe0-\xf3\xf7\xf8]")  # without one of these bytes there is no CBOR simple value
@@ -91,7 +92,7 @@ class ValueTypes:
         stream = BytesIO(data)
         try:
             value = CBORDecoder(stream, read_size=len(data) or 1, **self._profile).decode()
-            if _SIMPLE.search(data):
+            if type(value) not in _FLAT and _SIMPLE.search(data):
                 no_simple_values(value)
         except Exception as error:
             cause = error if isinstance(error, Unfit) else error.__cause__

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, TypeVar
+
+from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from caterwaul import ClusterManager
 from caterwaul.cluster.supervisor import service
@@ -64,10 +67,10 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 class _Child:
     """A process of ours with its standard error in a file."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(self, command: Sequence[str], stdin: int = subprocess.DEVNULL) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `end`)
         launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *command]
-        self._process = subprocess.Popen(launch, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log, env={**os.environ, **(environment or {})})
+        self._process = subprocess.Popen(launch, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log)
 
     @property
     def pid(self) -> int:
@@ -109,10 +112,11 @@ class _Child:
 
 
 class Command(_Child):
-    """`caterwaul ARGUMENT...`; as a context manager it ends with the block."""
+    """`caterwaul ARGUMENT...`, started by the program `prefix`; as a context manager it ends with the block."""
 
-    def __init__(self, *arguments: str, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None) -> None:
-        super().__init__([*prefix, sys.executable, "-c", "from caterwaul.cluster.cli import main; main()", *arguments], environment)
+    def __init__(self, *arguments: str, prefix: Sequence[str] = ()) -> None:
+        path = [str(shutil.which(prefix[0])), *prefix[1:]] if prefix else []
+        super().__init__([*path, sys.executable, "-c", "from caterwaul.cluster.cli import main; main()", *arguments])
 
     def __enter__(self) -> Command:
         return self
@@ -199,8 +203,9 @@ class Node(_Child):
 class Cluster:
     """Nodes of one cluster, of a name of its own, on loopback. Ends them all with the block."""
 
-    def __init__(self, *, port: int = 0, name: str = "", **membership: Any) -> None:
-        """`port`: of the multicast group; 0: one that nobody else uses."""
+    def __init__(self, *, port: int = 0, name: str = "", channel: Mapping[str, Any] | None = None, **membership: Any) -> None:
+        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, and the other keywords: settings of these tables."""
+        self._channel = dict(channel or {})
         self.name = name or f"real-{uuid.uuid4().hex[:12]}"
         self.membership = {"multicast_port": port or free_port(socket.SOCK_DGRAM), **_FAST, **membership}
         self.nodes: list[Node] = []
@@ -217,7 +222,7 @@ class Cluster:
         node = Node(
             {
                 "node": {"name": name, "port": port}, "cluster": {"name": self.name}, "admin": {"socket": ""},
-                "membership": {**self.membership, **membership},
+                "membership": {**self.membership, **membership}, "channel": self._channel,
             }
         )  # fmt: skip
         self.nodes.append(node)
@@ -328,6 +333,7 @@ class Served:
 
 
 def _serve(lines: Iterator[bytes]) -> None:
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     served = Served(json.loads(next(lines)))
     _say(served.about())
     for line in lines:

@@ -184,10 +184,10 @@ def test_a_joiner_gets_five_thousand_sessions_while_writes_go_on(cluster: Cluste
     sessions = a.do("fill", count=5000)
     a.do("begin_writing", sessions=sessions)
     until(lambda: a.do("rounds") > 2, what="writes go on")
-    joiner = cluster.start("c")
     began = a.do("rounds")
+    joiner = cluster.start("c")
     cluster.meet()
-    until(lambda: a.do("rounds") > began + 5, what="writes have gone on meanwhile")
+    assert a.do("rounds") > began + 5, "writes have gone on meanwhile"
     a.do("end_writing")
     assert a.write({"last": 1}, sessions[0], acks="all")["confirmed"] == ["b", "c"]  # comes after all that was sent before
     assert [node.do("count") for node in cluster.nodes] == [5000] * 3
