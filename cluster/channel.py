@@ -273,7 +273,6 @@ class GroupChannel:
         uid = link.member.uid
         link.bytes_in += size
         link.frames_in += len(frames)
-        self._degraded.discard(uid)
         now_ms = self.now_ms()
         self._step += 1
         try:
@@ -318,6 +317,7 @@ class GroupChannel:
 
     def _other(self, uid: bytes, link: Link, frame: Frame) -> None:
         if frame[0] == ACK:
+            self._degraded.discard(uid)
             _confirm(uid, link.acknowledged(frame[1], frame[2]))
         elif frame[0] == REFUSE:
             _log.info("{peer} closes the connection: {reason}", peer=link.member, reason=frame[1][:300])

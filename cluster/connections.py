@@ -198,6 +198,9 @@ class Connections:
 
     def _dial(self, address: Address, uid: bytes | None) -> None:
         if self._stopped is not None or address in self._dials or len(self._dials) >= _DIALS_MAX:
+            if uid is not None and self._stopped is None:  # not now: the dial under way may be another's, and no end of it brings this one back
+                self._redial.failed(self._reactor.seconds(), uid)
+                self._driver.rearm()
             return
         self._dials[address] = uid
         connection = Connection(self, self._settings.ahead_bytes, address, self.links.offer(self._carried.me, address))

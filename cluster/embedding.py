@@ -19,10 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from queue import Empty, SimpleQueue
+from typing import Any, NoReturn
 
-from twisted.internet.defer import Deferred
-from twisted.internet.threads import blockingCallFromThread
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
 from twisted.python.threadable import isInIOThread
 
 from ..membership.errors import LocalError
@@ -31,6 +32,7 @@ __all__ = ["call_in_reactor", "find_reactor", "inside_reactor", "installed_react
 
 _REACTOR = "twisted.internet.reactor"
 _STOP_S = 8.0  # at exit: farewell and flush take at most a few seconds; then the process goes whatever happens
+_GRACE_S = 1.0  # for a reactor that is busy when a call's time is over
 _START_S = 30.0  # a reactor thread that has not begun by then never will
 
 _lock = threading.Lock()
@@ -87,13 +89,22 @@ def inside_reactor() -> bool:
 def call_in_reactor(reactor: Any, act: Callable[[], Deferred[Any]], timeout_s: float, what: str) -> Any:
     """From another thread: run `act` in the reactor's, wait for its Deferred, and return or raise what it gave.
 
-    Raises `LocalError` when that takes longer than `timeout_s`; then the Deferred is cancelled.
+    Raises `LocalError` when that takes longer than `timeout_s`; then the Deferred is cancelled. The wait ends also when the
+    reactor does not turn any more.
     """
+    results: SimpleQueue[Any] = SimpleQueue()
 
     def started() -> Deferred[Any]:
         return act().addTimeout(timeout_s, reactor, lambda _value, _seconds: _too_late(what, timeout_s))
 
-    return blockingCallFromThread(reactor, started)
+    reactor.callFromThread(lambda: maybeDeferred(started).addBoth(results.put))
+    try:
+        result = results.get(timeout=timeout_s + _GRACE_S)
+    except Empty:
+        return _too_late(what, timeout_s)
+    if isinstance(result, Failure):
+        result.raiseException()
+    return result
 
 
 def require_this_process(pid: int, what: str) -> None:
@@ -105,7 +116,7 @@ def require_this_process(pid: int, what: str) -> None:
         )
 
 
-def _too_late(what: str, timeout_s: float) -> None:
+def _too_late(what: str, timeout_s: float) -> NoReturn:
     raise LocalError(f"{what} took longer than {timeout_s:g} s")
 
 

@@ -27,7 +27,7 @@ from .settings import Settings, load
 
 __all__ = ["ClusterManager"]
 
-_STOP_S = 8.0  # more than the parts of a node allow themselves
+_STOP_S = 10.0  # more than the parts of a node allow themselves
 
 
 class ClusterManager:
@@ -97,6 +97,8 @@ class ClusterManager:
     def manager(self, name: str = "default") -> SessionManager:
         """The session manager of that name. Raises `LocalError` before the start, and for a name that the settings do not have."""
         node = self._running()
+        if name in self.settings.managers and name not in node.managers:
+            raise LocalError("the cluster is not started: its start failed, or is not over")
         if name not in node.managers:
             raise LocalError(f"no manager {name!r}: the settings have {', '.join(sorted(self.settings.managers))}")
         return node.managers[name]

@@ -167,10 +167,11 @@ class Node:
         parts: list[Callable[[], Any]] = []
         if self._web is not None:
             parts.append(self._web.stop)
-        parts += [self.managers[name].stop for name in sorted(self.managers)]
+        parts += [self.managers[name].flush for name in sorted(self.managers)]
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
             parts += [self._drain, self.membership.stopService]
+        parts += [self.managers[name].stop for name in sorted(self.managers)]
         if self.channel is not None:
             parts.append(self.channel.stop)
         if self._admin is not None:
@@ -205,7 +206,10 @@ class Node:
             case ViewChanged():
                 for name in sorted(self.managers):
                     part = ViewChanged(event.before.announcing(name), event.after.announcing(name), event.clean)
-                    self.managers[name].view_changed(part)
+                    try:
+                        self.managers[name].view_changed(part)
+                    except Exception:  # the others have to hear of it all the same
+                        _log.failure("manager {name!r} failed on a change of the view", name=name)
                 for member in event.appeared:
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)

@@ -10,9 +10,10 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from threading import Thread
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 from twisted.python.threadpool import ThreadPool
@@ -29,6 +30,8 @@ from .tables import WebSettings
 
 __all__ = ["WebService", "load_application"]
 
+_REQUESTS_S = 2.0  # at a stop: time for requests that run; a commit waits for confirmations less than that
+
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -40,7 +43,7 @@ class WebService:
         self._reactor = reactor
         self._application: App | None = None
         self._pool = ThreadPool(0, settings.threads, "caterwaul-web")
-        self._site = Site(_Starting())  # type: ignore[no-untyped-call]
+        self._site = Site(_NotServing())  # type: ignore[no-untyped-call]
         self._site.displayTracebacks = False
         self._site.log = _no_log  # type: ignore[method-assign,assignment]  # balancers keep access logs; one more costs each request
         self._port: IListeningPort | None = None
@@ -67,24 +70,35 @@ class WebService:
         self._site.resource = WSGIResource(self._reactor, self._pool, application)
 
     async def stop(self) -> None:
-        """Take no more connections; requests that run are waited for."""
+        """Take no more connections; requests that run are waited for, a while."""
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
-            self._pool.stop()
+            self._site.resource = _NotServing()  # type: ignore[no-untyped-call]
+            ended: Deferred[None] = Deferred()
+            Thread(target=self._join, args=(ended,), name="caterwaul-web-stop", daemon=True).start()
+            await ended.addTimeout(_REQUESTS_S, self._reactor, lambda result, timeout: None)
+
+    def _join(self, ended: Deferred[None]) -> None:
+        """In a thread of its own: a request needs the reactor to write its response and to hear who confirmed."""
+        self._pool.stop()
+        self._reactor.callFromThread(lambda: None if ended.called else ended.callback(None))
 
 
 def _no_log(request: Request) -> None:
     """Keep no access log."""
 
 
-class _Starting(Resource):
+class _NotServing(Resource):
+    """Before the sessions are there, and on connections that outlive the stop."""
+
     isLeaf = True
 
     def render(self, request: Request) -> bytes:
         request.setResponseCode(503)
         request.setHeader(b"retry-after", b"1")
-        return b"starting\n"
+        request.setHeader(b"connection", b"close")
+        return b"this node does not serve at the moment\n"
 
 
 def load_application(name: str) -> App:

@@ -77,6 +77,7 @@ class SessionManager(Opening):
         self._listeners = Listeners(self._uid, self.types)
         self._driver = Driver(self, clock, self._perform)
         self._armed_ms = 0
+        self._stopped = False
         self._level = settings.acks
         self.commits = self.commits_dropped = self.deltas_received = 0
         Opening.__init__(self)
@@ -91,9 +92,14 @@ class SessionManager(Opening):
         self._channel.attach(self.name, self)
         self._driver.start()
 
-    def stop(self) -> None:
-        """Send what is waiting, then leave the channel. Sessions stay readable."""
+    def flush(self) -> None:
+        """Send what is waiting. Before the farewell; `stop` comes after it, so that nobody is told "applied" of what is ignored."""
         self._flush()
+
+    def stop(self) -> None:
+        """Leave the channel. Sessions stay readable."""
+        self._flush()
+        self._stopped = True
         self._driver.stop()
         self._channel.detach(self.name)
         with self._lock:
@@ -194,10 +200,13 @@ class SessionManager(Opening):
         if session.new and session.previous_id is None:
             session.committed({}, (0, b""))
             return DONE  # it never was more than this request's
-        contents = session.contents() if session.previous_id is not None else {}
+        changes = session.changes() if state == ID_CHANGED else {}
         now_ms = self._channel.now_ms()
-        waiting = self._waiting("all", messages=2 if contents else 1, everybody=True)  # the old id's end, and what the new one holds
         with self._lock:
+            entry = self._core.replica.held(ended_key) if state == ID_CHANGED else None
+            record = self._core.replica.record(ended_key, entry) if entry is not None else None
+            contents = session.contents(changes, record.registers) if record is not None else {}
+            waiting = self._waiting("all", messages=2 if contents else 1, everybody=True)  # the old id's end, and what the new one holds
             head = self._core.replica.end(ended_key, state, now_ms)
             if head is None:
                 self.commits_dropped += 1
@@ -236,14 +245,21 @@ class SessionManager(Opening):
             peers = self._core.placement.peers()
             say = self._core.say
             messages: list[Message] = []
+            failed: list[Waiter] = []
             for i in range(0, len(taken.heads), _HEADS_AT_ONCE):
                 last = i + _HEADS_AT_ONCE >= len(taken.heads)
                 messages.append(say.heads(taken.heads[i : i + _HEADS_AT_ONCE], taken.heads_waiters if last else ()))
             messages += taken.deltas
             if taken.dirty:
-                messages += self._core.refill(list(taken.dirty), taken.dirty_waiters)
+                states = self._core.refill(list(taken.dirty), taken.dirty_waiters)
+                messages += states
+                if not states:
+                    failed = taken.dirty_waiters  # their sessions have ended since: the heads say so
             touches = self._touching.take(self._channel.now_ms(), self._core.replica)
             messages += [say.touches(some) for some in touches]
+        for waiter in failed:
+            for uid in peers:
+                waiter.failed(uid)
         if peers:
             for message in messages:
                 self._channel.send(peers, message)
@@ -358,7 +374,7 @@ class SessionManager(Opening):
         return {
             "sessions": replica.live, "tombstones": replica.tombstones, "commits": self.commits, "commits_dropped": self.commits_dropped,
             "deltas_received": self.deltas_received, "conflicts": replica.conflicts, "gaps": replica.gaps, "repeats": replica.repeats,
-            "late_deltas_dropped": replica.dropped, "revivals": replica.revivals, "expired": core.expiry.expired,
+            "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,
             "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
             "reconcile_rounds": core.entropy.rounds, "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,

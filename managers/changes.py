@@ -108,7 +108,7 @@ def check_deltas(deltas: Any) -> None:
             key, counter, previous, seen, changes, accessed = delta[:6]
             if not (
                 type(key) is bytes and len(key) == KEY_BYTES and type(counter) is int and type(previous) is int
-                and 0 <= previous < counter <= COUNTER_MAX and type(accessed) is int and abs(accessed) <= COUNTER_MAX
+                and 0 <= previous < counter <= COUNTER_MAX and type(accessed) is int and 0 <= accessed <= COUNTER_MAX
                 and type(seen) is dict and type(changes) is dict
             ):  # fmt: skip
                 raise RemoteError("delta: malformed")

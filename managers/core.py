@@ -18,7 +18,7 @@ from . import messages as m
 from .antientropy import AntiEntropy, is_whole
 from .changes import KEY_BYTES, check_deltas
 from .expiry import Ended, Expiry
-from .heads import LIVE, Head
+from .heads import LIVE, Head, Ours
 from .lookup import Lookups
 from .placement import Placement, partition_of
 from .record import Record
@@ -29,6 +29,7 @@ __all__ = ["SessionCore"]
 
 _PACK_AT_ONCE = 200  # records packed in one go: about 3 ms under the lock
 _PACK_EVERY_MS = 20
+_LONG_AGO_MS = -(2**50)
 _TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
 _WANTED_MAX = 4096  # fetches under way
 _WANT_AGAIN_MS = 1000
@@ -55,9 +56,12 @@ class SessionCore:
         self._pack_ms = int(settings.pack_after_s * 1000)
         self._sweep_at_ms = now_ms + self._pack_ms
         self._packing_at_ms: int | None = None
+        self._compare_ms = int(settings.reconcile_period_s * 1000)
+        self._compare_at_ms = now_ms + self._compare_ms
+        self._compared = 0
         self._asleep_ms = asleep_ms
         self._ticked_ms = now_ms
-        self._readers: dict[int, Callable[[int, bytes, list[Any], int], list[Effect]]] = {
+        self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
             m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
@@ -73,7 +77,8 @@ class SessionCore:
 
     def sure(self, now_ms: int) -> bool:
         """A session that is not here does not exist, as far as anybody can know."""
-        return now_ms >= self._doubt_until_ms and not self._cut and self.in_sync
+        awake = now_ms - self._ticked_ms <= self._asleep_ms or not self.placement.peers()  # not told of what was made while we stood still
+        return awake and now_ms >= self._doubt_until_ms and not self._cut and self.in_sync
 
     def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
@@ -115,7 +120,12 @@ class SessionCore:
             return []  # a newer peer's optional operation
         if len(message) < 3 and message[1] != m.OFFER:
             raise RemoteError("message too short")
-        effects = reader(now_ms, peer, message, offset_ms)
+
+        def ours(ms: int) -> int:
+            """A peer's time in our clock: never in the future (nothing lives for ever by a wrong clock), never absurdly long ago."""
+            return max(_LONG_AGO_MS, min(ms + offset_ms, now_ms))
+
+        effects = reader(now_ms, peer, message, ours)
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         return effects
@@ -125,18 +135,19 @@ class SessionCore:
         fresh, self.replica.fresh = self.replica.fresh, []
         for key in fresh:
             self.expiry.schedule(key, now_ms)
+        self.replica.forget_over(self.settings.tombstones_max)
 
-    def _deltas(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _deltas(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         origin = message[2]
-        if type(origin) is not bytes or len(origin) != len(peer) or len(message) < 4:
-            raise RemoteError("deltas: malformed")
+        if origin != peer or len(message) < 4:
+            raise RemoteError("deltas: not the sender's own")
         check_deltas(message[3])
         outcome = Outcome()
-        self.replica.merge_deltas(origin, message[3], offset_ms, outcome)
+        self.replica.merge_deltas(origin, message[3], ours, outcome)
         return self._settle(peer, outcome, now_ms) if outcome else []
 
-    def _records(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
-        sessions = m.read_records(message[2], offset_ms)
+    def _records(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        sessions = m.read_records(message[2], ours)
         records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
         for session, record in zip(sessions, records, strict=True):
@@ -144,15 +155,15 @@ class SessionCore:
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         return self._settle(peer, outcome, now_ms)
 
-    def _touches(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _touches(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
-        for key, counter, ms in m.read_touches(message[2], offset_ms):
+        for key, counter, ms in m.read_touches(message[2], ours):
             self.replica.touch(key, peer, counter, ms, outcome)
         return self._settle(peer, outcome, now_ms)
 
-    def _heads(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _heads(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
-        for key, head in m.read_heads(message[2], offset_ms):
+        for key, head in m.read_heads(message[2], ours):
             self.replica.merge_head(key, head, outcome)
         return self._settle(peer, outcome, now_ms)
 
@@ -168,26 +179,26 @@ class SessionCore:
             effects.append(Send((peer,), self.say.want(wants)))
         if outcome.tells:
             effects += self.entropy.records(peer, list(dict.fromkeys(outcome.tells)))
-        if outcome.revived:
-            for message in self.entropy.messages(list(dict.fromkeys(outcome.revived))):
+        if outcome.spreads:
+            for message in self.entropy.messages(list(dict.fromkeys(outcome.spreads))):
                 effects.append(Send(self.placement.peers(), message))
         return effects
 
-    def _want(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
 
-    def _offer(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _offer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.offered(peer))
 
-    def _inventory(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _inventory(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.inventory(peer, m.read_inventory(message)))
 
-    def _covered(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _covered(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message)))
         self._check_sync()
         return effects
 
-    def _synced(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _synced(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(type(message[2]) is int, "synced")
         self.entropy.synced(peer, message[2])
         self._check_sync()
@@ -197,7 +208,7 @@ class SessionCore:
         if self._slept and self.in_sync:
             self._slept = False
 
-    def _lookup(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _lookup(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         key = message[2]
         m.need(type(key) is bytes and len(key) == KEY_BYTES, "lookup")
         entry = self.replica.get(key)
@@ -207,16 +218,16 @@ class SessionCore:
         verdict = m.FOUND if entry.head is None or entry.head.state == LIVE else m.GONE
         return [*self.entropy.records(peer, [key]), Send((peer,), self.say.answer(key, verdict))]
 
-    def _answer(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(len(message) >= 4 and type(message[2]) is bytes and type(message[3]) is int, "answer")
         return self.lookups.answered(peer, message[2], message[3])
 
-    def _ask(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _ask(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return [Send((peer,), self.say.access(self.expiry.asked_for(m.read_keys(message[2], "ask"))))]
 
-    def _access(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
+    def _access(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
-        effects = self.expiry.answered(peer, m.read_access(message[2], offset_ms), now_ms, outcome)
+        effects = self.expiry.answered(peer, m.read_access(message[2], ours), now_ms, outcome)
         return self._ended(effects) + self._settle(peer, outcome, now_ms)
 
     def _ended(self, effects: Sequence[Effect]) -> list[Effect]:
@@ -283,6 +294,8 @@ class SessionCore:
         effects += self._ended(self.expiry.tick(now_ms, self.placement))
         if self.replica.fresh:
             self.settle_fresh(now_ms)
+        if now_ms >= self._compare_at_ms:
+            effects += self._compare_with_next(now_ms)
         if now_ms >= self._sweep_at_ms:
             self._sweep_at_ms = now_ms + self._pack_ms
             self.replica.start_sweep()
@@ -292,7 +305,16 @@ class SessionCore:
             self._packing_at_ms = now_ms + _PACK_EVERY_MS if self.replica.pack_some(_PACK_AT_ONCE) else None
         return effects
 
+    def _compare_with_next(self, now_ms: int) -> list[Effect]:
+        """In the background, one member after the other: whatever slipped through every other occasion ends here."""
+        self._compare_at_ms = now_ms + self._compare_ms
+        peers = self.placement.peers()
+        if not peers:
+            return []
+        self._compared += 1
+        return list(self.entropy.begin(peers[self._compared % len(peers)]))
+
     @property
     def deadline_ms(self) -> int:
         times = (self.lookups.deadline_ms, self.expiry.deadline_ms, self._packing_at_ms, self._ticked_ms + _TICK_MS)
-        return min([self._sweep_at_ms, *(t for t in times if t is not None)])
+        return min([self._sweep_at_ms, self._compare_at_ms, *(t for t in times if t is not None)])

@@ -11,6 +11,7 @@ Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was 
 
 from __future__ import annotations
 
+from itertools import takewhile
 from typing import Any
 
 from ..membership.effects import Effect, Send
@@ -95,7 +96,7 @@ class Expiry:
     def tick(self, now_ms: int, placement: Placement) -> list[Effect]:
         questions: dict[bytes, list[bytes]] = {}
         effects: list[Effect] = []
-        for key in [key for key, question in self._questions.items() if now_ms >= question.expires_ms]:
+        for key, _ in list(takewhile(lambda item: now_ms >= item[1].expires_ms, self._questions.items())):
             del self._questions[key]
             self._wheel.add(key, now_ms + self._again_ms)
         for key in self._wheel.due(now_ms, _LOOKS_AT_ONCE):
@@ -178,10 +179,8 @@ class Expiry:
 
     @property
     def deadline_ms(self) -> int | None:
-        times = [question.expires_ms for question in self._questions.values()]
-        if self._wheel.next_ms is not None:
-            times.append(self._wheel.next_ms)
-        return min(times, default=None)
+        asked = next((question.expires_ms for question in self._questions.values()), None)  # all have the same time, so the first is the oldest
+        return min((at for at in (asked, self._wheel.next_ms) if at is not None), default=None)
 
 
 class Ended:

@@ -11,6 +11,7 @@ a million sessions makes one head).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ LIVE, EXPIRED, INVALIDATED, ID_CHANGED = 0, 1, 2, 3
 REASONS = ("live", "expired", "invalidated", "id changed")
 
 _HOLDERS_MAX = 64
+Ours = Callable[[int], int]  #: a sender's ms -> our ms
 COUNTER_MAX = 2**53  # far above any real count, and still exact where others keep numbers as doubles
 
 
@@ -77,8 +79,8 @@ def _is_counters(value: object) -> bool:
     )
 
 
-def head_from_wire(wire: object, offset_ms: int) -> Head:
-    """Check and build; times become ours. Raises `RemoteError`."""
+def head_from_wire(wire: object, ours: Ours) -> Head:
+    """Check and build; `ours` turns the sender's times into ours. Raises `RemoteError`."""
     if type(wire) is not list or len(wire) < 7:
         raise RemoteError("head: not an array of 7")
     state, counter, origin, primary, holders, cover, ended_ms = wire[:7]
@@ -99,7 +101,7 @@ def head_from_wire(wire: object, offset_ms: int) -> Head:
         if type(cover) is not list or len(cover) != 2 or not _is_counters(cover[0]) or not _is_counters(cover[1]):
             raise RemoteError("head: an expiry without what it covers")
         seen = Cover(cover[0], cover[1])
-    return Head(state, counter, origin, primary, tuple(holders), seen, ended_ms + offset_ms)
+    return Head(state, counter, origin, primary, tuple(holders), seen, ours(ended_ms))
 
 
 def winner(mine: Head, theirs: Head) -> Head:

@@ -63,9 +63,6 @@ class Listeners:
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
-    def wants(self, kind: type) -> bool:
-        return any(listener[0] is kind for listener in self._listeners)
-
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 

@@ -15,6 +15,9 @@ from .messages import ABSENT, FOUND, GONE, UNSURE, Speaker
 __all__ = ["LookupEnded", "Lookups"]
 
 
+_PENDING_MAX = 4096  # a flood of made-up ids while nobody can say no; questions have no place in a full outbox's dirty keys
+
+
 class LookupEnded(Notify):
     """`event` is (key, verdict): FOUND, GONE, or UNSURE for unknown."""
 
@@ -38,10 +41,10 @@ class Lookups:
         self.asked = self.timeouts = 0
 
     def ask(self, key: bytes, keepers: Sequence[bytes], now_ms: int) -> list[Effect]:
-        """Ask these members, unless the question is out already. With nobody to ask the answer is unknown at once."""
+        """Ask these members, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once."""
         if key in self._pending:
             return []
-        if not keepers:
+        if not keepers or len(self._pending) >= _PENDING_MAX:
             return [LookupEnded((key, UNSURE))]
         self.asked += 1
         self._pending[key] = _Lookup(set(keepers), now_ms + self._timeout_ms)
@@ -83,4 +86,4 @@ class Lookups:
 
     @property
     def deadline_ms(self) -> int | None:
-        return min((lookup.expires_ms for lookup in self._pending.values()), default=None)
+        return next((lookup.expires_ms for lookup in self._pending.values()), None)  # all have the same time, so the first is the oldest

@@ -15,7 +15,7 @@ from ..membership.codec import encode
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .changes import KEY_BYTES
-from .heads import COUNTER_MAX, Head, head_from_wire, head_to_wire
+from .heads import COUNTER_MAX, Head, Ours, head_from_wire, head_to_wire
 from .placement import PARTITIONS
 from .record import Touches
 
@@ -125,20 +125,20 @@ def read_keys(value: object, what: str) -> list[bytes]:
     return keys
 
 
-def _read_touches(value: object, offset_ms: int, what: str) -> Touches:
+def _read_touches(value: object, ours: Ours, what: str) -> Touches:
     """A flat array (origin, counter, ms, ...), at most one triple per origin."""
     flat = _list(value, what)
     need(len(flat) % 3 == 0 and len(flat) <= 3 * 4096, what)
     for i in range(0, len(flat), 3):
         need(type(flat[i]) is bytes and len(flat[i]) == UID_BYTES and _is_ms(flat[i + 1]) and flat[i + 1] >= 0 and _is_ms(flat[i + 2]), what)
     if len(flat) == 3:
-        return flat[0], flat[1], flat[2] + offset_ms
+        return flat[0], flat[1], ours(flat[2])
     for i in range(2, len(flat), 3):
-        flat[i] += offset_ms
+        flat[i] = ours(flat[i])
     return tuple(flat)
 
 
-def read_records(value: object, offset_ms: int) -> list[Session]:
+def read_records(value: object, ours: Ours) -> list[Session]:
     sessions = []
     for item in _list(value, "records"):
         need(type(item) is list and len(item) >= 5, "record")
@@ -148,29 +148,29 @@ def read_records(value: object, offset_ms: int) -> list[Session]:
         sessions.append(
             Session(
                 key,
-                None if head is None else head_from_wire(head, offset_ms),
-                created + offset_ms,
-                _read_touches(touches, offset_ms, "record"),
+                None if head is None else head_from_wire(head, ours),
+                ours(created),
+                _read_touches(touches, ours, "record"),
                 body,
             )
         )
     return sessions
 
 
-def read_touches(value: object, offset_ms: int) -> list[tuple[bytes, int, int]]:
+def read_touches(value: object, ours: Ours) -> list[tuple[bytes, int, int]]:
     """(key, counter, our ms): the counter of a touch is its origin's own clock."""
     result = []
     for item in _list(value, "touches"):
         need(type(item) is list and len(item) >= 2 and _is_key(item[0]) and _is_ms(item[1]) and item[1] >= 0, "touch")
-        result.append((item[0], item[1], item[1] + offset_ms))
+        result.append((item[0], item[1], ours(item[1])))
     return result
 
 
-def read_heads(value: object, offset_ms: int) -> list[tuple[bytes, Head]]:
+def read_heads(value: object, ours: Ours) -> list[tuple[bytes, Head]]:
     result = []
     for item in _list(value, "heads"):
         need(type(item) is list and len(item) >= 2 and _is_key(item[0]), "head")
-        result.append((item[0], head_from_wire(item[1], offset_ms)))
+        result.append((item[0], head_from_wire(item[1], ours)))
     return result
 
 
@@ -194,9 +194,9 @@ def read_covered(message: list[Any]) -> tuple[int, int, list[bytes]]:
     return number, stop, [blob[i : i + KEY_BYTES] for i in range(0, len(blob), KEY_BYTES)]
 
 
-def read_access(value: object, offset_ms: int) -> list[tuple[bytes, Touches, bool]]:
+def read_access(value: object, ours: Ours) -> list[tuple[bytes, Touches, bool]]:
     result = []
     for item in _list(value, "access"):
         need(type(item) is list and len(item) >= 3 and _is_key(item[0]) and type(item[2]) is bool, "access")
-        result.append((item[0], _read_touches(item[1], offset_ms, "access"), item[2]))
+        result.append((item[0], _read_touches(item[1], ours, "access"), item[2]))
     return result

@@ -40,6 +40,7 @@ class Opening:
         _core: SessionCore
         _lock: Any
         _entropy: Callable[[int], bytes]
+        _stopped: bool
 
         def _react(self, step: Callable[[int], list[Effect]]) -> None: ...
 
@@ -118,6 +119,9 @@ class Opening:
         return session
 
     def _ask(self, key: bytes, callback: Callable[[int], None]) -> None:
+        if self._stopped:
+            callback(UNSURE)
+            return
         self._callbacks.setdefault(key, []).append(callback)
         self._react(lambda now_ms: self._core.ask_keepers(key, now_ms))
 

@@ -6,7 +6,8 @@ touch) is *merged*, in any order, any number of times. What a merge cannot settl
 
 - *wants*: keys whose record must be fetched from the sender (a gap, a session whose beginning we missed);
 - *tells*: keys whose head and record the sender must get (it speaks of a session that has ended here);
-- *revived*: sessions that an expiry had ended without having seen all activity: everybody gets them.
+- *spreads*: sessions that an expiry had ended without having seen all activity, or that became whole here with more than
+  their sender had: everybody gets them.
 
 Rules. An ended head drops the record. Nothing revives an invalidated session; an expired one lives again when activity
 comes that its head does not cover. A partial record answers nothing until the whole arrived.
@@ -14,10 +15,11 @@ comes that its head does not cover. A partial record answers nothing until the w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .heads import EXPIRED, LIVE, Cover, Head, live_head, winner
+from .heads import EXPIRED, LIVE, Cover, Head, Ours, live_head, winner
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, Record, Touches, last_access, merge_touches, touched
 
@@ -59,15 +61,15 @@ class Destroyed(NamedTuple):
 class Outcome:
     """What merging could not settle alone (lists of keys)."""
 
-    __slots__ = ("revived", "tells", "wants")
+    __slots__ = ("spreads", "tells", "wants")
 
     def __init__(self) -> None:
         self.wants: list[bytes] = []
         self.tells: list[bytes] = []
-        self.revived: list[bytes] = []
+        self.spreads: list[bytes] = []
 
     def __bool__(self) -> bool:
-        return bool(self.wants or self.tells or self.revived)
+        return bool(self.wants or self.tells or self.spreads)
 
 
 class Replica:
@@ -82,6 +84,8 @@ class Replica:
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: unpacked since the last sweep
         self._cooling: set[bytes] = set()
+        self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
+        self.forgotten = 0  #: tombstones dropped before their time
         self.conflicts = self.repeats = self.gaps = self.dropped = self.revivals = 0
 
     # -- reading
@@ -167,7 +171,7 @@ class Replica:
 
     # -- merging
 
-    def merge_deltas(self, origin: bytes, deltas: list[list[Any]], offset_ms: int, outcome: Outcome) -> None:
+    def merge_deltas(self, origin: bytes, deltas: list[list[Any]], ours: Ours, outcome: Outcome) -> None:
         """Commits of one origin, checked by `check_deltas`, in its order."""
         partitions, in_use = self.partitions, self.in_use
         for delta in deltas:
@@ -175,7 +179,7 @@ class Replica:
             entry = partitions[key[0] << 4 | key[1] >> 4].get(key)
             accessed = delta[5]
             if entry is None:
-                entry = self._begin(key, origin, delta, offset_ms, outcome)
+                entry = self._begin(key, origin, delta, ours, outcome)
             elif entry.head is not None and entry.head.state:
                 self._late(key, entry.head, origin, delta[1], outcome)
                 continue
@@ -188,13 +192,13 @@ class Replica:
                     if record.partial:
                         outcome.wants.append(key)
                     else:
-                        entry.created_ms = delta[6] + offset_ms
+                        entry.created_ms = ours(delta[6])
                 else:
                     record = self.record(key, entry)
                     assert record is not None
             in_use.add(key)
             ordered, conflicts = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4])
-            entry.touches = touched(entry.touches, origin, accessed, accessed + offset_ms)
+            entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
             if conflicts:
                 self.conflicts += conflicts
             if IDLE_LIMIT in delta[4]:
@@ -205,7 +209,7 @@ class Replica:
             elif delta[3] and not record.has_seen(delta[3]):
                 outcome.wants.append(key)  # its author had seen commits that never reached us (their author may be gone)
 
-    def _begin(self, key: bytes, origin: bytes, delta: list[Any], offset_ms: int, outcome: Outcome) -> Entry:
+    def _begin(self, key: bytes, origin: bytes, delta: list[Any], ours: Ours, outcome: Outcome) -> Entry:
         """The first we hear of a session: created just now, or one whose beginning we missed."""
         accessed = delta[5]
         record = Record()
@@ -217,7 +221,7 @@ class Replica:
         else:
             record.partial = True
             outcome.wants.append(key)
-        entry = Entry(head, record, created + offset_ms, (origin, accessed, accessed + offset_ms))
+        entry = Entry(head, record, ours(created), (origin, accessed, ours(accessed)))
         self._insert(key, entry)
         return entry
 
@@ -262,7 +266,7 @@ class Replica:
             self._end(key, entry, head)
         else:
             self.revivals += 1
-            outcome.revived.append(key)
+            outcome.spreads.append(key)
             if head.version > mine.version:
                 entry.head = _revived(head)
 
@@ -289,7 +293,7 @@ class Replica:
             if spent > incoming.applied.get(self.me, 0):  # the expiry took commits of ours that its author had not: no version is used twice
                 incoming.applied[self.me] = spent
                 body = incoming.pack()
-                outcome.revived.append(key)
+                outcome.spreads.append(key)
         if entry is None:
             entry = Entry(head, body, created_ms, touches)
             self._insert(key, entry)
@@ -304,7 +308,10 @@ class Replica:
                 record = self.record(key, entry)
                 assert record is not None
                 record.merge(incoming)
-                record.partial = False
+                if record.partial:
+                    record.partial = False
+                    if record.pack() != body:  # while it was partial nobody compared with it: what we had heard may be known to nobody else
+                        outcome.spreads.append(key)
             if IDLE_LIMIT in incoming.registers:
                 self.fresh.append(key)
         if head is not None:
@@ -335,6 +342,18 @@ class Replica:
             del self.partitions[partition_of(key)][key]
             self.tombstones -= 1
 
+    def forget_over(self, most: int) -> None:
+        """Drop the oldest tombstones while there are more than `most`."""
+        while self._ended:
+            entry = self.get(self._ended[0])
+            stands = entry is not None and entry.head is not None and entry.head.state != LIVE
+            if stands and self.tombstones <= most:
+                return
+            key = self._ended.popleft()
+            if stands:
+                self.forget(key)
+                self.forgotten += 1
+
     def pack_some(self, limit: int) -> bool:
         """Pack up to `limit` records that were not used since the sweep before. Returns whether more wait."""
         cooling = self._cooling
@@ -359,12 +378,14 @@ class Replica:
             self.events.append(Created(key, entry.head.origin if entry.head is not None and entry.head.counter == 1 else None))
         else:
             self.tombstones += 1
+            self._ended.append(key)
         self.fresh.append(key)
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
         self.live -= 1
         self.tombstones += 1
-        self.events.append(Destroyed(key, _copy(entry), head))
+        self._ended.append(key)
+        self.events.append(Destroyed(key, Entry(entry.head, entry.body, entry.created_ms, entry.touches), head))
         self.fresh.append(key)
         entry.head = head
         entry.body = None
@@ -374,7 +395,3 @@ class Replica:
 def _revived(expiry: Head) -> Head:
     """The head of a session that outlives this expiry, the same whoever finds out; its next end will be another than this."""
     return live_head(expiry.counter + 1, expiry.origin, expiry.primary)
-
-
-def _copy(entry: Entry) -> Entry:
-    return Entry(entry.head, entry.body, entry.created_ms, entry.touches)

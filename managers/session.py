@@ -40,7 +40,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
-        "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "stale", "unknown",
+        "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -69,7 +69,6 @@ class Session(MutableMapping[str, Any]):
         self.new = registers is None  #: not committed yet by anybody
         self.created_ms = created_ms
         self.unknown = unknown  #: nobody could say whether it exists: reads see nothing, writes raise
-        self.stale = False  #: commits of this browser that this member has not seen yet were waited for in vain
         self.opened = b""  #: the key that the manager counts as in use
         self.accessed = False
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
@@ -218,7 +217,7 @@ class Session(MutableMapping[str, Any]):
     def principal(self) -> str | None:
         """Who is logged in, as the application names them; replicated."""
         value = self._current(PRINCIPAL)
-        return None if value is None else value.decode()
+        return None if value is None else value.decode("utf-8", "replace")  # a peer may have sent anything
 
     @principal.setter
     def principal(self, name: str | None) -> None:
@@ -269,18 +268,17 @@ class Session(MutableMapping[str, Any]):
                     changes.setdefault(name, register[2])
         return changes
 
-    def contents(self) -> dict[str, bytes | None]:
-        """All attributes as they are now, for a new id: what is there, and what this request changed."""
-        whole: dict[str, bytes | None] = {name: register[2] for name, register in self._registers.items()}
-        whole.update(self.changes())
+    def contents(self, changes: dict[str, bytes | None], registers: dict[str, Register]) -> dict[str, bytes | None]:
+        """All attributes for a new id: what the record holds by now, and what this request changed."""
+        whole = {name: register[2] for name, register in registers.items()} | changes
         return {name: value for name, value in whole.items() if value is not None}
 
     def committed(self, changes: dict[str, bytes | None], version: tuple[int, bytes]) -> None:
         """The record has them: what is changed from here on is another commit's."""
         for name, value in changes.items():
             before = self._current(name)
-            if value is not before:  # it grew or shrank inside
-                self._size += len(value or b"") - len(before or b"")
+            if value is not before:  # it grew or shrank inside, or, with a new id, is another request's
+                self._size += len(value or b"") - len(before or b"") + (len(name) if before is None else 0)
             self._registers[name] = (*version, value)
         self._encoded.clear()
         self.new = False
@@ -294,3 +292,5 @@ class Session(MutableMapping[str, Any]):
         self.ending = 0
         self.id = self.previous_id = None
         self.key = b""
+        self._registers, self._values, self._encoded, self._size = {}, {}, {}, 0
+        self.new = True

@@ -9,7 +9,7 @@ travels on one of two lanes: CONTROL (small, urgent: probes, heads, tombstones) 
 Each lane of a link is numbered, in order, without repeats, and resent after a reconnect.
 
 Confirmation is free: a peer acknowledges a frame after it has *applied* it, so a message's waiter is told by the
-cumulative acks of its link. A receiver that could apply something only in part says so (`received` returns the reason).
+cumulative acks of its link.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ _REJOIN_S = 60.0
 
 
 class MulticastDiscovery(Polling):
-    """`interface`: IPv4 address of the interface, empty: the kernel's choice. `received`: gets each datagram of the group.
+    """`interface`: IPv4 address of the interface, empty: the kernel's choice. `received`: gets each datagram of the group, cut where it is too long to be ours.
 
     Raises `LocalError` if the group's address is none.
     """
@@ -47,7 +47,6 @@ class MulticastDiscovery(Polling):
         self._group = settings.multicast_address, settings.multicast_port
         if not _is_group(settings.multicast_address):
             raise LocalError(f"membership.multicast_address {settings.multicast_address!r}: use an IPv4 group, 224.0.0.0 to 239.255.255.255")
-        self.oversized = 0  #: datagrams ignored because no heartbeat is so long
 
     def start(self, found: Found) -> None:
         """`found` is not called: heartbeats go to `received`. Raises `LocalError` if the port or the group cannot be had."""
@@ -90,7 +89,9 @@ class MulticastDiscovery(Polling):
         try:
             self._port = self._open()
         except CannotListenError as error:
-            raise LocalError(f"UDP port {self._group[1]} of the multicast group cannot be opened: {error.socketError}") from error
+            raise LocalError(
+                f"cannot listen on UDP port {self._group[1]}, asked by discovery by multicast (membership.multicast_port): {error.socketError}"
+            ) from error
         try:
             self._configure()
         except OSError as error:
@@ -102,7 +103,7 @@ class MulticastDiscovery(Polling):
 
     def _open(self) -> Any:
         self._lost = False
-        protocol = _Datagrams(self._accept, self._socket_lost)
+        protocol = _Datagrams(self._received, self._socket_lost)
         return self._clock.listenMulticast(self._group[1], protocol, maxPacketSize=DATAGRAM_BYTES_MAX + 1, listenMultiple=True)  # type: ignore[attr-defined]
 
     def _configure(self) -> None:
@@ -146,12 +147,6 @@ class MulticastDiscovery(Polling):
 
     def _socket_lost(self) -> None:
         self._lost = True
-
-    def _accept(self, datagram: bytes) -> None:
-        if len(datagram) > DATAGRAM_BYTES_MAX:
-            self.oversized += 1
-        else:
-            self._received(datagram)
 
 
 class _Datagrams(DatagramProtocol):

@@ -131,7 +131,6 @@ class Session(MutableMapping[str, Any]):
         self.acks: str | int | None = None
         self.accessed = False
         self.ended = False
-        self.stale = False
         self.previous_id: str | None = None
         self._world = world
         self._base = dict(world.sessions.get(self.id or "", {}))

@@ -281,12 +281,12 @@ class TestMulticast:
         assert reactor.ports[0].options == {"ttl": 3, "loopback": 1, "interface": "127.0.0.1"}
         assert reactor.ports[0].joined[0] == ("228.0.0.4", "127.0.0.1")
 
-    def test_datagrams_over_1200_bytes_are_ignored_and_counted(self):
+    def test_a_datagram_that_is_too_long_is_handed_on_for_who_reads_it_counts_it(self):
         reactor, got, discovery = self.make()
         discovery.start(lambda *_: None)
         reactor.arrive(b"x" * 1200)
-        reactor.arrive(b"x" * 1201)
-        assert (got, discovery.oversized) == ([b"x" * 1200], 1)
+        reactor.arrive(b"x" * (DATAGRAM_BYTES_MAX + 1))
+        assert got == [b"x" * 1200, b"x" * 1201]
 
     def test_a_missing_route_is_explained_with_the_way_out_and_leaves_nothing_open(self):
         reactor, _, discovery = self.make()

@@ -53,7 +53,7 @@ def merged(heads: tuple[Head, ...]) -> tuple[Head | None, bool]:
     assert entry is not None
     assert replica.live + replica.tombstones == 1
     assert (entry.body is None) is bool(entry.head and entry.head.state)
-    return entry.head, bool(outcome.revived)
+    return entry.head, bool(outcome.spreads)
 
 
 @given(head_sets())
@@ -83,7 +83,7 @@ def test_an_expiry_ends_a_live_session_exactly_if_it_covers_writes_and_touches(c
     assert entry is not None
     assert entry.head is not None
     assert (entry.head.state == EXPIRED) is covered
-    assert bool(outcome.revived) is not covered
+    assert bool(outcome.spreads) is not covered
     assert replica.revivals == (0 if covered else 1)
 
 

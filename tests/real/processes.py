@@ -35,6 +35,9 @@ from caterwaul.membership.view import ViewChanged
 
 T = TypeVar("T")
 
+#: The command line of the interpreter that runs the tests, whether or not its scripts are on the path.
+CATERWAUL = [sys.executable, "-c", "from caterwaul.cluster.cli import main; main()"]
+
 _LAUNCH = Path(service.__file__).with_name("launch.py")
 _END_S = 12.0  # a node says farewell within that
 _FAST = {"heartbeat_interval_s": 0.25}
@@ -116,7 +119,7 @@ class Command(_Child):
 
     def __init__(self, *arguments: str, prefix: Sequence[str] = ()) -> None:
         path = [str(shutil.which(prefix[0])), *prefix[1:]] if prefix else []
-        super().__init__([*path, sys.executable, "-c", "from caterwaul.cluster.cli import main; main()", *arguments])
+        super().__init__([*path, *CATERWAUL, *arguments])
 
     def __enter__(self) -> Command:
         return self
@@ -249,7 +252,7 @@ class Served:
         self._changes: list[dict[str, Any]] = []
         self._writing: threading.Thread | None = None
         self._enough = threading.Event()
-        self._confirmed = 0
+        self._rounds = 0
         self.cluster.on_view_changed(self._changed)
         self.cluster.start()
         self.manager = self.cluster.manager()
@@ -314,19 +317,19 @@ class Served:
                 for session in sessions[round_ * 37 % len(sessions) :][:10]:
                     self.write(session, {"round": round_})
                 self._enough.wait(0.02)
-                self._confirmed = round_
+                self._rounds = round_
 
         self._writing = threading.Thread(target=go_on)
         self._writing.start()
 
     def rounds(self) -> int:
-        return self._confirmed
+        return self._rounds
 
     def end_writing(self) -> int:
         self._enough.set()
         assert self._writing is not None
         self._writing.join()
-        return self._confirmed
+        return self._rounds
 
     def count(self) -> int:
         return self.manager.count

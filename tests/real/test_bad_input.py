@@ -20,7 +20,7 @@ from caterwaul.membership.codec import decode, encode
 from caterwaul.membership.member import Member
 from caterwaul.membership.messages import Heartbeat
 
-from .processes import Cluster, Command, Node, free_port, until
+from .processes import CATERWAUL, Cluster, Command, Node, free_port, until
 
 HANDSHAKE_S = 1.0
 STRANGER = b"\x01" * 16
@@ -110,7 +110,7 @@ def test_a_handshake_that_makes_no_sense_is_counted_and_refused_with_the_reason(
 
 @pytest.mark.parametrize("part", [0, 40], ids=["nothing", "half a hello"])
 def test_who_does_not_finish_the_handshake_is_cut_off_after_its_time(cluster: Cluster, node: Node, part: int) -> None:
-    before = channel(node)["handshakes_expired"] if "handshakes_expired" in channel(node) else 0
+    before = channel(node).get("handshakes_expired", 0)
     assert say(node, hello(cluster.name)[:part]) == []
     assert channel(node)["handshakes_expired"] == before + 1
 
@@ -134,7 +134,7 @@ FRAMES = {
     "an unknown kind of frame": (b"\0\0\0\x02\x81\x09", "frame of unknown kind 9"),
     "a second hello": (encode_hello({}), "HELLO on an established connection"),
     "an oversized frame": (pack(">I", 1024 * 1024 + 1), "frame of 1048577 bytes"),
-    "unknown flags": (b"\0\0\0\x06" + encode([DATA, 1, 1, 77, b""])[:6], "frame of kind 3"),
+    "unknown flags": (encode_piece(DATA, 1, 1, 7, b""), "frame of kind 3: unknown flags"),
     "an unknown operation of membership": (encode_piece(DATA, 1, 1, 0, encode(["", 99])), "membership: unknown operation"),
     "a name to dial": (encode_piece(DATA, 1, 1, 0, encode(["", 5, [[b"x" * 16, "a.host.example", 80]]])), "membership: malformed KNOWN"),
     "one bad delta after a good one": (encode_piece(DATA, 1, 1, 0, encode(["default", DELTAS, STRANGER, [decode(GOOD), [1]]])), "delta:"),
@@ -231,6 +231,16 @@ def test_a_web_port_in_use_is_named_with_its_address_and_setting(node: Node) -> 
     assert "Address already in use" in line
 
 
+def test_a_multicast_port_that_somebody_has_for_himself_is_named_with_its_setting(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("", 0))
+        port = taken.getsockname()[1]
+        (line,) = failing(1, f"--set=membership.multicast_port={port}", f"--set=admin.socket={tmp_path}/x")
+    assert f"UDP port {port}" in line
+    assert "membership.multicast_port" in line
+    assert "Address already in use" in line
+
+
 def test_an_admin_socket_in_use_is_named_with_its_setting(tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as taken:
@@ -287,11 +297,6 @@ class TestWithoutMulticast:
         settings = ('--set=membership.discovery=["static"]', '--set=membership.seeds=["127.0.0.1:7000"]', f"--set=admin.socket={tmp_path}/x")
         with Command("node", "--set=node.name=x", *settings, prefix=self.UP) as command:
             until(lambda: "x of cluster caterwaul on 127.0.0.1:" in command.log or not command.is_running, what="it runs")
-            asked = subprocess.run([*self.members(tmp_path)], capture_output=True, text=True, timeout=20, check=False)
+            asked = subprocess.run([*CATERWAUL, "members", "--json", "--socket", f"{tmp_path}/x"], capture_output=True, text=True, timeout=20, check=False)
             assert '"name": "x"' in asked.stdout, asked.stderr + command.log
             assert command.log.count("\n") == 1, command.log
-
-    def members(self, tmp_path: Path) -> list[str]:
-        import sys
-
-        return [sys.executable, "-c", "from caterwaul.cluster.cli import main; main()", "members", "--json", "--socket", f"{tmp_path}/x"]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from caterwaul.cluster import link, outbox, redial
+from caterwaul.cluster import outbox, redial
 from caterwaul.managers import antientropy, base, record, replica
 from caterwaul.membership import detector, group
 
@@ -113,18 +113,6 @@ def _never_reconcile(patch: Patch) -> None:
     patch(antientropy.AntiEntropy, "begin", begin)
 
 
-def _reset_without_a_new_epoch(patch: Patch) -> None:
-    real = link.Link.discard
-
-    def discard(self: Any) -> Any:
-        epochs = self.epoch, self.peer_epoch
-        waiters = real(self)
-        self.epoch, self.peer_epoch = epochs
-        return waiters
-
-    patch(link.Link, "discard", discard)
-
-
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -134,5 +122,4 @@ BUGS = (
     Bug("lost reconnect", _lost_reconnect, ("S5", "S4")),
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
-    Bug("reset without a new epoch", _reset_without_a_new_epoch, ("S5", "S4", "errors were logged")),
 )

@@ -124,6 +124,9 @@ class Workload:
             self._invalidate(user, node, session)
         elif dice < 0.935:
             user.quiet_until = self._world.now + self._idle_s * self._rng.uniform(0.5, 2.0)
+            node.manager.commit(session)
+        else:
+            node.manager.commit(session)
 
     def _write(self, user: _User, node: SimNode, asked: str | None, session: Session, attribute: str) -> None:
         user.writes += 1

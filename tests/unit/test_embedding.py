@@ -7,8 +7,11 @@ import time
 from typing import Any
 
 import pytest
+from twisted.internet.defer import fail, succeed
+from twisted.internet.task import Clock
 
 from caterwaul import ClusterManager
+from caterwaul.cluster import embedding
 from caterwaul.cluster.embedding import require_this_process, use_monotonic_time
 from caterwaul.membership.errors import LocalError
 
@@ -73,3 +76,23 @@ class TestBeforeTheStart:
     def test_a_wrong_configuration_is_known_at_once(self) -> None:
         with pytest.raises(LocalError, match="did you mean name"):
             ClusterManager(node={"nme": "a"})
+
+
+def test_a_reactor_that_does_not_turn_any_more_ends_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Reactor):
+        def callFromThread(self, call: Any) -> None:
+            """Nobody will run it."""
+
+    monkeypatch.setattr(embedding, "_GRACE_S", 0.0)
+    with pytest.raises(LocalError, match="the end of it took longer"):
+        embedding.call_in_reactor(Stopped(), lambda: succeed(None), 0.01, "the end of it")
+
+
+def test_a_call_in_the_reactor_returns_or_raises_what_its_deferred_gave() -> None:
+    class Turning(Clock):
+        def callFromThread(self, call: Any) -> None:
+            call()
+
+    assert embedding.call_in_reactor(Turning(), lambda: succeed(7), 1.0, "it") == 7
+    with pytest.raises(LocalError, match="no port"):
+        embedding.call_in_reactor(Turning(), lambda: fail(LocalError("no port")), 1.0, "it")

@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from caterwaul.managers.errors import SessionEnded, SessionError, SessionUnknown, ValueRefused
+from caterwaul.managers.record import PRINCIPAL
 from caterwaul.managers.session import ID_CHARACTERS, Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.values import ValueTypes
@@ -94,7 +95,7 @@ def test_a_value_that_cannot_be_decoded_is_absent_and_its_bytes_stay():
     assert session.quarantined == {"bad"}
     assert "bad" not in session.changes()
     session.cycle_id()
-    assert session.contents()["bad"] == b"\xd9\xff\xff\x00"
+    assert session.contents(session.changes(), session._registers)["bad"] == b"\xd9\xff\xff\x00"
 
 
 def test_a_refusal_names_the_path_and_leaves_the_old_value():
@@ -176,7 +177,8 @@ def test_a_new_id_keeps_everything_and_says_what_the_old_one_was():
     session["cart"].append(2)
     session.cycle_id()
     assert (session.previous_id, len(session.id), session.key) == (old, ID_CHARACTERS, key_of(session.id))
-    assert session.contents() == {"a": TYPES.encode(1, ""), "cart": TYPES.encode([1, 2], "")}
+    others = {"a": (2, b"v" * 16, TYPES.encode(5, "")), "gone": (2, b"v" * 16, None)}
+    assert session.contents(session.changes(), others) == {"a": TYPES.encode(5, ""), "cart": TYPES.encode([1, 2], "")}
     first = session.id
     session.cycle_id()
     assert session.previous_id == old
@@ -246,3 +248,28 @@ def test_repr_never_shows_the_id_or_values():
     session = stored(secret="s3cret")
     assert "s3cret" not in repr(session)
     assert session.id not in repr(session)
+
+
+def test_a_principal_that_is_no_text_does_not_raise_in_the_application():
+    session = Session(ManagerSettings(), TYPES, bytes, "x" * 43, b"k" * 16, {PRINCIPAL: (1, b"o" * 16, b"\xff")})
+    assert session.principal == "\ufffd"
+
+
+def test_a_new_id_takes_along_what_other_requests_wrote_meanwhile():
+    net = Net(2)
+    manager = net.managers[0]
+    first = manager.open_local(None)
+    first["cart"] = [1]
+    manager.commit(first)
+    login, other = manager.open_local(first.id), manager.open_local(first.id)
+    assert login["cart"] == [1]
+    other["cart"].append(2)
+    other["seen"] = True
+    manager.commit(other)
+    login.cycle_id()
+    login.principal = "ada"
+    manager.commit(login)
+    net.deliver()
+    for member in net.managers:
+        assert dict(member.open_local(login.id)) == {"cart": [1, 2], "seen": True}
+        assert member.open_local(first.id).new
