@@ -8,6 +8,7 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 SEEDS  ?= 30
 SEED   ?=
+ARGS   ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help venv install demo check test lint unit real sim fuzz bench docs wheel clean
@@ -51,8 +52,8 @@ sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one
 fuzz: $(STAMP)  ## arbitrary bytes against every decoder, longer than make test does
 	CATERWAUL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz -n $(JOBS)
 
-bench: $(STAMP)  ## measure, and print the tables of docs/performance.md
-	$(BIN)/python -m benchmarks
+bench: $(STAMP)  ## measure, and print a table; ARGS="--json FILE" and others: see ARGS=--help
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(STAMP)  ## write docs/configuration.md from the settings
 	$(BIN)/caterwaul config --markdown > docs/configuration.md
