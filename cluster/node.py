@@ -25,6 +25,7 @@ from ..membership.errors import LocalError
 from ..membership.group import Slept
 from ..membership.member import UID_BYTES, Member
 from ..membership.service import MembershipService, Subscriber
+from ..membership.told import Told
 from ..membership.view import View, ViewChanged
 from .admin import AdminService
 from .admin_socket import socket_path
@@ -188,7 +189,10 @@ class Node:
         """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""
         channel, membership = self._running()
         drained: Deferred[None] = Deferred()
-        told = _Told({member.uid for member in membership.view if not channel.is_degraded(member.uid)} - {channel.me.uid}, drained)
+        told = Told(
+            {member.uid for member in membership.view if not channel.is_degraded(member.uid)} - {channel.me.uid},
+            lambda: drained.callback(None),
+        )
         for name in sorted(self.managers):  # no receiver knows this operation; the data lane confirms it after all that went before
             channel.send(sorted(told.uids), Message(name, DATA, encode([name, _END_OF_DATA]), waiters=(told,)))
         told.check()
@@ -271,24 +275,6 @@ class Node:
             "channel": channel.statistics(),
             "managers": {name: manager.statistics() for name, manager in sorted(self.managers.items())},
         }
-
-
-class _Told:
-    """Waits until each of `uids` has confirmed, or will not."""
-
-    def __init__(self, uids: set[bytes], done: Deferred[None]) -> None:
-        self.uids = uids
-        self._done = done
-
-    def check(self) -> None:
-        if not self.uids and not self._done.called:
-            self._done.callback(None)
-
-    def confirmed(self, uid: bytes) -> None:
-        self.uids.discard(uid)
-        self.check()
-
-    failed = confirmed
 
 
 def _nobody(_: object) -> None:

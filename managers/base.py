@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
@@ -44,7 +45,7 @@ _log = Logger()
 _HEADS_AT_ONCE = 500
 
 
-class SessionManager(Opening):
+class SessionManager:
     """Methods without another word are for any thread.
 
     `strategy(view, me)` is the placement. `asleep_s`: after so long without a tick this process does not trust its copies.
@@ -67,7 +68,6 @@ class SessionManager(Opening):
         self.types = types or ValueTypes()
         self._channel = channel
         self._clock = clock
-        self._entropy = entropy
         self._uid = channel.me.uid
         self._lock = PoliteLock()
         self._core = SessionCore(self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms())
@@ -77,10 +77,13 @@ class SessionManager(Opening):
         self._listeners = Listeners(self._uid, self.types)
         self._driver = Driver(self, clock, self._perform)
         self._armed_ms = 0
-        self._stopped = False
         self._level = settings.acks
         self.commits = self.commits_dropped = self.deltas_received = 0
-        Opening.__init__(self)
+        self._opening = Opening(self._core, channel, self._lock, self._react, partial(Session, settings, self.types, entropy))
+        self.open_local = self._opening.open_local
+        self.open = self._opening.open
+        self.open_deferred = self._opening.open_deferred
+        self.release = self._opening.release
 
     # -- life, in the reactor's thread
 
@@ -99,14 +102,13 @@ class SessionManager(Opening):
     def stop(self) -> None:
         """Leave the channel. Sessions stay readable."""
         self._flush()
-        self._stopped = True
         self._driver.stop()
         self._channel.detach(self.name)
         with self._lock:
             waitings, self._waitings = self._waitings, []
         for waiting in waitings:
             waiting.expire()
-        self._end_lookups()
+        self._opening.stop()
 
     def view_changed(self, change: ViewChanged) -> None:
         """The members of our domain that announce this manager."""
@@ -298,7 +300,7 @@ class SessionManager(Opening):
         if isinstance(effect, Send):
             self._channel.send(effect.to, effect.message)
         elif isinstance(effect, LookupEnded):
-            self._lookup_ended(*effect.event)  # type: ignore[misc]
+            self._opening.ended(*effect.event)  # type: ignore[misc]
         else:
             raise AssertionError(f"unknown effect {effect!r}")
 

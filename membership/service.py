@@ -33,6 +33,7 @@ from .member import Member
 from .messages import RECEIVER, decode_heartbeat
 from .sealing import DatagramSealer, PlainDatagrams
 from .settings import MembershipSettings
+from .told import Told
 from .view import View, ViewChanged
 
 __all__ = ["MembershipService", "Subscriber", "discoveries_of"]
@@ -65,7 +66,7 @@ class MembershipService(Service):
         self._performing = False
         self._started = self._finished = False
         self._stopped: Deferred[None] | None = None
-        self._told: _Told | None = None  # who has our farewell
+        self._told: Told | None = None  # who has our farewell
         self._complain_at = 0.0
         self._counts = dict.fromkeys(("datagrams", "unsealed", "malformed", "subscriber_errors"), 0)
 
@@ -127,7 +128,7 @@ class MembershipService(Service):
             discovery.stop()
         done: Deferred[None] = Deferred()
         self._stopped = done
-        self._told = told = _Told(self.everyone.by_uid.keys() - {self.me.uid}, self._finish)
+        self._told = told = Told(self.everyone.by_uid.keys() - {self.me.uid}, self._finish)
         self._run(self._group.stop(self._reactor.seconds(), (told,)))
         told.check()
         return done
@@ -259,24 +260,6 @@ class _Batches:
 
     def deadline(self) -> float | None:
         return self._group.deadline()
-
-
-class _Told:
-    """Waits until the farewell has reached, or cannot reach, each of `uids`."""
-
-    def __init__(self, uids: Iterable[bytes], done: Callable[[], None]) -> None:
-        self._uids = set(uids)
-        self._done = done
-
-    def check(self) -> None:
-        if not self._uids:
-            self._done()
-
-    def confirmed(self, uid: bytes) -> None:
-        self._uids.discard(uid)
-        self.check()
-
-    failed = confirmed
 
 
 def discoveries_of(me: Member, settings: MembershipSettings, reactor: Any, received: Callable[[bytes], None]) -> list[Discovery]:

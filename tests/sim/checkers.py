@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.membership.view import ViewChanged
 
@@ -37,6 +38,8 @@ class Checkers:
         self._troubled: dict[tuple[int, int], float] = {}  # when something was wrong last on the way from one node to the other
         self._absent: dict[int, float] = {}  # when a node was down or stood still last
         self._began: dict[str, float] = {}
+        self._heard: set[str] = set()  # lives whose ends of sessions we listen to
+        self._ended: dict[bytes, float] = {}  # when a session ended last somewhere: what was written before may be gone for good
         self._woke: dict[str, float] = {}
         self._asleep: set[str] = set()
         self._slept_at: dict[str, float] = {}
@@ -68,6 +71,8 @@ class Checkers:
             self.fail("S1", f"{life} shows {token!r} as {attribute} of {user}")
         assert session.id is not None
         before = self.history.shown.get((life, session.id, attribute))
+        if before is not None and self.history.writes[before].at < self._ended.get(session.key, -1.0):
+            before = None  # it expired in between, and lives on with what those had who used it: S6 speaks of sessions not ended
         if before is not None and before != token and self.history.is_older(token, before):
             self.fail("S3/S6", f"{life} shows {token!r} after {before!r}, which replaced it")
         self.history.shown[life, session.id, attribute] = token
@@ -155,6 +160,9 @@ class Checkers:
         elif life in self._asleep:
             self._asleep.discard(life)
             self._woke[life] = now - _LOOK_EVERY_S
+        if node.managers and life not in self._heard:
+            self._heard.add(life)
+            node.manager.listen(SessionDestroyed, lambda event: self._ended.__setitem__(event.key, self.world.now), replicas=True)
         if node.channel is not None:
             for link in node.channel._links.values():
                 if link.outbox.backlog > self._outbox_max + _SLACK_BYTES:
@@ -194,6 +202,8 @@ class Checkers:
             used = self.history.used.get(write.session_id, 0.0)
             if write.session_id in self.history.ended or self.world.now - used > self._idle_s / 2 or not write.holders & alive:
                 continue  # ended, may have expired, or all that had it are dead
+            if write.at < self._ended.get(key_of(write.session_id), -1.0):
+                continue  # it had expired, and lives on
             self.world.counters["writes_checked"] += 1
             there = self._token(some, key_of(write.session_id), write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
