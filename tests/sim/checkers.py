@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caterwaul.managers.heads import LIVE
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.membership.view import ViewChanged
@@ -62,8 +63,8 @@ class Checkers:
             self.fail("S1", f"{life} gave another session than was asked for")
         if found and ended is not None and life in ended.refused_by:
             self.fail("S2", f"{life} serves {key_of(asked).hex()[:8]} again, which ended at {ended.at:.3f}")
-        if session.new and ended is not None:
-            ended.refused_by.add(life)
+        if session.new and ended is not None and self._has_tombstone(node, asked):
+            ended.refused_by.add(life)  # it knows; one that never heard of the session has refused nothing
 
     def saw(self, node: SimNode, user: str, session: Session, attribute: str, token: str) -> None:
         life = node.reactor.name
@@ -196,7 +197,7 @@ class Checkers:
         some = self.cluster.nodes[0]
         for ended in self.history.ended.values():
             entry = some.manager._core.replica.get(key_of(ended.session_id))
-            if entry is not None and (entry.head is None or not entry.head.final) and ended.refused_by & alive:
+            if entry is not None and (entry.head is None or entry.head.state == LIVE) and ended.refused_by & alive:
                 self.fail("S2", f"{key_of(ended.session_id).hex()[:8]} ended at {ended.at:.3f}, refused by {sorted(ended.refused_by & alive)}, and lives")
         for write in self.history.writes.values():
             used = self.history.used.get(write.session_id, 0.0)
@@ -208,6 +209,10 @@ class Checkers:
             there = self._token(some, key_of(write.session_id), write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
                 self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
+
+    def _has_tombstone(self, node: SimNode, session_id: str) -> bool:
+        entry = node.manager._core.replica.get(key_of(session_id))
+        return entry is not None and entry.head is not None and entry.head.state != LIVE
 
     def _token(self, node: SimNode, key: bytes, attribute: str) -> str | None:
         replica = node.manager._core.replica
