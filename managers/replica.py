@@ -288,12 +288,11 @@ class Replica:
             entry = None
             if head is None or mine.version > head.version:
                 head = _revived(mine)
-                outcome.tells.append(key)
+            outcome.spreads.append(key)  # others may have ended it as we had, and the sender speaks to us only
             spent = mine.cover.applied.get(self.me, 0)
             if spent > incoming.applied.get(self.me, 0):  # the expiry took commits of ours that its author had not: no version is used twice
                 incoming.applied[self.me] = spent
                 body = incoming.pack()
-                outcome.spreads.append(key)
         if entry is None:
             entry = Entry(head, body, created_ms, touches)
             self._insert(key, entry)

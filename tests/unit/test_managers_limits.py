@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from caterwaul.managers.changes import batch_prefix, encode_batch, encode_delta
+from caterwaul.managers.heads import EXPIRED
 from caterwaul.managers.messages import DELTAS, INVENTORY
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -93,3 +94,25 @@ def test_a_stopped_manager_answers_look_ups_with_unknown_at_once() -> None:
     net.part(0, 1)
     net.managers[0].open_deferred("x" * 43).addCallback(answers.append)
     assert answers[0].unknown
+
+
+def test_a_session_that_one_members_activity_revives_lives_again_on_all_of_them() -> None:
+    """Found by the simulator: who revived it told only the member it had heard of the activity from."""
+    net = Net(3, ManagerSettings(idle_timeout_s=20.0, save_period_s=60.0))
+    session = _made(net)
+    net.part(0, 2)
+    net.part(1, 2)
+    touched = net.managers[2].open_local(session.id)
+    assert touched is not None
+    net.advance(10.0)
+    touched.accessed = True
+    net.managers[2].commit(touched)  # a touch that the others do not hear of
+    net.managers[2].release(touched)
+    for number in (0, 1):
+        manager = net.managers[number]
+        manager._core.replica.end(session.key, EXPIRED, manager._channel.now_ms())
+    net.heal(0, 2)  # and not 1 with 2
+    net.deliver()
+    assert [manager.count for manager in net.managers] == [1, 1, 1]
+    heads = {manager._core.replica.get(session.key).head for manager in net.managers}  # type: ignore[union-attr]
+    assert len(heads) == 1
