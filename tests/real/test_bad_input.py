@@ -148,7 +148,7 @@ def test_a_malformed_frame_of_a_member_costs_it_the_connection_and_nothing_is_ap
     with socket.create_connection(("127.0.0.1", node.about["port"]), timeout=10.0) as connection:
         connection.sendall(hello(cluster.name, me))
         until(lambda: "stranger" in node.names, what="the handshake was good")
-        connection.sendall(frame)
+        connection.sendall(frame.replace(STRANGER, me.uid))  # nobody may speak of commits of others
         frames = listen(connection)
     assert frames[0][0] == HELLO
     kind, text = frames[-1]
