@@ -46,6 +46,12 @@ class _Desk:
 
     def wake(self, flush: Callable[[], None]) -> None: ...
 
+    def run(self, flush: Callable[[], None]) -> None:
+        flush()
+
+    def hasten(self, flush: Callable[[], None]) -> bool:
+        return False
+
     def now_ms(self) -> int:
         return int(time.monotonic() * 1000)
 
@@ -85,7 +91,7 @@ def commit_path(size: int, commits: int) -> dict[str, float]:
 def _carry(writer: DeltaManager, desk: _Desk, replica: DeltaManager) -> dict[str, float]:
     """Bring what was committed to the replica. Seconds of each part."""
     began = time.perf_counter()
-    writer._flush()
+    writer.flush()
     flushed = time.perf_counter()
     messages: list[list[Any]] = [decode(message.payload) for message in desk.messages]
     decoded = time.perf_counter()

@@ -1,8 +1,9 @@
 """The channel: messages in, messages out, to and from the members this process has a link with.
 
-Everything happens in the reactor's thread, in steps: while one step runs (a chunk of frames from a peer, a flush asked
-for by another thread) nothing is written; at its end each link that got something to say, confirmations included, makes
-one write. A receiver that raises `RemoteError`, or fails, costs the connection its frame came over, and the link its
+Everything happens in steps: while one step runs (a chunk of frames from a peer, a flush asked for by another thread)
+nothing is written; at its end each link that got something to say, confirmations included, makes one write. Steps run
+in the reactor's thread, under one lock; so another thread that finds it free may make a step of its own (`hasten`), in
+which nobody is called back. A receiver that raises `RemoteError`, or fails, costs the connection its frame came over, and the link its
 epoch: the frame is not confirmed, and both ends reconcile instead of trying the same frame for ever.
 """
 
@@ -13,12 +14,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from random import Random
+from threading import RLock
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from ..membership.channel import Message, Receiver, Waiter
+from ..membership.channel import Message, Receiver, Waiter, confirm, fail
 from ..membership.codec import decode
 from ..membership.errors import RemoteError
 from ..membership.member import Member
@@ -55,6 +57,7 @@ class GroupChannel:
         self._me = me
         self._reactor = reactor
         self._bind_host = bind_host or me.host
+        self.lock = RLock()  #: taken before a manager's, never after
         self._pipeline = Pipeline(
             chunk_bytes=settings.chunk_bytes, message_max_bytes=settings.message_max_bytes,
             compress_above_bytes=settings.compress_above_bytes, stages=stages,
@@ -65,6 +68,7 @@ class GroupChannel:
         self._receivers: dict[str, Receiver] = {}
         self._degraded: set[bytes] = set()
         self._step = 0  # depth of steps; nothing is written while it is not 0
+        self._hasty = False  # the step runs in another thread than the reactor's
         self._touched: dict[bytes, Link] = {}  # links with something to write at the end of the step
         self._counts: Counter[str] = Counter()
         self._gone: Counter[str] = Counter()  # counts of links that are gone
@@ -89,10 +93,11 @@ class GroupChannel:
 
     def stop(self) -> Deferred[None]:
         """Stop listening, write what the transports take at once, close everything. Fires when all sockets are gone, after `handshake_timeout_s` at most."""
-        for uid in sorted(self._links):
-            self.close(uid, "stopping")
-        self._requests.stop()
-        return self._connections.stop()
+        with self.lock:
+            for uid in sorted(self._links):
+                self.close(uid, "stopping")
+            self._requests.stop()
+            return self._connections.stop()
 
     @property
     def port(self) -> int:
@@ -113,6 +118,13 @@ class GroupChannel:
         self._announce()
 
     def send(self, to: Iterable[bytes], message: Message) -> None:
+        with self.lock:
+            self._send(to, message)
+            if not self._step:
+                self._step = 1
+                self._end_step(refill=False)
+
+    def _send(self, to: Iterable[bytes], message: Message) -> None:
         parcels: list[Parcel] | None = None
         size = 0
         links, touched = self._links, self._touched
@@ -120,30 +132,35 @@ class GroupChannel:
             link = links.get(uid)
             if link is None:
                 if uid != self._me.uid:
-                    _fail(uid, message.waiters)
+                    self._failed(uid, message.waiters)
                 continue
             if parcels is None:
                 parcels = self._pipeline.outbound(message)
                 size = cost(parcels)
             failed = link.put(parcels, message, size)
             if failed:
-                _fail(uid, failed)
+                self._failed(uid, failed)
             touched[uid] = link
-        if not self._step:
-            self._step = 1
-            self._end_step(refill=False)
+
+    def _failed(self, uid: bytes, waiters: Sequence[Waiter]) -> None:
+        """These messages are lost. Waiters are told in the reactor's thread only."""
+        if not self._hasty:
+            fail(waiters, (uid,))
+        elif waiters:
+            self.wake(partial(fail, waiters, (uid,)))
 
     def close(self, uid: bytes, reason: str) -> None:
-        connection = self._connections.by_uid.get(uid)
-        if connection is not None:
-            connection.flush()
-        self._connections.drop(uid, f"closed: {reason}")
-        self._connections.forget(uid)
-        self._touched.pop(uid, None)
-        link = self._links.get(uid)
-        if link is not None:
-            self._gone.update(link.statistics())
-            _fail(uid, self._connections.links.remove(uid))
+        with self.lock:
+            connection = self._connections.by_uid.get(uid)
+            if connection is not None:
+                connection.flush()
+            self._connections.drop(uid, f"closed: {reason}")
+            self._connections.forget(uid)
+            self._touched.pop(uid, None)
+            link = self._links.get(uid)
+            if link is not None:
+                self._gone.update(link.statistics())
+                fail(self._connections.links.remove(uid), (uid,))
 
     def dial(self, host: str, port: int) -> None:
         if (host, port) != self._me.address:
@@ -162,7 +179,26 @@ class GroupChannel:
         return link.outbox.backlog if link is not None else 0
 
     def wake(self, flush: Callable[[], None]) -> None:
-        self._reactor.callFromThread(self._run, flush)
+        self._reactor.callFromThread(self.run, flush)
+
+    def hasten(self, flush: Callable[[], None]) -> bool:
+        if not self.lock.acquire(blocking=False):
+            return False
+        try:
+            if self._step or not all(connection.is_idle for connection in self._connections.by_uid.values()):
+                return False
+            self._step = 1
+            self._hasty = True
+            try:
+                flush()
+            except Exception:
+                _log.failure("a flush failed; the channel goes on")
+                self._counts["failures"] += 1
+            finally:
+                self._end_hasty_step()
+        finally:
+            self.lock.release()
+        return True
 
     def now_ms(self) -> int:
         return int(self._reactor.seconds() * 1000)
@@ -180,16 +216,17 @@ class GroupChannel:
 
     # -- steps
 
-    def _run(self, act: Callable[[], None]) -> None:
+    def run(self, act: Callable[[], None]) -> None:
         """Run `act` as one step."""
-        self._step += 1
-        try:
-            act()
-        except Exception:
-            _log.failure("a flush failed; the channel goes on")
-            self._counts["failures"] += 1
-        finally:
-            self._end_step()
+        with self.lock:
+            self._step += 1
+            try:
+                act()
+            except Exception:
+                _log.failure("a flush failed; the channel goes on")
+                self._counts["failures"] += 1
+            finally:
+                self._end_step()
 
     def _end_step(self, refill: bool = True) -> None:
         """Write what the step left to be written. Asking for refills makes more, and so does what a refill says.
@@ -214,12 +251,26 @@ class GroupChannel:
         finally:
             self._step = 0
 
+    def _end_hasty_step(self) -> None:
+        """Write what idle connections take at once. The rest is for the reactor's thread."""
+        connections, touched = self._connections.by_uid, self._touched
+        later: dict[bytes, Link] = {}
+        while touched:
+            uid, link = touched.popitem()
+            connection = connections.get(uid)
+            if link.outbox.wants_refill() or (connection is not None and not connection.hasten()):
+                later[uid] = link
+        self._step = 0
+        self._hasty = False
+        if later:
+            self.wake(partial(touched.update, later))
+
     def _refill(self, uid: bytes, link: Link) -> None:
         while (dirty := link.outbox.take_dirty()) is not None:
             name, keys, waiters = dirty
             receiver = self._receivers.get(name)
             if receiver is None:
-                _fail(uid, waiters)
+                fail(waiters, (uid,))
                 continue
             size = 0
             try:
@@ -230,7 +281,7 @@ class GroupChannel:
                     size += charge
             except Exception:
                 _log.failure("receiver {name!r} failed to refill; the link begins anew", name=name)
-                _fail(uid, waiters)
+                fail(waiters, (uid,))
                 self._fail_link(link, "internal: refill failed")
                 return
             self._counts["refills"] += 1
@@ -249,20 +300,20 @@ class GroupChannel:
         uid = link.member.uid
 
         def tell() -> None:
-            _confirm(uid, meeting.confirmed)
-            _fail(uid, meeting.failed)
+            confirm(meeting.confirmed, uid)
+            fail(meeting.failed, (uid,))
             self._tell(lambda receiver: receiver.link_opened(link.member, meeting.resumed))
             if self._links.get(uid) is link:
                 self._touched[uid] = link
 
-        self._run(tell)
+        self.run(tell)
 
     def link_lost(self, link: Link) -> None:
         self._degraded.discard(link.member.uid)
         self._tell(lambda receiver: receiver.link_lost(link.member))
 
     def link_reset(self, link: Link) -> None:
-        _fail(link.member.uid, link.discard())
+        fail(link.discard(), (link.member.uid,))
 
     def dial_refused(self, uid: bytes) -> None:
         self.on_refused(uid)
@@ -318,7 +369,7 @@ class GroupChannel:
     def _other(self, uid: bytes, link: Link, frame: Frame) -> None:
         if frame[0] == ACK:
             self._degraded.discard(uid)
-            _confirm(uid, link.acknowledged(frame[1], frame[2]))
+            confirm(link.acknowledged(frame[1], frame[2]), uid)
         elif frame[0] == REFUSE:
             _log.info("{peer} closes the connection: {reason}", peer=link.member, reason=frame[1][:300])
             self._counts["closed_by_peer"] += 1
@@ -345,14 +396,3 @@ class GroupChannel:
 
 def _nothing(_: object) -> None:
     """A hook nobody has set."""
-
-
-def _confirm(uid: bytes, messages: Iterable[Message]) -> None:
-    for message in messages:
-        for waiter in message.waiters:
-            waiter.confirmed(uid)
-
-
-def _fail(uid: bytes, waiters: Iterable[Waiter]) -> None:
-    for waiter in waiters:
-        waiter.failed(uid)

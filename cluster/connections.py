@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from random import Random
 from typing import Any, Protocol
 
@@ -42,6 +43,9 @@ class Carried(Protocol):
     """What is told of links: the channel."""
 
     @property
+    def lock(self) -> AbstractContextManager[Any]: ...
+
+    @property
     def me(self) -> Member: ...
 
     def link_opened(self, meeting: Meeting) -> None:
@@ -68,6 +72,7 @@ class Connections:
         self, carried: Carried, settings: ChannelSettings, cluster: str, reactor: Any, endpoints: Endpoints, *, rng: Random, entropy: Callable[[int], bytes]
     ) -> None:
         self._carried = carried
+        self.lock = carried.lock
         self._settings = settings
         self._cluster = cluster
         self._reactor = reactor
@@ -257,6 +262,10 @@ class Connections:
         self._driver.rearm()
 
     def _perform(self, effect: Dial | Expired) -> None:
+        with self.lock:
+            self._perform_locked(effect)
+
+    def _perform_locked(self, effect: Dial | Expired) -> None:
         if isinstance(effect, Dial):
             link = self.links.by_uid.get(effect.uid)
             if link is not None and not link.connected:

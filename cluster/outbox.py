@@ -45,6 +45,11 @@ class Outbox:
         self.dropped = 0
 
     @property
+    def is_waiting(self) -> bool:
+        """Whether anything is unsent (dirty keys aside)."""
+        return bool(self.queues[0] or self.queues[1])
+
+    @property
     def is_dirty(self) -> bool:
         return bool(self._dirty)
 

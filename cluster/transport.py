@@ -6,12 +6,16 @@ before the connection is *usable*, which for plain TCP is when it is made.
 
 Nothing here waits for a peer: the link is asked for bytes only while the transport wants them, so a slow peer's bytes
 stay in its bounded outbox, where urgent frames still pass before data.
+
+Everything that Twisted calls takes the channel's lock (`Host.lock`), because a thread that holds it may write too
+(`hasten`).
 """
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from ipaddress import ip_address
 from typing import Any
 from typing import Protocol as Interface
@@ -30,6 +34,7 @@ from .frames import Frame, FrameDecoder, encode_refuse
 from .handshake import Answer, Greeting, Handshake
 from .link import Link
 from .meeting import Address, Offer
+from .shortcut import Shortcut
 
 __all__ = ["Connection", "Endpoints", "Host", "PlainTcp", "connect", "listen"]
 
@@ -69,7 +74,10 @@ def _version(host: str) -> int:
 
 
 class Host(Interface):
-    """What a connection reports to: the channel."""
+    """What a connection reports to: the channel. `lock`: held while it is told anything, and while anything is written."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
 
     def handshake(self, connection: Connection) -> Handshake: ...
 
@@ -102,6 +110,8 @@ class Connection(Protocol):
         self._decoder = FrameDecoder()
         self._phase: Callable[[list[Frame], int], None] = self._shake
         self._paused = False
+        self._shortcut: Shortcut | None = None
+        self._left = b""  # what the shortcut did not take: first of all to be written
 
     @property
     def is_closed(self) -> bool:
@@ -119,30 +129,34 @@ class Connection(Protocol):
     def connectionMade(self) -> None:
         transport: Any = self.transport
         _configure(transport)
-        self._handshake = self._host.handshake(self)
-        if self.offer is not None:
-            transport.write(self.offer.hello)
+        with self._host.lock:
+            self._handshake = self._host.handshake(self)
+            if self.offer is not None:
+                transport.write(self.offer.hello)
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase == self._ignore:
             return
-        try:
-            self._phase(self._decoder.feed(data), len(data))
-        except RemoteError as error:
-            self._host.broken(self, error)
-            code = error.code if isinstance(error, HandshakeRefused) else "malformed"
-            self.close(f"{code}: {error}")
+        with self._host.lock:
+            try:
+                self._phase(self._decoder.feed(data), len(data))
+            except RemoteError as error:
+                self._host.broken(self, error)
+                code = error.code if isinstance(error, HandshakeRefused) else "malformed"
+                self.close(f"{code}: {error}")
 
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008  (Twisted's signature has a default)
-        self._phase = self._ignore
-        self._host.lost(self)
+        with self._host.lock:
+            self._end()
+            self._host.lost(self)
 
     def pauseProducing(self) -> None:
         self._paused = True
 
     def resumeProducing(self) -> None:
-        self._paused = False
-        self.flush()
+        with self._host.lock:
+            self._paused = False
+            self.flush()
 
     def stopProducing(self) -> None:
         self._paused = True
@@ -158,28 +172,49 @@ class Connection(Protocol):
             transport.write(answer)
         transport.bufferSize = self._ahead_bytes
         transport.registerProducer(self, True)
+        self._shortcut = Shortcut.of(transport)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether `hasten` would write at once: nothing is under way to the peer. (A busy link had better gather.)"""
+        return (
+            self._shortcut is not None and not self._paused and not self._left
+            and self.link is not None and not self.link.is_awaiting and self._shortcut.is_clear
+        )  # fmt: skip
+
+    def hasten(self) -> bool:
+        """Give the kernel what an idle link has to say. Any thread, under the lock. False: there is more, `flush` has to go on."""
+        link = self.link
+        if link is None or self._shortcut is None or not self.is_idle:
+            return False
+        data = link.pull(self._host.now_ms(), self._ahead_bytes)
+        if data:
+            self._left = self._shortcut.send(data)
+        return not self._left and not link.outbox.is_waiting
 
     def flush(self) -> None:
         """Write what the link has, as long as the transport takes it."""
         transport: Any = self.transport
         link = self.link
-        while not self._paused and link is not None:
-            at_once = not link.is_awaiting  # a busy link had better gather: what comes now goes with the next turn of the reactor
+        if self._paused or link is None or self.hasten():
+            return
+        if self._left:
+            left, self._left = self._left, b""
+            transport.write(left)
+        while not self._paused:
             data = link.pull(self._host.now_ms(), self._ahead_bytes)
             if not data:
                 return
-            if at_once and _is_drained(transport):
-                data = _send_at_once(transport, data)
-            if data:
-                transport.write(data)
+            transport.write(data)
 
     def close(self, reason: str) -> None:
         """Tell the peer why (``code: text``; empty: nothing) and close; what it still sends is ignored."""
         if self._phase == self._ignore:
             return
         transport: Any = self.transport
-        self._phase = self._ignore
-        self._paused = True
+        if self._left:
+            transport.write(self._left)
+        self._end()
         if self.link is not None:
             transport.unregisterProducer()
         if reason:
@@ -189,9 +224,17 @@ class Connection(Protocol):
     def abort(self) -> None:
         """Close without waiting for the peer."""
         transport: Any = self.transport
+        self._end()
+        transport.abortConnection()
+
+    def _end(self) -> None:
+        """Neither read nor write any more."""
         self._phase = self._ignore
         self._paused = True
-        transport.abortConnection()
+        self._left = b""
+        if self._shortcut is not None:
+            self._shortcut.close()
+            self._shortcut = None
 
     # -- phases
 
@@ -251,14 +294,3 @@ class _Acceptor(Factory):
 
     def buildProtocol(self, addr: object) -> Connection | None:
         return self._build()
-
-
-def _is_drained(transport: Any) -> bool:
-    """Whether a plain TCP transport has nothing left to send. (Twisted has no public word for it; other transports say no.)"""
-    return getattr(transport, "_tempDataLen", 1) == 0 and transport.dataBuffer == b""
-
-
-def _send_at_once(transport: Any, data: bytes) -> bytes:
-    """Give the kernel what it takes now, and return the rest: a round trip is spared one turn of the reactor on each side."""
-    sent = transport.writeSomeData(data)
-    return data[sent:] if type(sent) is int and sent >= 0 else data  # an error comes again, to the reactor

@@ -29,6 +29,8 @@ __all__ = ["SessionCore"]
 
 _PACK_AT_ONCE = 200  # records packed in one go: about 3 ms under the lock
 _PACK_EVERY_MS = 20
+_PACK_SOON_MS = 4  # while many wait: an unpacked record takes three times the memory, and what the allocator once had it hardly gives back
+_PACK_MANY = 5000
 _LONG_AGO_MS = -(2**50)
 _TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
 _WANTED_MAX = 4096  # fetches under way
@@ -302,7 +304,8 @@ class SessionCore:
             self._packing_at_ms = now_ms
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
         if self._packing_at_ms is not None and now_ms >= self._packing_at_ms:
-            self._packing_at_ms = now_ms + _PACK_EVERY_MS if self.replica.pack_some(_PACK_AT_ONCE) else None
+            left = self.replica.pack_some(_PACK_AT_ONCE)
+            self._packing_at_ms = now_ms + (_PACK_SOON_MS if left > _PACK_MANY else _PACK_EVERY_MS) if left else None
         return effects
 
     def _compare_with_next(self, now_ms: int) -> list[Effect]:

@@ -1,6 +1,6 @@
 """Commits of application threads on their way to the reactor.
 
-A commit appends its delta and goes on; one armed wake-up lets the reactor take everything that has gathered. So batches
+A commit appends its delta and goes on; the first one arms a wake-up, and that takes everything that has gathered. So batches
 grow with the load by themselves, and an idle commit leaves at once. Deltas are grouped while they come in, so that a
 batch fits one frame. Over the bound the deltas are dropped and their keys are dirty: the flush then sends the sessions'
 current state. Guarded by the manager's lock.
@@ -69,6 +69,11 @@ class ManagerOutbox:
     def put_state(self, key: bytes) -> None:
         """The session's current state goes to everybody."""
         self._taken.dirty[key] = None
+
+    def arm(self) -> bool:
+        """Whoever gets True has to see that `take` is called soon."""
+        armed, self.armed = self.armed, True
+        return not armed
 
     def take(self) -> Taken:
         if self._deltas:

@@ -353,8 +353,8 @@ class Replica:
                 self.forget(key)
                 self.forgotten += 1
 
-    def pack_some(self, limit: int) -> bool:
-        """Pack up to `limit` records that were not used since the sweep before. Returns whether more wait."""
+    def pack_some(self, limit: int) -> int:
+        """Pack up to `limit` records that were not used since the sweep before. Returns how many more wait."""
         cooling = self._cooling
         for _ in range(min(limit, len(cooling))):
             key = cooling.pop()
@@ -363,7 +363,7 @@ class Replica:
             entry = self.get(key)
             if entry is not None and type(entry.body) is Record and not entry.body.partial:
                 entry.body = entry.body.pack()
-        return bool(cooling)
+        return len(cooling)
 
     def start_sweep(self) -> None:
         """What is not used from now on is packed by the sweeps' `pack_some`. Call each `pack_after_s`."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 from .member import Member
 
-__all__ = ["CONTROL", "DATA", "Channel", "Message", "Receiver", "Waiter"]
+__all__ = ["CONTROL", "DATA", "Channel", "Message", "Receiver", "Waiter", "confirm", "fail"]
 
 CONTROL, DATA = 0, 1
 
@@ -65,6 +65,20 @@ class Message:
     __hash__ = None  # type: ignore[assignment]
 
 
+def confirm(messages: Iterable[Message], uid: bytes) -> None:
+    """This member has applied these messages. Reactor's thread."""
+    for message in messages:
+        for waiter in message.waiters:
+            waiter.confirmed(uid)
+
+
+def fail(waiters: Iterable[Waiter], uids: Iterable[bytes]) -> None:
+    """None of these members will confirm. Reactor's thread."""
+    for waiter in waiters:
+        for uid in uids:
+            waiter.failed(uid)
+
+
 class Receiver(Protocol):
     """Membership, or one session manager. All calls come in the reactor's thread."""
 
@@ -90,7 +104,7 @@ class Receiver(Protocol):
 
 
 class Channel(Protocol):
-    """What cluster offers to receivers. In the reactor's thread, except `wake` and `now_ms`."""
+    """What cluster offers to receivers. In the reactor's thread, except `wake`, `hasten` and `now_ms`."""
 
     @property
     def me(self) -> Member: ...
@@ -117,6 +131,15 @@ class Channel(Protocol):
 
     def wake(self, flush: Callable[[], None]) -> None:
         """Any thread: run `flush` in the reactor's thread soon. The caller coalesces (calls once until it has run)."""
+
+    def run(self, flush: Callable[[], None]) -> None:
+        """Run `flush` now, as one step: what it sends leaves together, and nobody else's comes in between."""
+
+    def hasten(self, flush: Callable[[], None]) -> bool:
+        """Any thread: run `flush` now, in this thread, if all links are idle and no other thread is at work here; its messages leave at once.
+
+        `flush` may call `send` and nothing else here. False: it was not run, use `wake`.
+        """
 
     def now_ms(self) -> int:
         """Any thread: monotonic milliseconds of this process, the clock of `offset_ms`."""

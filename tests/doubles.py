@@ -63,6 +63,12 @@ class MemoryChannel:
     def wake(self, flush: Callable[[], None]) -> None:
         self.woken.append(flush)
 
+    def run(self, flush: Callable[[], None]) -> None:
+        flush()
+
+    def hasten(self, flush: Callable[[], None]) -> bool:
+        return False
+
     def now_ms(self) -> int:
         return int(self._net.clock.seconds() * 1000) + self._net.skew_ms[self.me.uid]
 

@@ -55,13 +55,13 @@ class DeltaWorld:
             self.net.deliver()
 
     def _watch(self, manager: Any) -> None:
-        touch = manager._touch
+        touch = manager._committing._touch
 
         def counted(key: bytes, *more: Any) -> None:
             self._touches[key] += 1
             touch(key, *more)
 
-        manager._touch = counted
+        manager._committing._touch = counted
 
 
 class DeltaNode:

@@ -85,7 +85,7 @@ class Cluster(RuleBasedStateMachine):
         manager = self.net.managers[number]
         name, owner = f"m{number}", self.owner[session.id]
         value = self.written.get((owner, name), 0) + 1
-        dropped = manager.commits_dropped
+        dropped = manager._committing.dropped
         if not remove and name in session:
             del session[name]
         elif nested and name in session:
@@ -94,7 +94,7 @@ class Cluster(RuleBasedStateMachine):
             session[name] = [owner, value]
         receipt = manager.commit(session, acks)
         manager.release(session)
-        if manager.commits_dropped == dropped:
+        if manager._committing.dropped == dropped:
             self.written[owner, name] = value
             if remove or name in session:
                 self.waiting.append((receipt, session.id, name, value, number))

@@ -29,7 +29,7 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
     failed: dict[str, str] = {}
     voids: dict[str, str] = {}
     done = 0
-    with ProcessPoolExecutor(jobs, max_tasks_per_child=50) as pool:
+    with ProcessPoolExecutor(jobs) as pool:
         running = {pool.submit(attempt, one): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
         while running:
             future = next(as_completed(running))
@@ -51,6 +51,8 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
                     running[pool.submit(attempt, following)] = following
             if sys.stderr.isatty():
                 click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
+            elif not as_json and (done + len(failed)) % 100 == 0:
+                click.echo(f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {monotonic() - begin:.0f} s", err=True)
     seconds = monotonic() - begin
     if as_json:
         click.echo(

@@ -85,6 +85,9 @@ class StreamSocket:
             raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
         self.local = (self.host.address, address[1])
 
+    def dup(self) -> _Duplicate:
+        return _Duplicate(self)
+
     def getsockname(self) -> tuple[str, int]:
         return self.local
 
@@ -360,3 +363,15 @@ class StreamSocket:
         if self.state == _CONNECTING:
             self._error = error
             self.process.writable(self)
+
+
+class _Duplicate:
+    """Another descriptor of the same connection."""
+
+    def __init__(self, original: StreamSocket) -> None:
+        self._original = original
+
+    def send(self, data: bytes) -> int:
+        return self._original.send(data)
+
+    def close(self) -> None: ...

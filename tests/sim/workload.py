@@ -145,9 +145,9 @@ class Workload:
         self._commit(user, node, asked, session, write)
 
     def _commit(self, user: _User, node: SimNode, asked: str | None, session: Session, write: Write) -> None:
-        dropped = node.manager.commits_dropped
+        dropped = node.manager._committing.dropped
         receipt = node.manager.commit(session, self._rng.choice(_ACKS))
-        if node.manager.commits_dropped != dropped:
+        if node.manager._committing.dropped != dropped:
             self._world.counters["commits_dropped"] += 1
             return
         assert session.id is not None
@@ -169,9 +169,9 @@ class Workload:
 
     def _end(self, user: _User, node: SimNode, session: Session, old: str) -> None:
         """Commit the end of `old` and watch who refuses it from now on."""
-        dropped = node.manager.commits_dropped
+        dropped = node.manager._committing.dropped
         receipt = node.manager.commit(session)
-        if node.manager.commits_dropped != dropped:
+        if node.manager._committing.dropped != dropped:
             self._world.counters["commits_dropped"] += 1
             return
         ended = self.history.ended.setdefault(old, Ended(old, self._world.now))

@@ -116,3 +116,15 @@ def test_a_session_that_one_members_activity_revives_lives_again_on_all_of_them(
     assert [manager.count for manager in net.managers] == [1, 1, 1]
     heads = {manager._core.replica.get(session.key).head for manager in net.managers}  # type: ignore[union-attr]
     assert len(heads) == 1
+
+
+def test_after_a_flood_of_new_sessions_packing_hurries() -> None:
+    """An unpacked record takes three times the memory, and what was once taken from the system hardly goes back."""
+    net = Net(1, ManagerSettings(pack_after_s=1))
+    for _ in range(12_000):
+        _made(net)
+    net.advance(1.9, step_s=0.1)  # two sweeps: what was not used between them
+    net.advance(1.0, step_s=0.004)
+    replica = net.managers[0]._core.replica
+    assert not replica._cooling
+    assert all(type(entry.body) is bytes for _, entry in replica.entries())

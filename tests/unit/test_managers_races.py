@@ -592,8 +592,8 @@ def test_a_session_that_two_members_expire_at_once_ends_the_same_everywhere():
         net.deliver()
         for manager in net.managers[:2]:
             head = manager._core.replica.end(key, EXPIRED, net.channels[manager.me.uid].now_ms())
-            manager._outbox.put_head(key, head)
-            manager._channel.wake(manager._flush)
+            manager._committing._outbox.put_head(key, head)
+            manager._channel.wake(manager._committing.flush)
         net.deliver()
         assert equal(net)
         assert [manager.count for manager in net.managers] == [0, 0, 0]
