@@ -153,7 +153,7 @@ def test_a_fork_before_the_start_is_no_trouble() -> None:
 
 
 def test_interrupting_a_program_ends_it_in_good_order(tmp_path: Path) -> None:
-    program = HEAD + 'a = cluster("a"); a.start(); print("up", flush=True)\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print("bye")'
+    program = HEAD + 'a = cluster("a"); a.start()\ntry: print("up", flush=True); time.sleep(60)\nexcept KeyboardInterrupt: print("bye")'
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
