@@ -8,6 +8,8 @@ from .cluster.config import SettingsError
 from .cluster.manager import ClusterManager
 from .cluster.settings import Settings, load
 from .managers.errors import NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
+from .managers.listeners import Conflict
+from .managers.merging_types import Counter, Max, MergingSet, Min
 from .managers.values import ValueTypes
 from .managers.web.cookies import CookieSettings
 from .membership.errors import ClusterError, LocalError
@@ -15,6 +17,6 @@ from .membership.member import Member
 from .membership.view import View, ViewChanged
 
 __all__ = [
-    "ClusterError", "ClusterManager", "CookieSettings", "LocalError", "Member", "NotConfirmed", "SessionEnded", "SessionError",
+    "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "Max", "Member", "MergingSet", "Min", "NotConfirmed", "SessionEnded", "SessionError",
     "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
 ]  # fmt: skip

@@ -110,6 +110,9 @@ class Committing:
             session.created_ms = session.created_ms or now_ms
         elif entry.head is not None and entry.head.primary != self._uid and entry.head.primary not in self._core.placement.view:
             outbox.put_head(key, replica.take_over(key, entry))
+        if session.merging:
+            record = replica.record(key, entry) if entry is not None else None
+            session.settle(changes, record.registers if record is not None else {}, (record.counter + 1 if record is not None else 1, self._uid))
         counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms)
         session.committed(changes, (counter, self._uid))
         delta = encode_delta(key, counter, previous, seen, changes, now_ms, session.created_ms if created else None)
@@ -165,7 +168,7 @@ class Committing:
         with self._lock:
             entry = self._core.replica.held(ended_key) if state == ID_CHANGED else None
             record = self._core.replica.record(ended_key, entry) if entry is not None else None
-            contents = session.contents(changes, record.registers) if record is not None else {}
+            contents = session.contents(changes, record.registers, (record.counter + 1, self._uid)) if record is not None else {}
             waiting = self._waiting("all", messages=2 if contents else 1, everybody=True)  # the old id's end, and what the new one holds
             head = self._core.replica.end(ended_key, state, now_ms)
             if head is None:

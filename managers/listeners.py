@@ -1,6 +1,6 @@
 """Telling the application what happens to its sessions.
 
-`created`, `destroyed` and `attribute` events, as the servlet listeners of that name. `destroyed` fires once where there is
+`created`, `destroyed` and `attribute` events, as the servlet listeners of that name, and `conflict`. `destroyed` fires once where there is
 no fault and at least once otherwise, with a stable event id and the final contents, in one live member: the session's
 primary, or, if that is gone, the member that ended it. Listeners that ask for `replicas` hear of it on every member.
 They run in the reactor's thread and must not block; what they raise is logged and counted.
@@ -18,11 +18,11 @@ from twisted.logger import Logger
 from ..membership.view import View
 from .errors import ValueDamaged
 from .heads import REASONS
-from .record import PRINCIPAL, Record
+from .record import PRINCIPAL, Clash, Record
 from .replica import Created, Destroyed
 from .values import ValueTypes
 
-__all__ = ["AttributeChanged", "Listeners", "SessionCreated", "SessionDestroyed"]
+__all__ = ["AttributeChanged", "Conflict", "Listeners", "SessionCreated", "SessionDestroyed"]
 
 _log = Logger()
 
@@ -48,7 +48,25 @@ class AttributeChanged:
     removed: bool
 
 
-Event = SessionCreated | SessionDestroyed | AttributeChanged
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two members wrote an attribute, neither knowing of the other's write, and one of the two was given up. Merging attributes have none.
+
+    Told where the write that was given up was made; with `replicas` on every member that saw both. What a whole record brings (after
+    a partition) is merged without telling.
+    """
+
+    key: bytes
+    name: str
+    value: Any  #: what stands, decoded; None where it was removed, or cannot be decoded
+    lost: Any  #: what was given up, likewise
+    value_bytes: bytes | None  #: encoded; None: removed
+    lost_bytes: bytes | None
+    value_by: bytes  #: uid of the member that wrote it
+    lost_by: bytes
+
+
+Event = SessionCreated | SessionDestroyed | AttributeChanged | Conflict
 
 
 class Listeners:
@@ -66,7 +84,7 @@ class Listeners:
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 
-    def tell(self, happened: Created | Destroyed | AttributeChanged, view: View) -> None:
+    def tell(self, happened: Created | Destroyed | AttributeChanged | Clash, view: View) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
         if isinstance(happened, Destroyed):
             head = happened.head
@@ -74,6 +92,9 @@ class Listeners:
             self._call(self._destroyed(happened), mine)
         elif isinstance(happened, Created):
             self._call(SessionCreated(happened.key), happened.by == self._me)
+        elif isinstance(happened, Clash):
+            if happened.name[:1] != "\0" and any(kind is Conflict for kind, _, _ in self._listeners):
+                self._call(self._conflict(happened), happened.lost[1] == self._me)
         else:
             self._call(happened, True)
 
@@ -85,6 +106,16 @@ class Listeners:
                 except Exception:
                     self.errors += 1
                     _log.failure("session listener {callback} failed", callback=callback)
+
+    def _conflict(self, happened: Clash) -> Conflict:
+        (_, by, value), (_, lost_by, lost) = happened.stands, happened.lost
+        return Conflict(happened.key, happened.name, self._decoded(value), self._decoded(lost), value, lost, by, lost_by)
+
+    def _decoded(self, value: bytes | None) -> Any:
+        try:
+            return None if value is None else self._types.decode(value)
+        except ValueDamaged:
+            return None
 
     def _destroyed(self, happened: Destroyed) -> SessionDestroyed:
         body = happened.entry.body

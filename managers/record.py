@@ -3,7 +3,7 @@
 *Register*: ``(counter, origin, value)``; `value` is the attribute's encoded bytes, None when removed. A version is
 ``(counter, origin uid)``, the counter one more than the highest the record has seen; no clock takes part. The higher
 version stands, everywhere the same, so merging is commutative, associative and idempotent: order, repeats, re-sends and
-transfers cannot harm (Shapiro et al. 2011, state-based LWW map).
+transfers cannot harm (Shapiro et al. 2011, state-based LWW map). Values that merge by more than that are joined (`merging.py`).
 
 `applied` maps each origin to the last counter of its commits that is in here *without a gap*. A delta names its origin's
 previous counter: past a gap its registers are merged, the map does not advance, and the record is fetched.
@@ -16,25 +16,36 @@ access per origin in our monotonic clock; the counter of a touch is its origin's
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .heads import COUNTER_MAX
+from .merging import MERGING, Register, join, parse, unpruned
 
 __all__ = [
-    "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Record", "Register", "Touches", "last_access", "merge_touches", "touched",
+    "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "last_access", "merge_touches", "touched",
 ]  # fmt: skip
 
-Register = tuple[int, bytes, bytes | None]
 Touches = tuple[Any, ...]
 
 PRINCIPAL = "\0principal"
 IDLE_LIMIT = "\0idle"
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096
+_TAGGED = MERGING[0]  # a value that does not begin so merges with nothing: the cheap test; `join` looks closer
 _PRUNE_AT = 64  # removed names a record may remember before its primary prunes them
+
+
+class Clash(NamedTuple):
+    """Of two writes of one attribute, neither knowing of the other, this one stands."""
+
+    key: bytes
+    name: str
+    stands: Register
+    lost: Register
 
 
 class Record:
@@ -76,31 +87,41 @@ class Record:
         self.removed = sum(1 for _, value in values if value is None)
         self.size = sum(len(name) + len(value) for name, value in values if value is not None)
 
-    def merge_delta(self, counter: int, origin: bytes, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None]) -> tuple[bool, int]:
-        """Merge another origin's commit. Returns (no gap, number of conflicting registers)."""
+    def merge_delta(
+        self, counter: int, origin: bytes, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None], key: bytes = b""
+    ) -> tuple[bool, Sequence[Clash]]:
+        """Merge another origin's commit. Returns (no gap, what was written at the same time and could not be joined; `key` is theirs)."""
         applied = self.applied
         last = applied.get(origin, 0)
         if counter <= last:
-            return True, 0
+            return True, ()
         registers = self.registers
-        conflicts = 0
+        clashes: list[Clash] | None = None
         for name, value in changes.items():
+            new = (counter, origin, value)
             old = registers.get(name)
             if old is not None:
-                if old[1] != origin and seen.get(old[1], 0) < old[0]:
-                    conflicts += 1  # its author had not seen the register that stands here: concurrent, not successive
-                if old[0] > counter or (old[0] == counter and old[1] >= origin):
+                concurrent = old[1] != origin and seen.get(old[1], 0) < old[0]  # its author had not seen the register that stands here
+                if concurrent or counter <= old[0] or (value and value[0] == _TAGGED):
+                    new = join(old, new)
+                    if concurrent and not (parse(old[2]) and parse(value)):
+                        clashes = clashes or []
+                        clashes.append(Clash(key, name, new, (counter, origin, value) if new is old else old))
+                    if new is old:
+                        continue
+            elif self.floor:
+                left = unpruned(new, self.floor)
+                if left is None:
                     continue
-            elif self.floor and counter <= self.floor.get(origin, 0):
-                continue
-            self._account(name, old, value)
-            registers[name] = (counter, origin, value)
+                new = left
+            self._account(name, old, new[2])
+            registers[name] = new
         if counter > self.counter:
             self.counter = counter
         if last != previous:
-            return False, conflicts
+            return False, clashes or ()
         applied[origin] = counter
-        return True, conflicts
+        return True, clashes or ()
 
     def merge(self, other: Record) -> bool:
         """Merge a whole record. Returns whether anything changed here."""
@@ -109,21 +130,28 @@ class Record:
         for name, theirs in other.registers.items():
             mine = registers.get(name)
             if mine is None:
-                if theirs[0] <= floor.get(theirs[1], 0):
+                stands = unpruned(theirs, floor) if floor else theirs
+                if stands is None:
                     continue
-            elif (mine[0], mine[1]) >= (theirs[0], theirs[1]):
-                continue
-            registers[name] = theirs
+            else:
+                stands = join(mine, theirs)
+                if stands is mine:
+                    continue
+            registers[name] = stands
             changed = True
         for origin, counter in other.floor.items():
             if counter > floor.get(origin, 0):
                 floor[origin] = counter
                 changed = True
         if other.floor:
-            theirs_floor = other.floor
-            for name in [n for n, r in registers.items() if n not in other.registers and r[0] <= theirs_floor.get(r[1], 0)]:
-                del registers[name]
-                changed = True
+            for name in [name for name in registers if name not in other.registers]:
+                left = unpruned(registers[name], other.floor)
+                if left is None:
+                    del registers[name]
+                    changed = True
+                elif left is not registers[name]:
+                    registers[name] = left
+                    changed = True
         for origin, counter in other.applied.items():
             if counter > self.applied.get(origin, 0):
                 self.applied[origin] = counter

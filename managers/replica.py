@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, live_head, winner
 from .placement import PARTITIONS, partition_of
-from .record import IDLE_LIMIT, Record, Touches, last_access, merge_touches, touched
+from .record import IDLE_LIMIT, Clash, Record, Touches, last_access, merge_touches, touched
 
 __all__ = ["Created", "Destroyed", "Entry", "Outcome", "Replica"]
 
@@ -80,7 +80,7 @@ class Replica:
         self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
         self.live = 0
         self.tombstones = 0
-        self.events: list[Created | Destroyed] = []
+        self.events: list[Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: unpacked since the last sweep
         self._cooling: set[bytes] = set()
@@ -197,10 +197,11 @@ class Replica:
                     record = self.record(key, entry)
                     assert record is not None
             in_use.add(key)
-            ordered, conflicts = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4])
+            ordered, clashes = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4], key)
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
-            if conflicts:
-                self.conflicts += conflicts
+            if clashes:
+                self.conflicts += len(clashes)
+                self.events += clashes
             if IDLE_LIMIT in delta[4]:
                 self.fresh.append(key)
             if not ordered:

@@ -19,6 +19,9 @@ from typing import Any
 
 from .errors import SessionEnded, SessionError, SessionUnknown, ValueDamaged, ValueRefused
 from .heads import ID_CHANGED, INVALIDATED
+from .merging import MERGING, MERGING_BYTES, join, reborn
+from .merging import build as build_merging
+from .merging_types import Merging
 from .record import IDLE_LIMIT, PRINCIPAL, Register
 from .settings import ManagerSettings
 from .values import ValueTypes
@@ -40,7 +43,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
-        "accessed", "acks", "created_ms", "ending", "id", "key", "new", "opened", "previous_id", "quarantined", "unknown",
+        "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +64,7 @@ class Session(MutableMapping[str, Any]):
         self._registers: dict[str, Register] = {} if registers is None else registers
         self._values: dict[str, Any] = {}  # decoded or set
         self._encoded: dict[str, bytes | None] = {}  # set or deleted here, not yet committed
+        self.merging: dict[str, Merging] = {}  #: of `_values`, those that are joined at commit
         self._size = size
         self._frozen = False
         self._over = False  # its invalidation is committed
@@ -95,13 +99,21 @@ class Session(MutableMapping[str, Any]):
             self.quarantined.add(name)
             raise KeyError(name) from None
         self._values[name] = value
+        if register[2][:MERGING_BYTES] == MERGING:
+            self.merging[name] = value
         return value
 
     def __setitem__(self, name: str, value: Any) -> None:
         self._check_name(name)
         encoded = self._types.encode(value, f"session[{name!r}]")
+        merges = encoded[:MERGING_BYTES] == MERGING
+        if merges and value.taken and value is not self._values.get(name):
+            raise ValueRefused(f"session[{name!r}]: this {type(value).__name__} belongs to another attribute; set a new one with its value")
         self._put(name, encoded)
         self._values[name] = value
+        if merges:
+            value.taken = True
+            self.merging[name] = value
 
     def __delitem__(self, name: str) -> None:
         if name[:1] == "\0" or self._current(name) is None:
@@ -150,6 +162,8 @@ class Session(MutableMapping[str, Any]):
             self.key = key_of(self.id)
         self._encoded[name] = encoded
         self._size = size
+        if self.merging:
+            self.merging.pop(name, None)
 
     def _check_writable(self) -> None:
         self.accessed = True
@@ -194,7 +208,7 @@ class Session(MutableMapping[str, Any]):
         """End the session at commit: on every member, for good. Reads see nothing from now on."""
         self.ending = INVALIDATED
         self.accessed = True
-        self._registers, self._values, self._encoded = {}, {}, {}
+        self._registers, self._values, self._encoded, self.merging = {}, {}, {}, {}
 
     def cycle_id(self) -> None:
         """A new id for the same contents (at login, against fixation). At commit the old id ends on every member, for good."""
@@ -264,14 +278,57 @@ class Session(MutableMapping[str, Any]):
                     del changes[name]
         if mode == "always" and (changes or self.accessed):
             for name, register in registers.items():
-                if register[2] is not None:
+                if register[2] is not None and register[2][:MERGING_BYTES] != MERGING:
                     changes.setdefault(name, register[2])
+        if self.merging:
+            self._check_merging(changes)
         return changes
 
-    def contents(self, changes: dict[str, bytes | None], registers: dict[str, Register]) -> dict[str, bytes | None]:
-        """All attributes for a new id: what the record holds by now, and what this request changed."""
+    def _check_merging(self, changes: dict[str, bytes | None]) -> None:
+        for name, value in self.merging.items():
+            if not value.pending:
+                changes.pop(name, None)  # no mode sends again what others may have changed since
+            elif name in changes:
+                changes[name] = self._types.encode(value, f"session[{name!r}]")
+
+    def settle(self, changes: dict[str, bytes | None], registers: dict[str, Register], version: tuple[int, bytes]) -> None:
+        """Under the manager's lock: put what this request did to merging values into `changes`, joined with what the record holds by now.
+
+        `changes` are `changes()`. What was done to one that others have removed or replaced meanwhile is gone with it.
+        """
+        for name, value in self.merging.items():
+            if name not in changes or not value.pending:
+                continue
+            opened, now = self._registers.get(name), registers.get(name)
+            if now is None and not value.new:
+                del changes[name]
+                continue
+            mine: Register = (*version, build_merging(value.contribution(opened, now, version)))
+            joined = mine if now is None else join(now, mine)
+            if joined is now:
+                del changes[name]
+            else:
+                changes[name] = joined[2]
+
+    def contents(self, changes: dict[str, bytes | None], registers: dict[str, Register], version: tuple[int, bytes]) -> dict[str, bytes | None]:
+        """All attributes for a new id: what the record holds by now, and what this request changed; `version` is the next one there."""
+        self.settle(changes, registers, version)
         whole = {name: register[2] for name, register in registers.items()} | changes
-        return {name: value for name, value in whole.items() if value is not None}
+        contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None}
+        for name, value in contents.items():
+            if value is not None and value[:MERGING_BYTES] == MERGING:
+                contents[name] = reborn(value, (1, version[1]))
+        self._rebase(contents)
+        return contents
+
+    def _rebase(self, changes: dict[str, bytes | None]) -> None:
+        for name, value in list(self.merging.items()):
+            if name not in changes and not value.pending:
+                continue
+            try:
+                value.rebase(changes.get(name) or self._current(name) or b"", self._types)
+            except ValueDamaged:  # somebody added what this process cannot decode
+                del self.merging[name], self._values[name]
 
     def committed(self, changes: dict[str, bytes | None], version: tuple[int, bytes]) -> None:
         """The record has them: what is changed from here on is another commit's."""
@@ -281,6 +338,8 @@ class Session(MutableMapping[str, Any]):
                 self._size += len(value or b"") - len(before or b"") + (len(name) if before is None else 0)
             self._registers[name] = (*version, value)
         self._encoded.clear()
+        if self.merging:
+            self._rebase(changes)
         self.new = False
         self._over = self.ending == INVALIDATED
         self.ending = 0
@@ -292,5 +351,5 @@ class Session(MutableMapping[str, Any]):
         self.ending = 0
         self.id = self.previous_id = None
         self.key = b""
-        self._registers, self._values, self._encoded, self._size = {}, {}, {}, 0
+        self._registers, self._values, self._encoded, self.merging, self._size = {}, {}, {}, {}, 0
         self.new = True

@@ -3,6 +3,7 @@
 A value is what comes back *equal and of the same types all the way down*: types are matched exactly, so a subclass (an
 `Enum`, `Markup`, `OrderedDict`) is refused until it is registered, rather than silently flattened. Plain data is plain
 CBOR; everything else wears one of our own tags, each checked on decoding; cbor2's own tags are refused. There is no pickle.
+Merging values (`merging_types.py`) have a form of their own, and stand at the top of a value only.
 Equal sets have equal bytes, because the session finds its changes by comparing encodings. Whatever can be encoded can be
 decoded (the limits below hold on both sides), and no bytes whatsoever raise anything but `ValueDamaged`.
 """
@@ -19,6 +20,8 @@ from cbor2 import CBORDecoder, CBORTag, dumps
 
 from ..membership.errors import LocalError
 from .errors import ValueDamaged, ValueRefused
+from .merging import MERGING, MERGING_BYTES
+from .merging_types import MERGING_TYPES, merging_from
 from .value_tags import CLASS, DECODERS, FROZENSET, KEYS, LEAVES, MAP, SET, TUPLE, Unfit, bounded, crowded, no_simple_values, refuse
 
 __all__ = ["DEPTH_MAX", "ITEMS_MAX", "ValueTypes"]
@@ -31,7 +34,7 @@ T = TypeVar("T")
 _DIRECT = frozenset({type(None), bool, float, str, bytes})  # encoded by cbor2 as they are; int needs a look at its size
 _TEXT = frozenset({str, bytes})  # keys of a plain CBOR map; Python hashes these with a secret, so nobody makes them collide
 _FLAT = _DIRECT | {int}  # nothing is inside these, however long
-_OWN = _DIRECT | LEAVES.keys() | {int, list, dict, tuple, set, frozenset}
+_OWN = _DIRECT | LEAVES.keys() | MERGING_TYPES | {int, list, dict, tuple, set, frozenset}
 _WORD = 1 << 63
 _SIMPLE = re.compile(rb"[\xe0-\xf3\xf7\xf8]")  # without one of these bytes there is no CBOR simple value
 
@@ -74,6 +77,8 @@ class ValueTypes:
                 return dumps(value)
             if kind is int:
                 return dumps(bounded(value))
+            if kind in MERGING_TYPES:
+                return value.encoded(self, path)  # type: ignore[no-any-return]
             return dumps(_Walk(self._classes, _DIRECT).plain(value, DEPTH_MAX))
         except Unfit as error:
             raise _refused(error, path) from error.__cause__
@@ -95,6 +100,8 @@ class ValueTypes:
             if type(value) not in _FLAT and _SIMPLE.search(data):
                 no_simple_values(value)
         except Exception as error:
+            if data[:MERGING_BYTES] == MERGING:
+                return merging_from(data, self)
             cause = error if isinstance(error, Unfit) else error.__cause__
             reason = cause.reason if isinstance(cause, Unfit) else type(cause or error).__name__
             raise ValueDamaged(f"stored value cannot be decoded: {reason}") from None
@@ -152,6 +159,8 @@ class _Walk:
             return value
         if kind is str:
             return _text(value)
+        if kind in MERGING_TYPES:
+            raise Unfit(f"a {kind.__name__} merges only as an attribute of its own, not inside another value")
         raise Unfit(f"object of type {kind.__qualname__} cannot be replicated; {_advice(kind)}")
 
     def _items(self, items: Sequence[Any], depth: int) -> Sequence[Any]:

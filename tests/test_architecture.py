@@ -21,7 +21,7 @@ CORES = """
     membership/errors membership/member membership/view membership/codec membership/effects membership/channel membership/knobs
     membership/domains membership/messages membership/detector membership/dialling membership/group membership/settings
     managers/antientropy managers/changes managers/core managers/errors managers/expiry managers/heads managers/lookup
-    managers/messages managers/outbox managers/placement managers/record managers/replica managers/session managers/settings
+    managers/merging managers/merging_types managers/messages managers/outbox managers/placement managers/record managers/replica managers/session managers/settings
     managers/summaries managers/touches managers/value_tags managers/values managers/wheel
     cluster/errors cluster/frames cluster/handshake cluster/link cluster/meeting cluster/outbox cluster/pipeline cluster/redial
     cluster/stages/__init__ cluster/stages/compressing cluster/stages/cutting cluster/tables cluster/balancer/choice cluster/demo/ledger
@@ -36,6 +36,7 @@ PURE_ENOUGH = {
     ("managers/values", "io"): "a buffer in memory",
     ("managers/value_tags", "datetime"): "values that sessions hold; nobody asks what time it is",
     ("managers/value_tags", "uuid"): "the same; none are made",
+    ("managers/merging_types", "datetime"): "the same",
 }
 WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
 #: Imports inside functions, and why they cannot stand at the top.

@@ -6,6 +6,7 @@ import pytest
 
 from caterwaul.managers.changes import batch_prefix, encode_batch, encode_delta
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head, live_head
+from caterwaul.managers.merging import COUNTER, MAX, MIN, NEVER, NUMBER, SET, TEXT, Birth, State, build, parse
 from caterwaul.managers.messages import DELTAS, GONE, Session, Speaker
 from caterwaul.managers.record import Record
 from caterwaul.membership.channel import CONTROL, DATA
@@ -84,3 +85,21 @@ def test_a_pruned_record_body_names_its_floor():
     pruned = Record.unpack(bytes.fromhex(BODY))
     pruned.prune()
     assert pruned.pack().hex() == BODY.replace("82010280a3", "820102820102a2").replace("6162830100f6", "")
+
+
+STATES = [
+    (State(NEVER, {(1, UID): Birth((3, OTHER), COUNTER, {UID: (5, 0), OTHER: (0, 2)})}),
+     "830040" + "8186" + "0150" + UID_HEX + "0350" + OTHER_HEX + "00" + "a250" + UID_HEX + "820500" + "50" + OTHER_HEX + "820002"),
+    (State((4, OTHER), {(5, UID): Birth((7, UID), SET, ({UID: 7, OTHER: 6}, {b"aa": frozenset({(5, UID)}), b"ab": frozenset({(6, OTHER), (7, UID)})}))}),
+     "830450" + OTHER_HEX + "8186" + "0550" + UID_HEX + "0750" + UID_HEX + "01"
+     + "838250" + UID_HEX + "50" + OTHER_HEX + "820706" + "a2" + "426161" + "820500" + "426162" + "8406010700"),
+    (State(NEVER, {(1, UID): Birth((1, UID), MAX, (NUMBER, 12)), (1, OTHER): Birth((2, OTHER), MAX, None)}),
+     "830040" + "8286" + "0150" + UID_HEX + "0150" + UID_HEX + "02" + "82000c" + "86" + "0150" + OTHER_HEX + "0250" + OTHER_HEX + "02" + "80"),
+    (State(NEVER, {(1, UID): Birth((1, UID), MIN, (TEXT, "a"))}), "830040" + "8186" + "0150" + UID_HEX + "0150" + UID_HEX + "03" + "82016161"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("state", "golden"), STATES)
+def test_a_merging_value_has_these_bytes_and_comes_back_from_them(state, golden):
+    assert build(state).hex() == "da4357000c" + golden
+    assert parse(bytes.fromhex("da4357000c" + golden)) == state

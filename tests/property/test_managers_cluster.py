@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net
 
@@ -16,7 +17,7 @@ _EXAMPLES = int(os.environ.get("CATERWAUL_CLUSTER_EXAMPLES", "60"))
 
 
 class Cluster(RuleBasedStateMachine):
-    """The model: what each session's attributes may be. An attribute has one writer (``"m2"`` is written on node 2 only), so its values only grow."""
+    """The model: what each session's attributes may be. An attribute has one writer (``"m2"`` is written on node 2 only), so its values only grow; all write the counter."""
 
     overtaking = False
 
@@ -31,6 +32,8 @@ class Cluster(RuleBasedStateMachine):
         self.cuts: set[tuple[int, int]] = set()
         self.owner: dict[str, str] = {}  # id -> the name all its values carry, kept over id changes
         self.killed: list[int] = []
+        self.began: dict[str, int] = {}  # id -> what its counter had when the id was new
+        self.counted: dict[str, list[int]] = {}  # id -> the members that added one
         self.count = 0
 
     def alive(self) -> list[int]:
@@ -51,9 +54,13 @@ class Cluster(RuleBasedStateMachine):
         return session
 
     def check_contents(self, session_id: str, session) -> None:
-        for name, value in session.items():
+        assert int(session.get("views", 0)) <= self.began.get(session_id, 0) + len(self.counted.get(session_id, ())), "an addition counts twice"
+        for name, value in self.lists(session):
             assert value[0] == self.owner[session_id], "a foreign value"
             assert value[-1] <= self.written[self.owner[session_id], name], "a value that nobody wrote"
+
+    def lists(self, session):
+        return [(name, value) for name, value in session.items() if name != "views"]
 
     def settle_receipts(self) -> None:
         for receipt, session_id, name, value, writer in self.waiting:
@@ -102,6 +109,22 @@ class Cluster(RuleBasedStateMachine):
                 self.acked.pop((session.id, name), None)
                 self.waiting = [w for w in self.waiting if w[1:3] != (session.id, name)]
 
+    @rule(picks=st.lists(st.tuples(picks, picks), min_size=1, max_size=3))
+    def count_at_the_same_time(self, picks: list[tuple[int, int]]) -> None:
+        """Requests that are all open before the first of them commits."""
+        members = [self.some(member) for _, member in picks]
+        sessions = [(number, self.open(pick, number)) for (pick, _), number in zip(picks, members, strict=True)]
+        for number, session in sessions:
+            if session is None:
+                continue
+            manager = self.net.managers[number]
+            dropped = manager._committing.dropped
+            session.setdefault("views", Counter()).add(1)
+            manager.commit(session)
+            manager.release(session)
+            if manager._committing.dropped == dropped:
+                self.counted.setdefault(session.id, []).append(number)
+
     @rule(pick=picks, member=picks)
     def read(self, pick: int, member: int) -> None:
         number = self.some(member)
@@ -133,7 +156,8 @@ class Cluster(RuleBasedStateMachine):
         self.ended.append((old, number, receipt))
         self.owner[session.id] = self.owner[old]
         self.ids.append(session.id)
-        self.waiting += [(receipt, session.id, name, value[-1], number) for name, value in session.items()]
+        self.waiting += [(receipt, session.id, name, value[-1], number) for name, value in self.lists(session)]
+        self.began[session.id] = int(session.get("views", 0))
 
     @rule(steps=st.integers(1, 12))
     def deliver_some(self, steps: int) -> None:
@@ -188,11 +212,14 @@ class Cluster(RuleBasedStateMachine):
                 assert session is None or session.id is None, "an ended id is served"
             for session_id in set(self.ids) - {s for s, _, _ in self.ended}:
                 session = manager.open_local(session_id)
+                counted = sum(1 for by in self.counted.get(session_id, ()) if by not in self.killed)
                 acked = {name: value for (of, name), (value, by) in self.acked.items() if of == session_id and not by <= set(self.killed)}
                 if session is None or session.id is None:
                     assert not acked, "an acknowledged session is lost"
+                    assert not counted, "an addition is lost with its session"
                     continue
                 self.check_contents(session_id, session)
+                assert not counted or int(session["views"]) >= self.began.get(session_id, 0) + counted, "an addition is lost"
                 for name, value in acked.items():
                     assert session[name][-1] >= value, "an acknowledged value is lost"
 
