@@ -5,7 +5,8 @@ by whoever refused it once; S3 a node shows what was written through it, or what
 confirmed a write has it; S6 nobody goes back to an older value; S8 outboxes stay under their bound. Of membership: no view holds two
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
 ended: views are equal, every node is in sync, S5 all copies are equal byte for byte, S4 no write is lost that a member still
-alive had confirmed or made, S2 no ended id is served anywhere.
+alive had confirmed or made, S2 no ended id is served anywhere, and S6 a counter has all additions that a member still alive had, and
+none twice.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.membership.view import ViewChanged
 
-from .history import Ended, History, Write, token_in
+from .history import Add, Ended, History, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
-__all__ = ["Checkers"]
+__all__ = ["COUNTER", "Checkers"]
 
+COUNTER = "visits"  # the attribute that is a Counter
 _LOOK_EVERY_S = 0.05
 _SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
 _WAKING_S = 0.5  # what a process does so soon after it woke is its reaction to that
@@ -81,7 +83,7 @@ class Checkers:
     def wrote(self, node: SimNode, session: Session, write: Write) -> None:
         self.history.shown[node.reactor.name, write.session_id, write.attribute] = write.token
 
-    def confirmed(self, write: Write, names: tuple[str, ...], key: bytes) -> None:
+    def confirmed(self, write: Write | Add, names: tuple[str, ...], key: bytes) -> None:
         for name in names:
             node = self.cluster.nodes.get(int(name[1:]))
             if node is None or not node.managers:
@@ -91,10 +93,12 @@ class Checkers:
                 continue
             if self._began[node.reactor.name] > write.at:
                 continue  # this is its next life
+            write.holders.add(node.reactor.name)
+            if isinstance(write, Add):
+                continue
             there = self._token(node, key, write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
                 self.fail("S4", f"{node.reactor.name} confirmed {write.token!r} and has {there!r}")
-            write.holders.add(node.reactor.name)
 
     def ended_on(self, ended: Ended, names: tuple[str, ...]) -> None:
         for name in names:
@@ -106,9 +110,10 @@ class Checkers:
         """The contents went to a new id: what its reader saw was carried over by this node."""
         life = node.reactor.name
         assert session.id is not None
+        self.history.carried[session.id] = int(session.get(COUNTER, 0))
         for attribute in session:
-            token = token_in(session[attribute])
-            self.history.shown[life, session.id, attribute] = token
+            if attribute != COUNTER:
+                self.history.shown[life, session.id, attribute] = token_in(session[attribute])
 
     # -- all the time
 
@@ -209,19 +214,39 @@ class Checkers:
             there = self._token(some, key_of(write.session_id), write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
                 self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
+        self._count(some, alive)
+
+    def _count(self, some: SimNode, alive: set[str]) -> None:
+        """Counters, of sessions that never ended."""
+        for session_id, adds in self.history.adds.items():
+            key, used = key_of(session_id), self.history.used.get(session_id, 0.0)
+            if session_id in self.history.ended or key in self._ended or self.world.now - used > self._idle_s / 2:
+                continue
+            value = self._value(some, key, COUNTER)
+            began = self.history.carried.get(session_id, 0)
+            least = sum(1 for add in adds if add.holders & alive)
+            if value is None and not least:
+                continue  # all that had it are dead
+            self.world.counters["counters_checked"] += 1
+            if value is None or not began + least <= int(value) <= began + len(adds):
+                self.fail("S6", f"the counter of {key.hex()[:8]} is {value}, it began with {began}, {least} to {len(adds)} were added")
 
     def _has_tombstone(self, node: SimNode, session_id: str) -> bool:
         entry = node.manager._core.replica.get(key_of(session_id))
         return entry is not None and entry.head is not None and entry.head.state != LIVE
 
     def _token(self, node: SimNode, key: bytes, attribute: str) -> str | None:
+        value = self._value(node, key, attribute)
+        return None if value is None else token_in(value)
+
+    def _value(self, node: SimNode, key: bytes, attribute: str) -> Any:
         replica = node.manager._core.replica
         entry = replica.get(key)
         record = replica.record(key, entry) if entry is not None else None
         register = record.registers.get(attribute) if record is not None else None
         if register is None or register[2] is None:
             return None
-        return token_in(node.manager.types.decode(register[2]))
+        return node.manager.types.decode(register[2])
 
     def _difference(self) -> str:
         copies = self.copies()

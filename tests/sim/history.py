@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Ended", "History", "Write", "token_in"]
+__all__ = ["Add", "Ended", "History", "Write", "token_in"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,15 @@ class Write:
     attribute: str
     at: float
     holders: set[str] = field(default_factory=set)  #: lives of nodes that have it: the writer's, and whoever confirmed
+
+
+@dataclass(slots=True)
+class Add:
+    """A commit that added one to the session's counter."""
+
+    session_id: str
+    at: float
+    holders: set[str] = field(default_factory=set)  #: as of a write
 
 
 @dataclass(slots=True)
@@ -41,6 +50,8 @@ def token_in(value: Any) -> str:
 class History:
     def __init__(self) -> None:
         self.writes: dict[str, Write] = {}
+        self.adds: dict[str, list[Add]] = {}  #: by session id
+        self.carried: dict[str, int] = {}  #: what a new id's counter began with
         self.ended: dict[str, Ended] = {}
         self.successor: dict[str, str] = {}  #: old id -> new id
         self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there

@@ -98,11 +98,18 @@ def _lost_reconnect(patch: Patch) -> None:
 
 
 def _last_to_arrive_wins(patch: Patch) -> None:
-    def merge_delta(self: Any, counter: int, origin: bytes, previous: int, seen: Any, changes: Any) -> tuple[bool, int]:
+    def merge_delta(self: Any, counter: int, origin: bytes, previous: int, seen: Any, changes: Any, key: bytes) -> Any:
         self.write(counter, origin, changes)
-        return True, 0
+        return True, ()
 
     patch(record.Record, "merge_delta", merge_delta)
+
+
+def _last_writer_of_a_counter_wins(patch: Patch) -> None:
+    def join_by_version(mine: Any, theirs: Any) -> Any:
+        return max(mine, theirs, key=lambda register: register[:2])
+
+    patch(record, "join", join_by_version)
 
 
 def _never_reconcile(patch: Patch) -> None:
@@ -121,5 +128,6 @@ BUGS = (
     Bug("unbounded outbox", _unbounded_outbox, ("S8",)),
     Bug("lost reconnect", _lost_reconnect, ("S5", "S4")),
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
+    Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
 )

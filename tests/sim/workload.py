@@ -12,10 +12,11 @@ from random import Random
 from typing import Any
 
 from caterwaul.managers.errors import SessionError
+from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.session import Session
 
-from .checkers import Checkers
-from .history import Ended, History, Write, token_in
+from .checkers import COUNTER, Checkers
+from .history import Add, Ended, History, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
@@ -110,11 +111,14 @@ class Workload:
 
     def _read(self, user: _User, node: SimNode, session: Session) -> None:
         for attribute in session:
-            self._checkers.saw(node, user.name, session, attribute, token_in(session[attribute]))
+            if attribute != COUNTER:
+                self._checkers.saw(node, user.name, session, attribute, token_in(session[attribute]))
 
     def _act(self, user: _User, node: SimNode, asked: str | None, session: Session, dice: float) -> None:
         if dice < 0.45:
             self._write(user, node, asked, session, _ATTRIBUTES[int(dice * 100) % 3])
+        elif dice < 0.60:
+            self._add(user, node, asked, session)
         elif dice < 0.90:
             self._world.counters["reads"] += 1
             node.manager.commit(session)
@@ -144,7 +148,11 @@ class Workload:
         write = Write(token, parent, session.id or "", attribute, self._world.now)
         self._commit(user, node, asked, session, write)
 
-    def _commit(self, user: _User, node: SimNode, asked: str | None, session: Session, write: Write) -> None:
+    def _add(self, user: _User, node: SimNode, asked: str | None, session: Session) -> None:
+        session.setdefault(COUNTER, Counter()).add(1)
+        self._commit(user, node, asked, session, Add(session.id or "", self._world.now))
+
+    def _commit(self, user: _User, node: SimNode, asked: str | None, session: Session, write: Write | Add) -> None:
         dropped = node.manager._committing.dropped
         receipt = node.manager.commit(session, self._rng.choice(_ACKS))
         if node.manager._committing.dropped != dropped:
@@ -153,8 +161,11 @@ class Workload:
         assert session.id is not None
         write.session_id = session.id
         write.holders.add(node.reactor.name)
-        self.history.writes[write.token] = write
-        self._checkers.wrote(node, session, write)
+        if isinstance(write, Add):
+            self.history.adds.setdefault(session.id, []).append(write)
+        else:
+            self.history.writes[write.token] = write
+            self._checkers.wrote(node, session, write)
         if user.id == asked:
             user.id = session.id  # the cookie that comes back, unless another request of this browser got a newer one
         self._world.counters["writes"] += 1
@@ -162,7 +173,7 @@ class Workload:
             key = session.key
             receipt.deferred().addCallback(lambda done: self._confirmed(write, done, key))
 
-    def _confirmed(self, write: Write, receipt: Any, key: bytes) -> None:
+    def _confirmed(self, write: Write | Add, receipt: Any, key: bytes) -> None:
         if receipt.satisfied:
             self._world.counters["acknowledged"] += 1
         self._checkers.confirmed(write, receipt.confirmed, key)
