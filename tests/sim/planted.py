@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, record, replica
+from caterwaul.managers import antientropy, base, opening, record, replica
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -113,6 +113,10 @@ def _never_reconcile(patch: Patch) -> None:
     patch(antientropy.AntiEntropy, "begin", begin)
 
 
+def _serve_before_it_arrived(patch: Patch) -> None:
+    patch(opening, "uncovered", lambda written, applied: {})
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -122,4 +126,5 @@ BUGS = (
     Bug("lost reconnect", _lost_reconnect, ("S5", "S4")),
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
+    Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
 )
