@@ -26,6 +26,7 @@ from .freshness import LATE, LOST
 from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
 from .placement import Placement
+from .record import Record
 from .replica import Entry
 from .session import Session, key_of
 from .tokens import Written, authentic, claimed, secret_of, uncovered, write_token
@@ -116,53 +117,60 @@ class Opening:
     def _begin(self, session_id: str | None, token: str) -> Session | _Question:
         if session_id is None or not _is_id(session_id):
             return self._made()
+        key = key_of(session_id)
+        now_ms = self._channel.now_ms()
         with self._lock:
-            return self._look(_Question(session_id, key_of(session_id), token if self._reads_tokens else ""), self._channel.now_ms())
+            return self._look(session_id, key, token if self._reads_tokens else "", None, now_ms)
 
-    def _look(self, about: _Question, now_ms: int) -> Session | _Question:
-        core, key = self._core, about.key
-        entry, trusted = core.trusted(key, now_ms)
-        if entry is None and (not trusted or self._is_doubtful(about, now_ms)):
+    def _look(self, session_id: str, key: bytes, token: str, waited: int | None, now_ms: int) -> Session | _Question:
+        entry, trusted = self._core.trusted(key, now_ms)
+        if entry is None and (not trusted or (token and self._is_doubtful(key, token, now_ms))):
             first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
-            return about if now_ms - last >= _STANDS_MS else self._lost_or_unknown(first, now_ms)
+            if now_ms - last < _STANDS_MS:
+                return self._lost_or_unknown(first, now_ms)
+            trusted = False
         if not trusted:
-            return about
+            return _Question(session_id, key, token, None, waited)
         self._unknown.pop(key, None)
-        return self._made() if entry is None else self._bind(about, entry)
+        return self._made() if entry is None else self._bind(session_id, key, token, waited, entry)
 
-    def _is_doubtful(self, about: _Question, now_ms: int) -> bool:
-        """Whether a browser says that it wrote this session, and nobody was asked about that just now."""
-        core, key = self._core, about.key
-        if not about.token or core.replica.get(key) is not None or not core.placement.peers() or not claimed(about.token):
+    def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
+        """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
+        core = self._core
+        if core.replica.get(key) is not None or not core.placement.peers() or not claimed(token):
             return False
         denied = self._denied.get(key)
         return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _STANDS_MS
 
-    def _bind(self, about: _Question, entry: Entry) -> Session | _Question:
-        record = self._core.replica.record(about.key, entry)
+    def _bind(self, session_id: str, key: bytes, token: str, waited: int | None, entry: Entry) -> Session | _Question:
+        record = self._core.replica.record(key, entry)
         assert record is not None
-        written: Written = {}
-        missing: Written = {}
-        secret = None
-        if about.token:
-            secret = secret_of(record.registers)
-            written = authentic(about.token, secret, about.key)
-            # a record whose beginning is lost has no secret: nothing is believed, so nothing is waited for, and it is not all there
-            missing = uncovered(written if secret is not None else claimed(about.token), record.applied)
-            if missing and secret is not None and about.waited is None:
-                return about._replace(missing=missing)
-        session = self._made(about.session_id, about.key, record.registers.copy(), entry.created_ms, record.size)
-        session.opened = about.key
+        missing: Written | None = None
+        if token:
+            missing, token = self._examine(key, token, waited, record)
+            if missing and waited is None and token:
+                return _Question(session_id, key, token, missing)
+        session = self._made(session_id, key, record.registers.copy(), entry.created_ms, record.size)
+        session.opened = key
         in_use = self._core.in_use
-        in_use[about.key] = in_use.get(about.key, 0) + 1
+        in_use[key] = in_use.get(key, 0) + 1
+        if token:
+            session.token = token
         if missing:
-            self.stale_reads += 1
             session.stale = True
-        if written and missing and secret is not None and about.waited == LOST:  # said once; the browser forgets what nobody has
-            session.token = write_token({short: counter for short, counter in written.items() if short not in missing}, secret, about.key)
-        elif written:
-            session.token = about.token
+            self.stale_reads += 1
         return session
+
+    def _examine(self, key: bytes, token: str, waited: int | None, record: Record) -> tuple[Written, str]:
+        """(commits that this token names and the record lacks, the token that the browser is to keep)."""
+        secret = secret_of(record.registers)
+        if secret is None:  # its beginning is lost, or it is older than the setting: nothing can be believed or waited for
+            return uncovered(claimed(token), record.applied), ""
+        written = authentic(token, secret, key)
+        missing = uncovered(written, record.applied)
+        if missing and waited == LOST:  # said once; the browser forgets what nobody has
+            return missing, write_token({short: counter for short, counter in written.items() if short not in missing}, secret, key)
+        return missing, token if written else ""
 
     def _lost_or_unknown(self, first_ms: int, now_ms: int) -> Session:
         if now_ms - first_ms >= self._unknown_for_ms:
@@ -217,7 +225,7 @@ class Opening:
         now_ms = self._channel.now_ms()
         with self._lock:
             if question.missing is not None:
-                return self._look(question._replace(missing=None, waited=verdict), now_ms)
+                return self._look(question.session_id, question.key, question.token, verdict, now_ms)
             return self._looked_up(question, verdict, now_ms)
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
@@ -233,7 +241,7 @@ class Opening:
             return self._lost_or_unknown(first, now_ms)
         self._unknown.pop(key, None)
         if entry is not None:
-            return self._bind(about, entry)
+            return self._bind(about.session_id, key, about.token, about.waited, entry)
         if about.token:
             _keep(self._denied, key, (now_ms, core.placement))
         return self._made()

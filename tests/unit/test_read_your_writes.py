@@ -93,6 +93,18 @@ def test_a_session_from_before_the_mode_gets_its_secret_with_the_next_commit():
     assert (session.token, session.stale) == (token, False)
 
 
+def test_a_record_without_a_secret_believes_nothing_and_waits_for_nothing_but_says_that_something_is_missing():
+    """It is older than the setting, or its beginning died with its author."""
+    net = Net(2)
+    session_id, _ = begin(net, a=1)
+    net.deliver()
+    net.settings = CLUSTER
+    joiner = net.join()
+    net.deliver()
+    session = net.managers[joiner].open_local(session_id, WELL_FORMED)
+    assert (dict(session), session.stale, session.token) == ({"a": 1}, True, "")
+
+
 def test_a_new_id_begins_a_new_token_and_the_old_ones_are_not_believed(net):
     old = begin(net, a=1)
     net.deliver()
