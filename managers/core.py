@@ -121,8 +121,10 @@ class SessionCore:
 
     def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
         """A browser has written these to this session, and they are not here."""
-        holders = dict.fromkeys((*self.placement.keepers(partition_of(key)), *self.placement.holders(key)))
-        return self.freshness.begin(key, missing, [uid for uid in holders if uid != self.me], now_ms)
+        placement = self.placement
+        others = [uid for uid in placement.view.by_uid if uid != self.me]
+        holders = {*placement.keepers(partition_of(key)), *placement.holders(key)}
+        return self.freshness.begin(key, missing, [uid for uid in others if uid in holders], others, now_ms)
 
     # -- inputs
 

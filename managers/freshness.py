@@ -15,7 +15,7 @@ each request then looks for itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Any
 
 from ..membership.effects import Effect, Notify, Send
@@ -39,10 +39,10 @@ class WaitEnded(Notify):
 class _Wait:
     __slots__ = ("asked", "authors", "expires_ms", "holders", "missing", "shown", "unsure")
 
-    def __init__(self, missing: Written, holders: Sequence[bytes], expires_ms: int) -> None:
+    def __init__(self, missing: Written, holders: Sequence[bytes], authors: set[bytes], expires_ms: int) -> None:
         self.missing = missing
         self.holders = holders
-        self.authors = {uid for uid in holders if is_of(uid, missing)}  #: in the view, whether or not they can be heard
+        self.authors = authors  #: those in the view, whether or not they hold the session or can be heard
         self.expires_ms = expires_ms
         self.asked = False
         self.shown: set[bytes] = set()  #: holders whose record came, or who have none
@@ -62,20 +62,21 @@ class Freshness:
         self.silent: set[bytes] = set()
         self.waits = self.asked = 0
 
-    def begin(self, key: bytes, missing: Written, holders: Sequence[bytes], now_ms: int) -> list[Effect]:
-        """Wait for these commits. `holders`: the other members that should have the session, in the view."""
+    def begin(self, key: bytes, missing: Written, holders: Sequence[bytes], view: Iterable[bytes], now_ms: int) -> list[Effect]:
+        """Wait for these commits. `view`: the other members; `holders`: those of them that should have the session."""
         if self._is_here(key, missing):
             return [WaitEnded((key, CAME))]
+        authors = {uid for uid in view if is_of(uid, missing)}
         wait = self.pending.get(key)
         if wait is not None:
             wait.missing = {short: max(wait.missing.get(short, 0), missing.get(short, 0)) for short in wait.missing | missing}
-            wait.authors |= {uid for uid in wait.holders if is_of(uid, missing)}
+            wait.authors |= authors
             return []
         if len(self.pending) >= _PENDING_MAX:
             return [WaitEnded((key, LATE))]
         self.waits += 1
-        wait = self.pending[key] = _Wait(missing, holders, now_ms + self._wait_ms)
-        if len(wait.authors) < len(missing) or wait.authors & self._cut or wait.authors & self.silent:
+        wait = self.pending[key] = _Wait(missing, holders, authors, now_ms + self._wait_ms)
+        if len(authors) < len(missing) or authors & self._cut or authors & self.silent:
             return self._ask(key, wait)
         self._patient[key] = now_ms + self._wait_ms // _PATIENCE
         return []
@@ -108,9 +109,9 @@ class Freshness:
             self.silent.discard(peer)
         effects: list[Effect] = []
         for key, wait in list(self.pending.items()):
-            if peer not in wait.holders:
-                continue
             waited_for = peer in wait.authors
+            if not waited_for and peer not in wait.holders:
+                continue
             if left:
                 wait.holders = [uid for uid in wait.holders if uid != peer]
                 wait.authors.discard(peer)

@@ -413,19 +413,19 @@ class TestFreshness:
     def test_what_came_in_between_needs_no_wait(self):
         core, record = self.core()
         record.applied[A] = 2
-        assert self.verdicts(core.begin(KEY, {A[:6]: 2}, [A, B], 0)) == [(KEY, CAME)]
+        assert self.verdicts(core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 0)) == [(KEY, CAME)]
         assert core.deadline_ms is None
 
     def test_an_author_whose_link_is_down_is_not_waited_for_before_others_are_asked(self):
         core, _ = self.core(cut=[A])
-        (ask,) = core.begin(KEY, {A[:6]: 2}, [A, B], 0)
+        (ask,) = core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 0)
         assert ask.to == (B,)
         assert core.answered(B, KEY, ABSENT) == []  # A is in the view: its link may come back
         assert self.verdicts(core.tick(500)) == [(KEY, LATE)]
 
     def test_an_author_whose_link_breaks_is_not_waited_for_either(self):
         core, _ = self.core()
-        assert core.begin(KEY, {A[:6]: 2}, [A, B], 0) == []
+        assert core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 0) == []
         assert core.deadline_ms == 50
         core._cut.add(A)
         (ask,) = core.lost(A, left=False)
@@ -434,7 +434,7 @@ class TestFreshness:
 
     def test_nobody_has_it_once_all_have_said_so(self):
         core, _ = self.core()
-        core.begin(KEY, {b"gone..": 2}, [A, B], 0)
+        core.begin(KEY, {b"gone..": 2}, [A, B], [A, B], 0)
         assert core.answered(A, KEY, FOUND) == []  # its record answers
         assert core.heard(A, ["web", 2, [[KEY]]]) == []
         assert self.verdicts(core.answered(B, KEY, ABSENT)) == [(KEY, LOST)]
@@ -442,7 +442,7 @@ class TestFreshness:
     @pytest.mark.parametrize("doubt", ["unsure", "lost", "cut"])
     def test_it_is_late_and_not_lost_while_somebody_may_have_it(self, doubt):
         core, _ = self.core(cut=[B] if doubt == "cut" else [])
-        core.begin(KEY, {b"gone..": 2}, [A, B], 0)
+        core.begin(KEY, {b"gone..": 2}, [A, B], [A, B], 0)
         effects = core.answered(A, KEY, ABSENT)
         if doubt == "unsure":
             effects = core.answered(B, KEY, UNSURE)
@@ -451,29 +451,36 @@ class TestFreshness:
             effects = core.lost(B, left=False)
         assert self.verdicts(effects) == [(KEY, LATE)]
 
+    def test_an_author_is_waited_for_though_it_holds_nothing(self):
+        core, _ = self.core()
+        assert core.begin(KEY, {A[:6]: 2}, [B], [A, B], 0) == []
+        core.tick(50)
+        assert core.answered(B, KEY, ABSENT) == []
+        assert self.verdicts(core.lost(A, left=True)) == [(KEY, LOST)]
+
     def test_an_author_that_let_a_wait_run_out_is_not_waited_for_until_it_is_heard(self):
         core, _ = self.core()
-        core.begin(KEY, {A[:6]: 2}, [A, B], 0)
+        core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 0)
         core.tick(50)
         assert self.verdicts(core.tick(500)) == [(KEY, LATE)]
-        assert len(core.begin(KEY, {A[:6]: 2}, [A, B], 600)) == 1
+        assert len(core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 600)) == 1
         assert self.verdicts(core.answered(B, KEY, ABSENT)) == [(KEY, LATE)]
         core.heard(A, ["web", DELTAS, A, []])
-        assert core.begin(KEY, {A[:6]: 2}, [A, B], 700) == []
+        assert core.begin(KEY, {A[:6]: 2}, [A, B], [A, B], 700) == []
 
     def test_who_leaves_is_not_waited_for(self):
         core, _ = self.core()
-        core.begin(KEY, {b"gone..": 2}, [A, B], 0)
+        core.begin(KEY, {b"gone..": 2}, [A, B], [A, B], 0)
         assert core.lost(B, left=True) == []
         assert self.verdicts(core.answered(A, KEY, ABSENT)) == [(KEY, LOST)]
 
     def test_with_nobody_to_ask_it_ends_at_once(self):
         core, _ = self.core()
-        assert self.verdicts(core.begin(KEY, {b"gone..": 2}, [], 0)) == [(KEY, LOST)]
+        assert self.verdicts(core.begin(KEY, {b"gone..": 2}, [], [A, B], 0)) == [(KEY, LOST)]
 
     def test_a_delta_of_another_session_ends_no_wait(self):
         core, record = self.core()
-        core.begin(KEY, {A[:6]: 2}, [A], 0)
+        core.begin(KEY, {A[:6]: 2}, [A], [A, B], 0)
         record.applied[A] = 2
         assert core.heard(A, ["web", DELTAS, A, [[b"o" * 16]]]) == []
         assert self.verdicts(core.heard(A, ["web", DELTAS, A, [[KEY]]])) == [(KEY, CAME)]
@@ -481,4 +488,4 @@ class TestFreshness:
     def test_there_are_not_more_than_so_many_waits(self):
         core, _ = self.core()
         core.pending = dict.fromkeys(range(_PENDING_MAX))
-        assert self.verdicts(core.begin(KEY, {A[:6]: 2}, [A], 0)) == [(KEY, LATE)]
+        assert self.verdicts(core.begin(KEY, {A[:6]: 2}, [A], [A, B], 0)) == [(KEY, LATE)]
