@@ -90,7 +90,7 @@ class Checkers:
         if session.new:
             self._is_gone(node, cookie)
             return
-        for attribute, token in sorted(cookie.wrote.items()):
+        for attribute, (token, _) in sorted(cookie.wrote.items()):
             if self.history.writes[token].at < self._ended.get(session.key, -1.0):
                 continue  # it had expired, and lives on
             self.world.counters["own_reads"] += 1

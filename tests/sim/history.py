@@ -24,11 +24,11 @@ class Write:
 
 
 class Cookie(NamedTuple):
-    """What a browser sends: `token` is the product's, `wrote` what it stands for: ``{attribute: token last written}``."""
+    """What a browser sends: `token` is the product's, `wrote` what it stands for: ``{attribute: (token last written, uid of its author)}``."""
 
     id: str | None = None
     token: str = ""
-    wrote: dict[str, str] = {}  # noqa: RUF012  (a NamedTuple's default; nobody changes it)
+    wrote: dict[str, tuple[str, bytes]] = {}  # noqa: RUF012  (a NamedTuple's default; nobody changes it)
 
 
 @dataclass(slots=True)

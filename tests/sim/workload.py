@@ -16,6 +16,7 @@ from typing import Any
 
 from caterwaul.managers.errors import SessionError
 from caterwaul.managers.session import Session
+from caterwaul.managers.tokens import claimed, is_of
 
 from .checkers import Checkers
 from .history import Cookie, Ended, History, Write, token_in
@@ -129,13 +130,19 @@ class Workload:
             self._checkers.saw(node, user.name, session, attribute, token)
         return shown
 
-    def _set_cookie(self, user: _User, sent: Cookie, session: Session, wrote: dict[str, str]) -> None:
+    def _set_cookie(self, user: _User, sent: Cookie, session: Session, wrote: dict[str, tuple[str, bytes]]) -> None:
         """The response to a request with this cookie; what comes late does not replace another id."""
-        if user.cookie.id == sent.id:
-            user.cookie = Cookie(session.id, session.token, wrote) if user.roams else Cookie(session.id)
+        if user.cookie.id != sent.id:
+            return
+        if not user.roams:
+            user.cookie = Cookie(session.id)
+            return
+        authors = claimed(session.token)  # four at most: who wrote on a fifth node is not told of the first any more
+        user.cookie = Cookie(session.id, session.token, {attribute: write for attribute, write in wrote.items() if is_of(write[1], authors)})
 
-    def _kept(self, cookie: Cookie, shown: dict[str, str]) -> dict[str, str]:
-        return {attribute: token for attribute, token in cookie.wrote.items() if self.history.is_kept(token, shown.get(attribute))}
+    def _kept(self, cookie: Cookie, shown: dict[str, str]) -> dict[str, tuple[str, bytes]]:
+        """What is not shown is lost; what was replaced was so by a request at the same time, of which this cookie may not know."""
+        return {attribute: write for attribute, write in cookie.wrote.items() if shown.get(attribute) == write[0]}
 
     def _follow(self, user: _User) -> None:
         node = self._choose(user)
@@ -185,7 +192,7 @@ class Workload:
         write.holders.add(node.reactor.name)
         self.history.writes[write.token] = write
         self._checkers.wrote(node, session, write)
-        self._set_cookie(user, cookie, session, {**cookie.wrote, write.attribute: write.token})
+        self._set_cookie(user, cookie, session, {**cookie.wrote, write.attribute: (write.token, node.me.uid)})
         if user.roams and self._rng.random() < _FOLLOWED:
             self._world.queue.at(self._world.now + _REDIRECT_S, self._follow, user)
         self._world.counters["writes"] += 1
@@ -213,7 +220,8 @@ class Workload:
         if session.ended:
             user.cookie = Cookie() if user.cookie.id == old else user.cookie
         else:
-            self._set_cookie(user, cookie, session, self._kept(cookie, {attribute: token_in(session[attribute]) for attribute in session}))
+            kept = self._kept(cookie, {attribute: token_in(session[attribute]) for attribute in session})
+            self._set_cookie(user, cookie, session, {attribute: (token, node.me.uid) for attribute, (token, _) in kept.items()})
         receipt.deferred().addCallback(lambda done: self._checkers.ended_on(ended, done.confirmed))
 
     def _cycle(self, user: _User, node: SimNode, cookie: Cookie, session: Session) -> None:
