@@ -32,7 +32,7 @@ def application(environ, start_response):
         found = {"node": node.name, "n": session.get("n", 0), "stale": session.stale or session.unknown}
         if environ["REQUEST_METHOD"] == "POST":
             session["n"] = found["n"] + 1
-            session["padding"] = "x" * 5000
+            session["padding"] = str(found["n"]) * 300_000  # slower than a request
     body = json.dumps(found).encode()
     start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
@@ -51,7 +51,8 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         for node, http in addresses.items():
             settings = {
                 "node.name": node, "cluster.name": name, "admin.socket": "", "membership.multicast_port": multicast, "membership.heartbeat_interval_s": 0.25,
-                "managers.default.read_your_writes": "cluster", "managers.default.cookie.name": "sid", "managers.default.cookie.secure": "false",
+                "managers.default.read_your_writes": "cluster", "managers.default.read_your_writes_wait_s": 5.0,
+                "managers.default.cookie.name": "sid", "managers.default.cookie.secure": "false",
                 "web.listen": f"127.0.0.1:{http}", "web.application": "roaming_application:application",
             }  # fmt: skip
             stack.enter_context(Command("node", *(f"--set={key}={value}" for key, value in settings.items())))
