@@ -22,6 +22,7 @@ from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
+from .freshness import WaitEnded
 from .listeners import Listeners
 from .lock import PoliteLock
 from .lookup import LookupEnded
@@ -65,7 +66,7 @@ class SessionManager:
         self._lock = PoliteLock()
         self._core = SessionCore(self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms())
         self._listeners = Listeners(self._uid, self.types)
-        self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend)
+        self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
@@ -146,7 +147,9 @@ class SessionManager:
         if isinstance(effect, Send):
             self._channel.send(effect.to, effect.message)
         elif isinstance(effect, LookupEnded):
-            self._opening.ended(*effect.event)  # type: ignore[misc]
+            self._opening.found(*effect.event)  # type: ignore[misc]
+        elif isinstance(effect, WaitEnded):
+            self._opening.waited(*effect.event)  # type: ignore[misc]
         else:
             raise AssertionError(f"unknown effect {effect!r}")
 
@@ -203,6 +206,10 @@ class SessionManager:
     def is_in_sync_with(self, uid: bytes) -> bool:
         return uid == self._uid or uid in self._core.entropy.in_sync
 
+    def has_member(self, name: str) -> bool:
+        """Whether a node of this name takes part."""
+        return any(member.name == name for member in self._core.placement.view)
+
     @property
     def count(self) -> int:
         """Live sessions held."""
@@ -224,6 +231,7 @@ class SessionManager:
             "deltas_received": self.deltas_received, "conflicts": replica.conflicts, "gaps": replica.gaps, "repeats": replica.repeats,
             "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,
             "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
+            "token_waits": core.freshness.waits, "token_questions": core.freshness.asked, "stale_reads": self._opening.stale_reads,
             "reconcile_rounds": core.entropy.rounds, "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
         }  # fmt: skip

@@ -24,6 +24,7 @@ from .outbox import ManagerOutbox
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
 from .replica import Entry
 from .session import Session, key_of
+from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
 
 __all__ = ["Committing"]
@@ -36,15 +37,26 @@ class Committing:
     """Any thread, except where a method says otherwise.
 
     `attend`: run in the reactor's thread (by the channel's `wake`) after events or a new deadline. `waitings`: receipts that
-    are waited for, by deadline. `armed_ms`: when the manager's timer goes off next; the manager sets it.
+    are waited for, by deadline. `armed_ms`: when the manager's timer goes off next; the manager sets it. `entropy` gives random bytes.
     """
 
-    def __init__(self, name: str, core: SessionCore, channel: Channel, lock: PoliteLock, listeners: Listeners, attend: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        core: SessionCore,
+        channel: Channel,
+        lock: PoliteLock,
+        listeners: Listeners,
+        attend: Callable[[], None],
+        entropy: Callable[[int], bytes],
+    ) -> None:
         self._core = core
         self._channel = channel
         self._lock = lock
         self._listeners = listeners
         self._attend = attend
+        self._entropy = entropy
+        self._writes_tokens = core.settings.read_your_writes == "cluster"
         self._uid = core.me
         self._settings = core.settings
         self._level = core.settings.acks
@@ -113,8 +125,11 @@ class Committing:
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
             session.settle(changes, record.registers if record is not None else {}, (record.counter + 1 if record is not None else 1, self._uid))
+        secret = self._secret(key, entry, changes) if self._writes_tokens else None
         counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms)
         session.committed(changes, (counter, self._uid))
+        if secret is not None:
+            session.token = add_commit(session.token, secret, key, self._uid, counter)
         delta = encode_delta(key, counter, previous, seen, changes, now_ms, session.created_ms if created else None)
         outbox.put(key, delta, waiting.ear if waiting is not None else None)
         if None in changes.values():
@@ -126,6 +141,14 @@ class Committing:
         if self._listeners:
             replica.events += [AttributeChanged(key, name, value is None) for name, value in changes.items() if name[:1] != "\0"]  # type: ignore[misc]
         self.commits += 1
+
+    def _secret(self, key: bytes, entry: Entry | None, changes: dict[str, bytes | None]) -> bytes:
+        """The secret of the session's tokens, which its first commit makes; a new id takes over that of the old one."""
+        record = self._core.replica.record(key, entry) if entry is not None else None
+        secret = secret_of(record.registers) if record is not None else changes.get(TOKEN_KEY)
+        if secret is None:
+            secret = changes[TOKEN_KEY] = self._entropy(SECRET_BYTES)
+        return secret
 
     def _depart(self, waiting: Waiting | None, told: bool) -> None:
         """See that the outbox is taken: at once and here if somebody waits or it has been quiet, soon and in the reactor's thread otherwise.

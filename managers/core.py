@@ -18,12 +18,14 @@ from . import messages as m
 from .antientropy import AntiEntropy, is_whole
 from .changes import KEY_BYTES, check_deltas
 from .expiry import Ended, Expiry
+from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .lookup import Lookups
 from .placement import Placement, partition_of
 from .record import Record
 from .replica import Entry, Outcome, Replica
 from .settings import ManagerSettings
+from .tokens import Written, claimed, is_of
 
 __all__ = ["SessionCore"]
 
@@ -55,6 +57,7 @@ class SessionCore:
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
+        self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         self._pack_ms = int(settings.pack_after_s * 1000)
         self._sweep_at_ms = now_ms + self._pack_ms
         self._packing_at_ms: int | None = None
@@ -104,14 +107,24 @@ class SessionCore:
             return None
         return entry
 
-    def ask_keepers(self, key: bytes, now_ms: int) -> list[Effect]:
+    def ask_keepers(self, key: bytes, now_ms: int, token: str = "") -> list[Effect]:
+        """Who it is that a browser's token says wrote the session is asked too."""
         peers = [uid for uid in self.placement.keepers(partition_of(key)) if uid != self.me]
         if not self.replica.get(key) and len(peers) < 2:
             peers += [uid for uid in self.placement.peers() if uid in self.entropy.in_sync and uid not in peers][: 2 - len(peers)]
+        authors = claimed(token)
+        peers += [uid for uid in self.placement.peers() if authors and is_of(uid, authors) and uid not in peers]
         effects = self.lookups.ask(key, peers or self.placement.peers()[:2], now_ms)
         for uid in sorted(self._cut):
             effects += self.lookups.lost(uid)
         return effects
+
+    def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
+        """A browser has written these to this session, and they are not here."""
+        placement = self.placement
+        others = [uid for uid in placement.view.by_uid if uid != self.me]
+        holders = {*placement.keepers(partition_of(key)), *placement.holders(key)}
+        return self.freshness.begin(key, missing, [uid for uid in others if uid in holders], others, now_ms)
 
     # -- inputs
 
@@ -128,6 +141,8 @@ class SessionCore:
             return max(_LONG_AGO_MS, min(ms + offset_ms, now_ms))
 
         effects = reader(now_ms, peer, message, ours)
+        if self.freshness.pending or self.freshness.silent:
+            effects = [*effects, *self.freshness.heard(peer, message)]
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         return effects
@@ -222,7 +237,7 @@ class SessionCore:
 
     def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(len(message) >= 4 and type(message[2]) is bytes and type(message[3]) is int, "answer")
-        return self.lookups.answered(peer, message[2], message[3])
+        return self.lookups.answered(peer, message[2], message[3]) + self.freshness.answered(peer, message[2], message[3])
 
     def _ask(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return [Send((peer,), self.say.access(self.expiry.asked_for(m.read_keys(message[2], "ask"))))]
@@ -251,7 +266,7 @@ class SessionCore:
     def link_lost(self, now_ms: int, peer: bytes) -> list[Effect]:
         if peer in self.placement.peers():
             self._cut.add(peer)
-        return self.lookups.lost(peer)
+        return self.lookups.lost(peer) + self.freshness.lost(peer, left=False)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
@@ -262,7 +277,7 @@ class SessionCore:
         for member in change.disappeared:
             self.entropy.forget(member.uid)
             self.expiry.lost(member.uid)
-            effects += self.lookups.lost(member.uid)
+            effects += self.lookups.lost(member.uid) + self.freshness.lost(member.uid, left=True)
         lost = [member for member in change.disappeared if member.uid not in change.clean]
         if lost:
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
@@ -292,7 +307,7 @@ class SessionCore:
     def tick(self, now_ms: int) -> list[Effect]:
         effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
         self._ticked_ms = now_ms
-        effects += self.lookups.tick(now_ms)
+        effects += self.lookups.tick(now_ms) + self.freshness.tick(now_ms)
         effects += self._ended(self.expiry.tick(now_ms, self.placement))
         if self.replica.fresh:
             self.settle_fresh(now_ms)
@@ -319,5 +334,5 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        times = (self.lookups.deadline_ms, self.expiry.deadline_ms, self._packing_at_ms, self._ticked_ms + _TICK_MS)
+        times = (self.lookups.deadline_ms, self.freshness.deadline_ms, self.expiry.deadline_ms, self._packing_at_ms, self._ticked_ms + _TICK_MS)
         return min([self._sweep_at_ms, self._compare_at_ms, *(t for t in times if t is not None)])

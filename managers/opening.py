@@ -1,8 +1,13 @@
-"""Opening sessions: from memory where this member may answer, by a look-up of the keepers where it may not.
+"""Opening sessions: from memory where this member may answer, after asking others where it may not.
 
 `open_local` never waits; None says that somebody has to be asked. `open` waits in a thread, `open_deferred` in the
-reactor. An answer of *unknown* gives a session that reads as empty and refuses writes; it stands for at most a second,
-and after `unknown_for_s` the session counts as gone.
+reactor. Two questions there are. *Where is the session?* goes to its keepers: an answer of *unknown* gives a session that reads
+as empty and refuses writes; it stands for at most a second, and after `unknown_for_s` the session counts as gone. *Have you
+what this browser wrote?* comes up when its token (`tokens.py`) names commits that are not here: `freshness.py` waits and asks, for
+`read_your_writes_wait_s`; then the session is served as it is, counted, and marked `stale`.
+
+A browser with a token has had a session, so a member does not call it gone from memory alone: it asks once, the authors
+that the token names among others, and then not again for a second. That is all that a made-up token can cost.
 """
 
 from __future__ import annotations
@@ -10,22 +15,37 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from threading import Event
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from ..membership.channel import Channel
 from ..membership.effects import Effect
 from .core import SessionCore
+from .freshness import LATE, LOST
 from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
+from .placement import Placement
+from .record import Record
 from .replica import Entry
 from .session import Session, key_of
+from .tokens import Written, authentic, claimed, secret_of, uncovered, write_token
 
 __all__ = ["Opening"]
 
-_UNKNOWN_STANDS_MS = 1000
-_UNKNOWN_MAX = 4096
+_STANDS_MS = 1000  # an answer that was no session
+_KEPT_MAX = 4096
 _is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+
+
+class _Question(NamedTuple):
+    """What somebody has to be asked before this session can be given."""
+
+    session_id: str
+    key: bytes
+    token: str  #: empty where tokens are not looked at
+    missing: Written | None = None  #: commits to wait for; None: the session is looked for
+    waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
 
 
 class Opening:
@@ -44,56 +64,40 @@ class Opening:
         self._lock = lock
         self._react = react
         self._made = made
-        self._timeout_s = core.settings.lookup_timeout_s
-        self._unknown_for_ms = core.settings.unknown_for_s * 1000
-        self._callbacks: dict[bytes, list[Callable[[int], None]]] = {}
+        settings = core.settings
+        self._reads_tokens = settings.read_your_writes == "cluster"
+        self._timeout_s = max(settings.lookup_timeout_s, settings.read_your_writes_wait_s)
+        self._unknown_for_ms = settings.unknown_for_s * 1000
+        self._lookups: dict[bytes, list[Callable[[int], None]]] = {}
+        self._waits: dict[bytes, list[Callable[[int], None]]] = {}
         self._unknown: dict[bytes, tuple[int, int]] = {}  # key -> (first, last) time it was called unknown
+        self._denied: dict[bytes, tuple[int, Placement]] = {}  # key -> when, and in which view, nobody had a session that a token spoke of
         self._stopped = False
+        self.stale_reads = 0
 
-    def open_local(self, session_id: str | None) -> Session | None:
+    def open_local(self, session_id: str | None, token: str = "") -> Session | None:
         """The session as far as this member may say by itself: found, or a new one. None: somebody must be asked. Any thread, never waits."""
-        if session_id is None or not _is_id(session_id):
-            return self._made()
-        key = key_of(session_id)
-        now_ms = self._channel.now_ms()
-        with self._lock:
-            entry, trusted = self._core.trusted(key, now_ms)
-            if not trusted:
-                first, last = self._unknown.get(key, (now_ms, -_UNKNOWN_STANDS_MS))
-                if now_ms - last >= _UNKNOWN_STANDS_MS or entry is not None:
-                    return None
-                return self._lost_or_unknown(first, now_ms)
-            self._unknown.pop(key, None)
-            return self._made() if entry is None else self._bind(session_id, key, entry)
+        found = self._begin(session_id, token)
+        return None if isinstance(found, _Question) else found
 
-    def open(self, session_id: str | None) -> Session:
-        """The same, asking the keepers if need be. Any thread but the reactor's; waits `lookup_timeout_s` at most."""
-        session = self.open_local(session_id)
-        if session is not None:
-            return session
-        assert session_id is not None
-        answered = Event()
-        verdicts: list[int] = []
+    def open(self, session_id: str | None, token: str = "") -> Session:
+        """The same, asking others if need be. Any thread but the reactor's; waits `lookup_timeout_s` and `read_your_writes_wait_s` at most."""
+        found = self._begin(session_id, token)
+        while isinstance(found, _Question):
+            found = self._go_on(found, self._block(found))
+        return found
 
-        def answer(verdict: int) -> None:
-            verdicts.append(verdict)
-            answered.set()
-
-        key = key_of(session_id)
-        self._channel.wake(lambda: self._ask(key, answer))
-        answered.wait(self._timeout_s + 1.0)  # the look-up ends by itself sooner, if the reactor is alive
-        return self._answered(session_id, key, verdicts[0] if verdicts else UNSURE)
-
-    def open_deferred(self, session_id: str | None) -> Deferred[Session]:
+    def open_deferred(self, session_id: str | None, token: str = "") -> Deferred[Session]:
         """The same in the reactor's thread."""
         result: Deferred[Session] = Deferred()
-        session = self.open_local(session_id)
-        if session is not None:
-            result.callback(session)
-            return result
-        assert session_id is not None
-        known_id, key = session_id, key_of(session_id)
-        self._ask(key, lambda verdict: result.callback(self._answered(known_id, key, verdict)))
+
+        def next_step(found: Session | _Question) -> None:
+            if isinstance(found, _Question):
+                self._ask(found, lambda verdict: next_step(self._go_on(found, verdict)))
+            else:
+                result.callback(found)
+
+        next_step(self._begin(session_id, token))
         return result
 
     def release(self, session: Session) -> None:
@@ -108,52 +112,148 @@ class Opening:
                 else:
                     in_use.pop(key, None)
 
-    def _bind(self, session_id: str, key: bytes, entry: Entry) -> Session:
+    # -- from memory
+
+    def _begin(self, session_id: str | None, token: str) -> Session | _Question:
+        if session_id is None or not _is_id(session_id):
+            return self._made()
+        key = key_of(session_id)
+        now_ms = self._channel.now_ms()
+        with self._lock:
+            return self._look(session_id, key, token if self._reads_tokens else "", None, now_ms)
+
+    def _look(self, session_id: str, key: bytes, token: str, waited: int | None, now_ms: int) -> Session | _Question:
+        entry, trusted = self._core.trusted(key, now_ms)
+        if entry is None and (not trusted or (token and self._is_doubtful(key, token, now_ms))):
+            first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
+            if now_ms - last < _STANDS_MS:
+                return self._lost_or_unknown(first, now_ms)
+            trusted = False
+        if not trusted:
+            return _Question(session_id, key, token, None, waited)
+        self._unknown.pop(key, None)
+        return self._made() if entry is None else self._bind(session_id, key, token, waited, entry)
+
+    def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
+        """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
+        core = self._core
+        if core.replica.get(key) is not None or not core.placement.peers() or not claimed(token):
+            return False
+        denied = self._denied.get(key)
+        return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _STANDS_MS
+
+    def _bind(self, session_id: str, key: bytes, token: str, waited: int | None, entry: Entry) -> Session | _Question:
         record = self._core.replica.record(key, entry)
         assert record is not None
+        missing: Written | None = None
+        if token:
+            missing, token = self._examine(key, token, waited, record)
+            if missing and waited is None and token:
+                return _Question(session_id, key, token, missing)
         session = self._made(session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use
         in_use[key] = in_use.get(key, 0) + 1
+        if token:
+            session.token = token
+        if missing:
+            session.stale = True
+            self.stale_reads += 1
         return session
 
-    def _ask(self, key: bytes, callback: Callable[[int], None]) -> None:
-        if self._stopped:
-            callback(UNSURE)
-            return
-        self._callbacks.setdefault(key, []).append(callback)
-        self._react(lambda now_ms: self._core.ask_keepers(key, now_ms))
-
-    def ended(self, key: bytes, verdict: int) -> None:
-        """The look-up of this key is over."""
-        for callback in self._callbacks.pop(key, ()):
-            callback(verdict)
-
-    def stop(self) -> None:
-        """Nobody will answer any more: whoever waits, and whoever asks from now on, hears unknown."""
-        self._stopped = True
-        for key in list(self._callbacks):
-            self.ended(key, UNSURE)
-
-    def _answered(self, session_id: str, key: bytes, verdict: int) -> Session:
-        """What the keepers' verdict means for the request."""
-        now_ms = self._channel.now_ms()
-        with self._lock:
-            if verdict == GONE:
-                self._core.replica.settle_partial(key)  # nobody has more of it
-            entry = self._core.servable(key, now_ms)
-            if verdict == UNSURE or (verdict == FOUND and entry is None and self._core.trusted(key, now_ms) == (None, False)):
-                first, last = self._unknown.pop(key, (now_ms, now_ms))
-                if now_ms - last >= self._unknown_for_ms:
-                    first = now_ms  # that was another time
-                if len(self._unknown) >= _UNKNOWN_MAX:
-                    self._unknown.pop(next(iter(self._unknown)))
-                self._unknown[key] = (first, now_ms)
-                return self._lost_or_unknown(first, now_ms)
-            self._unknown.pop(key, None)
-            return self._made() if entry is None else self._bind(session_id, key, entry)
+    def _examine(self, key: bytes, token: str, waited: int | None, record: Record) -> tuple[Written, str]:
+        """(commits that this token names and the record lacks, the token that the browser is to keep)."""
+        secret = secret_of(record.registers)
+        if secret is None:  # its beginning is lost, or it is older than the setting: nothing can be believed or waited for
+            return uncovered(claimed(token), record.applied), ""
+        written = authentic(token, secret, key)
+        missing = uncovered(written, record.applied)
+        if missing and waited == LOST:  # said once; the browser forgets what nobody has
+            return missing, write_token({short: counter for short, counter in written.items() if short not in missing}, secret, key)
+        return missing, token if written else ""
 
     def _lost_or_unknown(self, first_ms: int, now_ms: int) -> Session:
         if now_ms - first_ms >= self._unknown_for_ms:
             return self._made()
         return self._made(unknown=True)
+
+    # -- asking
+
+    def _block(self, question: _Question) -> int:
+        answered = Event()
+        verdicts: list[int] = []
+
+        def answer(verdict: int) -> None:
+            verdicts.append(verdict)
+            answered.set()
+
+        self._channel.wake(lambda: self._ask(question, answer))
+        answered.wait(self._timeout_s + 1.0)  # every question ends by itself sooner, if the reactor is alive
+        return verdicts[0] if verdicts else _nothing_heard(question)
+
+    def _ask(self, question: _Question, callback: Callable[[int], None]) -> None:
+        key, missing = question.key, question.missing
+        if self._stopped:
+            callback(_nothing_heard(question))
+        elif missing is None:
+            self._lookups.setdefault(key, []).append(callback)
+            self._react(lambda now_ms: self._core.ask_keepers(key, now_ms, question.token))
+        else:
+            self._waits.setdefault(key, []).append(callback)
+            self._react(lambda now_ms: self._core.await_commits(key, missing, now_ms))
+
+    def found(self, key: bytes, verdict: int) -> None:
+        """The look-up of this key is over."""
+        for callback in self._lookups.pop(key, ()):
+            callback(verdict)
+
+    def waited(self, key: bytes, verdict: int) -> None:
+        """The wait for commits to this key is over."""
+        for callback in self._waits.pop(key, ()):
+            callback(verdict)
+
+    def stop(self) -> None:
+        """Nobody will answer any more: whoever waits, and whoever asks from now on, hears unknown."""
+        self._stopped = True
+        for key in list(self._lookups):
+            self.found(key, UNSURE)
+        for key in list(self._waits):
+            self.waited(key, LATE)
+
+    def _go_on(self, question: _Question, verdict: int) -> Session | _Question:
+        """What the answer means for the request."""
+        now_ms = self._channel.now_ms()
+        with self._lock:
+            if question.missing is not None:
+                return self._look(question.session_id, question.key, question.token, verdict, now_ms)
+            return self._looked_up(question, verdict, now_ms)
+
+    def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
+        core, key = self._core, about.key
+        if verdict == GONE:
+            core.replica.settle_partial(key)  # nobody has more of it
+        entry = core.servable(key, now_ms)
+        if verdict == UNSURE or (verdict == FOUND and entry is None and (core.replica.get(key) is None or core.trusted(key, now_ms) == (None, False))):
+            first, last = self._unknown.pop(key, (now_ms, now_ms))
+            if now_ms - last >= self._unknown_for_ms:
+                first = now_ms  # that was another time
+            _keep(self._unknown, key, (first, now_ms))
+            return self._lost_or_unknown(first, now_ms)
+        self._unknown.pop(key, None)
+        if entry is not None:
+            return self._bind(about.session_id, key, about.token, about.waited, entry)
+        if about.token:
+            _keep(self._denied, key, (now_ms, core.placement))
+        return self._made()
+
+
+def _nothing_heard(question: _Question) -> int:
+    return UNSURE if question.missing is None else LATE
+
+
+def _keep(table: dict[bytes, Any], key: bytes, value: Any) -> None:
+    """As the newest; the oldest of too many goes."""
+    table.pop(key, None)
+    if len(table) >= _KEPT_MAX:
+        table.pop(next(iter(table)))
+    table[key] = value

@@ -43,7 +43,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
-        "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "unknown",
+        "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +79,8 @@ class Session(MutableMapping[str, Any]):
         self.previous_id: str | None = None  #: the id before `cycle_id`
         self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
+        self.stale = False  #: commits that this browser has made are missing here, and did not come in time (`read_your_writes`)
+        self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`
 
     def __repr__(self) -> str:
         return f"<Session {self.key.hex()[:8] or 'new'}{' ended' if self.ended else ''}>"
@@ -222,6 +224,7 @@ class Session(MutableMapping[str, Any]):
             self.ending = ID_CHANGED
         self.id = urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode("ascii")
         self.key = key_of(self.id)
+        self.token = ""
 
     def freeze_id(self) -> None:
         """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""

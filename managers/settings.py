@@ -23,6 +23,18 @@ class ManagerSettings:
         0.8, "Longest wait for confirmations; a member that misses it is degraded and waited for no more until it answers.", minimum=0.01, maximum=60.0
     )
     strict_acks: bool = knob(False, "Raise `NotConfirmed` when the wanted confirmations did not come, instead of only saying so in the receipt.")
+    read_your_writes: str = knob(
+        "node",
+        "Where a browser surely reads what it wrote. `node`: on the node that served it. `cluster`: on every node; its cookie then also names its last commits "
+        "(22 to 87 characters more, written again with each commit), and a node that has not applied them waits. Makes `acks = none` safe without a sticky balancer.",
+        choices=("node", "cluster"),
+    )
+    read_your_writes_wait_s: float = knob(
+        0.5,
+        "With `cluster`, the longest wait for a browser's own commits; then what is here is served, counted, and marked `session.stale`.",
+        minimum=0.0,
+        maximum=30.0,
+    )
     idle_timeout_s: float = knob(1800.0, "A session nobody used for this long expires. 0: never.", minimum=0.0)
     absolute_timeout_s: float = knob(43200.0, "A session this old expires whatever its use. 0: never.", minimum=0.0)
     save_period_s: float = knob(

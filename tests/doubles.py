@@ -1,8 +1,9 @@
 """A channel in memory: whole managers talk to each other in one thread and virtual time, with no cluster underneath.
 
 `Net` carries messages between `MemoryChannel`s of members; `deliver()` moves what is under way until nothing is. Links
-can be cut (what is sent meanwhile is lost, and the next link begins anew) and healed. Members join, leave and die. With
-`overtaking` the two lanes of a link overtake each other in both directions, as two lanes of a clogged link do.
+can be cut (what is sent meanwhile is lost, and the next link begins anew) and healed, and held in one direction: slow, and
+up. Members join, leave and die. With `overtaking` the two lanes of a link overtake each other in both directions, as two
+lanes of a clogged link do.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Net:
         self.channels = {m.uid: MemoryChannel(self, m) for m in self.members}
         self.cut: set[frozenset[bytes]] = set()
         self.flights: dict[tuple[bytes, bytes], deque[tuple[Message, int]]] = {}
+        self.held: set[tuple[bytes, bytes]] = set()
         self.settings = settings or ManagerSettings()
         self.managers: list[SessionManager] = [self._manager(m) for m in self.members]
         self.alive = set(self.channels)
@@ -139,7 +141,7 @@ class Net:
             if channel.woken:
                 channel.woken.pop(0)()
                 return True
-        ready = sorted(link for link, flight in self.flights.items() if flight and link[1] not in self.frozen)
+        ready = sorted(link for link, flight in self.flights.items() if flight and link[1] not in self.frozen and link not in self.held)
         if not ready:
             return False
         sender, to = self.rng.choice(ready)
@@ -184,6 +186,14 @@ class Net:
         self.cut.discard(frozenset((a.uid, b.uid)))
         self.managers[one].link_opened(b, False)
         self.managers[other].link_opened(a, False)
+
+    def hold(self, sender: int, to: int) -> None:
+        """What this member sends to that one stays under way until `let_go`."""
+        self.held.add((self.members[sender].uid, self.members[to].uid))
+
+    def let_go(self) -> None:
+        """All held links move again."""
+        self.held.clear()
 
     def kill(self, number: int) -> None:
         uid = self.members[number].uid

@@ -3,7 +3,7 @@
 The rules, in the order in which they are tried:
 
 1. *Sticky.* The cookie ends in ``.name``; while that node is up it answers.
-2. *The same stand-in.* While it is down, a session goes to one node chosen by the session's own bytes, so that its user
+2. *The same stand-in.* While it is down, a session goes to one node chosen by the session's id, so that its user
    reads there what was written there a click ago.
 3. *Round robin* for requests without a session.
 4. *A node that is down* is better than a refusal: it is asked when no other is left.
@@ -92,10 +92,10 @@ class NodeDown:
 
 
 def route_of(cookie: bytes | None) -> str | None:
-    """The node's name at the end of a session cookie; None if there is none."""
-    if cookie is None or cookie[_ID_CHARACTERS : _ID_CHARACTERS + 1] != b".":
+    """The node's name at the end of a session cookie, ``ID.NODE`` or ``ID:TOKEN.NODE``; None if there is none."""
+    if cookie is None or cookie[_ID_CHARACTERS : _ID_CHARACTERS + 1] not in (b".", b":"):
         return None
-    return cookie[_ID_CHARACTERS + 1 :].decode("ascii", "replace") or None
+    return cookie[_ID_CHARACTERS:].partition(b".")[2].decode("ascii", "replace") or None
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ class Balancer:
         if not candidates:
             return None
         if cookie is not None:
-            return candidates[crc32(cookie) % len(candidates)].node
+            return candidates[crc32(cookie[:_ID_CHARACTERS]) % len(candidates)].node  # the rest changes with what is written
         self._turn += 1
         return candidates[self._turn % len(candidates)].node
 

@@ -1,7 +1,8 @@
 """The session cookie: its attributes, how it is read, how it is written.
 
-The value is the id, 43 characters, and after a dot the node that serves the session, for balancers; the node is no part
-of the identity. What is not exactly that is treated as absent, and so are two cookies of that name in one request: one
+The value is the id, 43 characters; with `read_your_writes = "cluster"` a colon and a token (`tokens.py`); and after a dot the
+node that serves the session, for balancers: ``ID:TOKEN.NODE``. Token and node are no part of the identity, and a token that
+is none is as good as absent. What else is not exactly that is treated as absent, and so are two cookies of that name in one request: one
 of them was planted by somebody else (a sibling domain, plain HTTP), and nobody can say which. An id that no node knows
 is never adopted.
 """
@@ -18,7 +19,7 @@ from ...membership.knobs import knob
 __all__ = ["CookieSettings", "Ticket", "delete_cookie", "read_cookie", "write_cookie"]
 
 _PLAIN_HTTP = 'to develop over plain HTTP set name = "sid" and secure = false'
-_VALUE = re.compile(r"([A-Za-z0-9_-]{43})(?:\.([A-Za-z0-9_-]{1,16}))?", re.ASCII)
+_VALUE = re.compile(r"([A-Za-z0-9_-]{43})(?::([^.]*))?(?:\.([A-Za-z0-9_-]{1,16}))?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)  # RFC 9110 token
 _ATTRIBUTE = re.compile(r"[\x21-\x3a\x3c-\x7e]*", re.ASCII)
 
@@ -67,6 +68,7 @@ class Ticket:
     id: str | None = None  #: well-formed, but not believed
     route: str = ""  #: node that served it last
     found: int = 0  #: cookies of that name, good or bad
+    token: str = ""  #: what its browser wrote last; any text
 
 
 def read_cookie(settings: CookieSettings, headers: Iterable[str]) -> Ticket:
@@ -78,12 +80,14 @@ def read_cookie(settings: CookieSettings, headers: Iterable[str]) -> Ticket:
     match = _VALUE.fullmatch(values[0]) if len(values) == 1 else None
     if match is None:
         return Ticket(found=len(values))
-    return Ticket(match[1], match[2] or "", 1)
+    return Ticket(match[1], match[3] or "", 1, match[2] or "")
 
 
-def write_cookie(settings: CookieSettings, session_id: str, route: str) -> str:
-    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name."""
-    value = f"{session_id}.{route}" if settings.route else session_id
+def write_cookie(settings: CookieSettings, session_id: str, route: str, token: str = "") -> str:
+    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name, `token` what the browser wrote last."""
+    value = f"{session_id}:{token}" if token else session_id
+    if settings.route:
+        value += f".{route}"
     age = f"; Max-Age={settings.max_age_s}" if settings.max_age_s else ""
     return f"{settings.name}={value}{age}{_attributes(settings)}"
 

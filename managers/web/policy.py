@@ -120,10 +120,19 @@ class Visit:
         if session.id is None:
             return None
         route = self._front.manager.me.name
-        known = session.id == ticket.id and (not settings.route or route == ticket.route)
+        known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
         if known and not (settings.max_age_s and session.accessed):
             return None
-        return write_cookie(settings, session.id, route)
+        return write_cookie(settings, session.id, route, session.token)
+
+    def _stays(self, route: str) -> bool:
+        """Whether the node that the cookie names is there, and any other will do.
+
+        Then a response that wrote nothing leaves the cookie alone: it may come after that of a request at the same time which
+        wrote, and would take its newer token away.
+        """
+        manager = self._front.manager
+        return manager.settings.read_your_writes == "cluster" and manager.has_member(route)
 
 
 def _words(value: str) -> set[str]:

@@ -46,12 +46,12 @@ class SessionRequest(server.Request):
         self.site = channel.site
         front: Front = channel.site.front
         ticket = front.ticket(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"cookie", ()))
-        session = front.manager.open_local(ticket.id)
+        session = front.manager.open_local(ticket.id, ticket.token)
         if session is not None:
             self._opened(session, ticket, front)
         else:
             assert ticket.id is not None, "only a well-formed id is looked up"
-            front.manager.open_deferred(ticket.id).addCallback(self._opened, ticket, front).addErrback(self._not_opened)
+            front.manager.open_deferred(ticket.id, ticket.token).addCallback(self._opened, ticket, front).addErrback(self._not_opened)
 
     def write(self, data: bytes) -> None:
         self._commit()

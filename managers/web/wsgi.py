@@ -40,9 +40,9 @@ class SessionMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         front = self.front
         ticket = front.ticket((environ.get("HTTP_COOKIE", ""),))
-        session = front.manager.open_local(ticket.id)
+        session = front.manager.open_local(ticket.id, ticket.token)
         if session is None:
-            session = front.manager.open(ticket.id)
+            session = front.manager.open(ticket.id, ticket.token)
         environ["caterwaul.session"] = session
         visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
         response = _Response(visit, start_response)

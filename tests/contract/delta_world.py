@@ -10,15 +10,16 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.settings import ManagerSettings
 
 from ..doubles import Net
 
 
 class DeltaWorld:
-    """`node1` and `node2`, in sync after each request."""
+    """`node1` and `node2`, in sync after each request unless links are held."""
 
-    def __init__(self) -> None:
-        self.net = Net(2)
+    def __init__(self, settings: ManagerSettings | None = None) -> None:
+        self.net = Net(2, settings)
         self.unknown: set[str] = set()
         self.remote: set[str] = set()
         self._touches: Counter[bytes] = Counter()
@@ -54,6 +55,15 @@ class DeltaWorld:
         with self._carrying:
             self.net.deliver()
 
+    def wait(self, opening: Deferred[Session]) -> Session:
+        """Let time pass until the session is there."""
+        found: list[Session] = []
+        opening.addCallback(found.append)
+        with self._carrying:
+            while not found:
+                self.net.advance(0.01)
+        return found[0]
+
     def _watch(self, manager: Any) -> None:
         touch = manager._committing._touch
 
@@ -74,26 +84,35 @@ class DeltaNode:
         self.settings = manager.settings
         self.open_now: list[Session] = []
         self.receipts: list[Watched] = []
-        self.lookups: list[tuple[Deferred[Any], str]] = []
+        self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
 
-    def open_local(self, session_id: str | None) -> Session | None:
-        return None if session_id in self.world.remote else self.open(session_id)
+    def has_member(self, name: str) -> bool:
+        return bool(self.manager.has_member(name))
 
-    def open(self, session_id: str | None) -> Session:
-        unknown = session_id in self.world.unknown
-        session = Session(self.settings, self.manager.types, os.urandom, unknown=True) if unknown else self.manager.open(session_id)
-        self.open_now = [*self.open_now, session]
-        return session
+    def open_local(self, session_id: str | None, token: str = "") -> Session | None:
+        if session_id in self.world.remote:
+            return None
+        if session_id in self.world.unknown:
+            return self._opened(Session(self.settings, self.manager.types, os.urandom, unknown=True))
+        session = self.manager.open_local(session_id, token)
+        return None if session is None else self._opened(session)
 
-    def open_deferred(self, session_id: str) -> Deferred[Any]:
-        self.lookups.append((Deferred(), session_id))
+    def open(self, session_id: str | None, token: str = "") -> Session:
+        return self._opened(self.world.wait(self.manager.open_deferred(session_id, token)))
+
+    def open_deferred(self, session_id: str, token: str = "") -> Deferred[Any]:
+        self.lookups.append((Deferred(), session_id, token))
         return self.lookups[-1][0]
 
     def answer(self) -> None:
         while self.lookups:
-            waiting, session_id = self.lookups.pop(0)
-            waiting.callback(self.open(session_id))
+            waiting, session_id, token = self.lookups.pop(0)
+            waiting.callback(self.open(session_id, token))
+
+    def _opened(self, session: Session) -> Session:
+        self.open_now = [*self.open_now, session]
+        return session
 
     def commit(self, session: Session, *options: Any, **more: Any) -> Watched:
         self.commits += 1

@@ -62,15 +62,15 @@ class Node:
         self.lookups: list[tuple[Deferred[Session], str]] = []
         self.commits = 0
 
-    def open_local(self, session_id: str | None) -> Session | None:
+    def open_local(self, session_id: str | None, token: str = "") -> Session | None:
         if session_id in self.world.remote:
             return None
         return self._opened(session_id)
 
-    def open(self, session_id: str) -> Session:
+    def open(self, session_id: str, token: str = "") -> Session:
         return self._opened(session_id)
 
-    def open_deferred(self, session_id: str) -> Deferred[Session]:
+    def open_deferred(self, session_id: str, token: str = "") -> Deferred[Session]:
         self.lookups.append((Deferred(), session_id))
         return self.lookups[-1][0]
 
@@ -130,6 +130,7 @@ class Session(MutableMapping[str, Any]):
         self.unknown = unknown
         self.acks: str | int | None = None
         self.accessed = False
+        self.token = ""
         self.ended = False
         self.previous_id: str | None = None
         self._world = world

@@ -78,7 +78,7 @@ def ignore(session: Any) -> Page:
     return Page()
 
 
-class FrontContract:
+class Driven:
     """Subclasses give `drive`."""
 
     def drive(self, call: Call) -> Answer:
@@ -94,6 +94,87 @@ class FrontContract:
         cookie = self.get(node, count).cookie
         assert cookie is not None
         return cookie
+
+
+class RoamingContract(Driven):
+    """`read_your_writes = "cluster"`: `roaming` is a world whose link from node1 to node2 can be held."""
+
+    def test_each_response_that_wrote_sets_a_token_and_others_leave_the_cookie_alone(self, roaming: Any) -> None:
+        node = roaming.node()
+        cookie = self.begin(node)
+        assert len(cookie) == ID_LENGTH + len(":.node1") + 22
+        again = self.get(node, count, cookie)
+        assert again.body == b"2"
+        assert again.cookie not in (None, cookie)
+        assert self.get(node, look, again.cookie).cookie is None
+
+    def test_a_redirect_to_another_node_waits_for_what_was_written_before_it(self, roaming: Any) -> None:
+        cookie = self.begin(roaming.node())
+        roaming.net.hold(0, 1)
+        answer = self.get(roaming.node(), count, cookie)
+        roaming.net.clock.callLater(0.2, roaming.net.let_go)
+        shown = self.get(roaming.node("node2"), look, answer.cookie)
+        assert shown.body == b"[('n', 2)]"
+        assert roaming.net.clock.seconds() < 0.4
+
+    def test_a_session_begun_just_now_is_found_on_another_node(self, roaming: Any) -> None:
+        roaming.net.hold(0, 1)
+        cookie = self.begin(roaming.node())
+        roaming.net.clock.callLater(0.2, roaming.net.let_go)
+        assert self.get(roaming.node("node2"), count, cookie).body == b"2"
+
+    def test_after_the_longest_wait_the_application_is_told(self, roaming: Any) -> None:
+        def tell(session: Any) -> Page:
+            return Page(f"{session['n']} {session.stale}".encode())
+
+        cookie = self.begin(roaming.node())
+        roaming.net.hold(0, 1)
+        answer = self.get(roaming.node(), count, cookie)
+        shown = self.get(roaming.node("node2"), tell, answer.cookie)
+        assert shown.body == b"1 True"
+        assert shown.cookie is None
+        assert 0.4 < roaming.net.clock.seconds() < 0.6
+        assert self.get(roaming.node(), tell, answer.cookie).body == b"2 False"
+
+    def test_reading_elsewhere_leaves_the_cookie_to_the_node_it_names_while_that_is_there(self, roaming: Any) -> None:
+        cookie = self.begin(roaming.node())
+        assert self.get(roaming.node("node2"), look, cookie).cookie is None
+        roaming.net.kill(0)
+        assert self.get(roaming.node("node2"), look, cookie).cookie == cookie.replace(".node1", ".node2")
+
+    def test_writing_elsewhere_names_both_nodes_commits(self, roaming: Any) -> None:
+        cookie = self.begin(roaming.node())
+        answer = self.get(roaming.node("node2"), count, cookie)
+        assert answer.cookie is not None
+        assert answer.cookie.endswith(".node2")
+        assert len(answer.cookie) > len(cookie)
+
+    def test_a_forged_token_changes_nothing_and_is_taken_away(self, roaming: Any) -> None:
+        cookie = self.begin(roaming.node())
+        session_id = cookie[:ID_LENGTH]
+        for forged in ("x", "A" * 22, "A" * 4000, "!"):
+            answer = self.get(roaming.node("node2"), look, f"{session_id}:{forged}.node1")
+            assert answer.body == b"[('n', 1)]"
+            assert answer.cookie == f"{session_id}.node2"
+        assert roaming.net.clock.seconds() == 0
+
+    def test_what_a_stream_writes_after_its_headers_no_cookie_can_name(self, roaming: Any) -> None:
+        def handler(session: Any) -> Page:
+            def body() -> Iterator[bytes]:
+                yield b"first"
+                session["late"] = True
+                yield b"last"
+
+            return Page(body())
+
+        cookie = self.begin(roaming.node())
+        answer = self.get(roaming.node(), handler, cookie)
+        assert (answer.body, answer.cookie) == (b"firstlast", None)
+        assert roaming.contents(cookie[:ID_LENGTH]) == {"n": 1, "late": True}
+
+
+class FrontContract(Driven):
+    """For every manager."""
 
     # --- creation ---
 

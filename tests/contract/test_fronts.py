@@ -17,6 +17,7 @@ from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
+from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.twisted_web import SessionSite
 from caterwaul.managers.web.wsgi import SessionMiddleware
 
@@ -24,7 +25,7 @@ pytest.register_assert_rewrite("tests.contract.fronts")
 
 from .delta_world import DeltaWorld  # noqa: E402
 from .double import World  # noqa: E402
-from .fronts import Answer, Call, FrontContract, Page, look  # noqa: E402
+from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
 
 REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
 
@@ -33,6 +34,11 @@ REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server 
 def world(request: Any) -> Any:
     """The same contract over the double that the unit tests use, and over real managers: so the double is honest."""
     return request.param()
+
+
+@pytest.fixture
+def roaming() -> Any:
+    return DeltaWorld(ManagerSettings(read_your_writes="cluster"))
 
 
 def parse(raw: bytes, commits_at_head: int) -> Answer:
@@ -82,7 +88,7 @@ def serve_wsgi(application: Any, call: Call) -> Answer:
     return parse(out.getvalue(), out.seen or 0)
 
 
-class WSGI(FrontContract):
+class WSGI(FrontContract, RoamingContract):
     """`write` is PEP 3333's for old applications; else the body is returned."""
 
     imperative = False
@@ -182,7 +188,7 @@ def raw_request(call: Call) -> bytes:
     return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}\r\n".encode("latin-1")
 
 
-class TestTwistedWeb(FrontContract):
+class TestTwistedWeb(FrontContract, RoamingContract):
     """A real HTTPChannel over a string."""
 
     def drive(self, call: Call) -> Answer:

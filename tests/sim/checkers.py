@@ -1,12 +1,13 @@
 """The promises, as checks apart from the code: each says which one was broken, where and how.
 
 *Always*: S1 a cookie yields its own session only; S2 an id that was ended is refused by every member that confirmed it, and
-by whoever refused it once; S3 a node shows what was written through it, or what replaced that; S4 a member that
-confirmed a write has it; S6 nobody goes back to an older value; S8 outboxes stay under their bound. Of membership: no view holds two
+by whoever refused it once; S3 a node shows what was written through it, or what replaced that, and any node what a
+browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it; S6
+nobody goes back to an older value; S8 outboxes stay under their bound. Of membership: no view holds two
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
-ended: views are equal, every node is in sync, S5 all copies are equal byte for byte, S4 no write is lost that a member still
-alive had confirmed or made, S2 no ended id is served anywhere, and S6 a counter has all additions that a member still alive had, and
-none twice.
+ended: views are equal, every node is in sync, S3 no browser has written what a node does not have,
+S5 all copies are equal byte for byte, S4 no write is lost that a member still alive had confirmed or made, S2 no ended id is
+served anywhere, and S6 a counter has all additions that a member still alive had, and none twice.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
 
-from .history import Add, Ended, History, Write, token_in
+from .history import Add, Cookie, Ended, History, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
@@ -79,6 +81,49 @@ class Checkers:
         if before is not None and before != token and self.history.is_older(token, before):
             self.fail("S3/S6", f"{life} shows {token!r} after {before!r}, which replaced it")
         self.history.shown[life, session.id, attribute] = token
+
+    def read_own(self, node: SimNode, cookie: Cookie, session: Session, shown: dict[str, str]) -> None:
+        """A browser with this cookie was shown this."""
+        life = node.reactor.name
+        if session.stale:
+            self.world.counters["stale"] += 1
+            return
+        if session.new:
+            self._is_gone(node, cookie)
+            return
+        for attribute, (token, _) in sorted(cookie.wrote.items()):
+            if self.history.writes[token].at < self._ended.get(session.key, -1.0):
+                continue  # it had expired, and lives on
+            self.world.counters["own_reads"] += 1
+            there = shown.get(attribute)
+            if not self.history.is_kept(token, there):
+                self.fail("S3", f"{life} shows {there!r} to the browser that wrote {token!r}, and does not say that this is stale")
+
+    def _is_gone(self, node: SimNode, cookie: Cookie) -> None:
+        """The node said that there is no such session: then none of those who wrote it, and whom it sees, has it."""
+        if cookie.id is None or cookie.id in self.history.ended:
+            return
+        key = key_of(cookie.id)
+        if key in self._ended or node.manager._core.replica.get(key) is not None:
+            return
+        authors = claimed(cookie.token)
+        seen = node.manager._core.placement.view.by_uid
+        for other in self.cluster.nodes.values():
+            if is_of(other.me.uid, authors) and other.me.uid in seen and other.managers and other.manager._core.replica.held(key) is not None:
+                self.fail("S3", f"{node.reactor.name} calls {key.hex()[:8]} gone, which {other.reactor.name} has, as the browser's token says")
+
+    def nothing_is_stale(self, cookies: list[Cookie]) -> None:
+        """Faults are over: what a browser wrote through a node that is still alive, every node has."""
+        for cookie in cookies:
+            if cookie.id is None:
+                continue
+            key = key_of(cookie.id)
+            for node in self.cluster.nodes.values():
+                entry = node.manager._core.replica.held(key)
+                record = node.manager._core.replica.record(key, entry) if entry is not None else None
+                missing = uncovered(claimed(cookie.token), record.applied) if record is not None else {}
+                if any(is_of(other.me.uid, missing) for other in self.cluster.nodes.values()):
+                    self.fail("S3", f"after healing {node.reactor.name} lacks commits to {key.hex()[:8]} that its browser knows of: {missing}")
 
     def wrote(self, node: SimNode, session: Session, write: Write) -> None:
         self.history.shown[node.reactor.name, write.session_id, write.attribute] = write.token

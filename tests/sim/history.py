@@ -8,9 +8,9 @@ written concurrently, and either may stand.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Add", "Ended", "History", "Write", "token_in"]
+__all__ = ["Add", "Cookie", "Ended", "History", "Write", "token_in"]
 
 
 @dataclass(slots=True)
@@ -21,6 +21,14 @@ class Write:
     attribute: str
     at: float
     holders: set[str] = field(default_factory=set)  #: lives of nodes that have it: the writer's, and whoever confirmed
+
+
+class Cookie(NamedTuple):
+    """What a browser sends: `token` is the product's, `wrote` what it stands for: ``{attribute: (token last written, uid of its author)}``."""
+
+    id: str | None = None
+    token: str = ""
+    wrote: dict[str, tuple[str, bytes]] = {}  # noqa: RUF012  (a NamedTuple's default; nobody changes it)
 
 
 @dataclass(slots=True)
@@ -56,6 +64,10 @@ class History:
         self.successor: dict[str, str] = {}  #: old id -> new id
         self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there
         self.used: dict[str, float] = {}  #: when an id was used last: it may expire after that
+
+    def is_kept(self, token: str, there: str | None) -> bool:
+        """Whether a place that shows `there` has this token, or what replaced it."""
+        return there is not None and (there == token or not self.is_older(there, token))
 
     def is_older(self, token: str, than: str) -> bool:
         """Whether `than` descends from `token`."""

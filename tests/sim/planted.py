@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, record, replica
+from caterwaul.managers import antientropy, base, opening, record, replica
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -120,6 +120,10 @@ def _never_reconcile(patch: Patch) -> None:
     patch(antientropy.AntiEntropy, "begin", begin)
 
 
+def _serve_before_it_arrived(patch: Patch) -> None:
+    patch(opening, "uncovered", lambda written, applied: {})
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -130,4 +134,5 @@ BUGS = (
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
+    Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
 )

@@ -32,7 +32,7 @@ _OUTBOX_MAX = 65536
 _SETTINGS = {
     "membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3},
     "channel": {"outbox_max_bytes": _OUTBOX_MAX, "reconnect_max_s": 1.0},
-    "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 1.0, "expire_check_s": 0.5}},
+    "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 1.0, "expire_check_s": 0.5, "read_your_writes": "cluster"}},
 }
 
 
@@ -56,7 +56,7 @@ def run_seed(seed: int | str, kinds: Sequence[str] | None = None) -> Result:
         if kinds is not None:
             faults = [fault for fault in faults if fault.kind in kinds]
         injector = Injector(world, cluster, faults, down_max=2)
-        Workload(world, cluster, checkers, users=_USERS, rate=_RATE, until=_REQUESTS_UNTIL, idle_s=_IDLE_S)
+        workload = Workload(world, cluster, checkers, users=_USERS, rate=_RATE, until=_REQUESTS_UNTIL, idle_s=_IDLE_S)
         world.run_until(_HEAL_AT)
         injector.heal()
         world.run_until(_REQUESTS_UNTIL)
@@ -64,6 +64,7 @@ def run_seed(seed: int | str, kinds: Sequence[str] | None = None) -> Result:
             world.run_until(world.now + 0.5)
         world.counters["ms_to_agree"] = int((world.now - _REQUESTS_UNTIL) * 1000)
         checkers.settled()
+        checkers.nothing_is_stale(workload.cookies())
         world.run_until(SECONDS)
         return Result(seed, _void(world) if kinds is None else "", world.digest(), world.counters)
 

@@ -29,6 +29,8 @@ def _name(node: Node | None) -> str | None:
 
 def test_the_route_is_what_follows_43_characters_and_a_dot() -> None:
     assert route_of(_cookie("node2")) == "node2"
+    assert route_of(b"a" * 43 + b":token-_.node2") == "node2"
+    assert route_of(b"a" * 43 + b":token") is route_of(b"a" * 43 + b":.") is None
     assert route_of(b"a" * 43) is None
     assert route_of(b"a" * 43 + b".") is None
     assert route_of(b"short.node2") is None
@@ -53,6 +55,7 @@ def test_a_session_whose_node_is_down_goes_to_one_stand_in_until_it_is_back() ->
     stand_ins = {_name(balancer.choose(_cookie("node2"))) for _ in range(10)}
     assert len(stand_ins) == 1
     assert stand_ins <= {"node1", "node3"}
+    assert {_name(balancer.choose(b"a" * 43 + b":%d.node2" % number)) for number in range(10)} == stand_ins, "whatever its user wrote meanwhile"
     assert {_name(balancer.choose(_cookie("node2", letter))) for letter in "abcdefgh"} == {"node1", "node3"}
     probe = effects[1]
     assert isinstance(probe, Probe)

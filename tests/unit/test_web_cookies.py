@@ -57,6 +57,14 @@ class TestReading:
             ([f"__Host-sid={ID}\n"], Ticket(found=1)),
             ([f"__Host-sid={ID}x"], Ticket(found=1)),
             ([f"__Host-sid={ID}.a.b"], Ticket(found=1)),
+            ([f"__Host-sid={ID}:tok-_1.n"], Ticket(ID, "n", 1, "tok-_1")),
+            ([f"__Host-sid={ID}:tok"], Ticket(ID, "", 1, "tok")),
+            ([f"__Host-sid={ID}:"], Ticket(ID, "", 1)),
+            ([f"__Host-sid={ID}:!:\x01.n"], Ticket(ID, "n", 1, "!:\x01")),  # no token, and still this session's cookie
+            ([f"__Host-sid={ID}:{'x' * 5000}.n"], Ticket(ID, "n", 1, "x" * 5000)),
+            ([f"__Host-sid={ID}:t.a.b"], Ticket(found=1)),
+            ([f"__Host-sid={ID}.n:t"], Ticket(found=1)),
+            ([f"__Host-sid={ID[1:]}:t.n"], Ticket(found=1)),
             ([f'__Host-sid="{ID}"'], Ticket(found=1)),
             ([f"__Host-sid={ID}; __Host-sid={ID}"], Ticket(found=2)),
             ([f"__Host-sid={ID}", "__Host-sid=x"], Ticket(found=2)),
@@ -80,6 +88,12 @@ class TestWriting:
         value = write_cookie(PLAIN, ID, "node1")
         assert value == f"sid={ID}.node1; Path=/; HttpOnly; SameSite=Lax"
         assert read_cookie(PLAIN, [value.partition(";")[0]]) == Ticket(ID, "node1", 1)
+
+    def test_the_token_stands_between_the_id_and_the_route(self) -> None:
+        value = write_cookie(PLAIN, ID, "node1", "tok-_1")
+        assert value == f"sid={ID}:tok-_1.node1; Path=/; HttpOnly; SameSite=Lax"
+        assert read_cookie(PLAIN, [value.partition(";")[0]]) == Ticket(ID, "node1", 1, "tok-_1")
+        assert write_cookie(CookieSettings(route=False), ID, "node1", "tok").startswith(f"__Host-sid={ID}:tok; ")
 
     def test_every_attribute_can_be_set(self) -> None:
         settings = CookieSettings(name="s", http_only=False, same_site="None", path="/shop", domain="example.org", max_age_s=60, route=False)
