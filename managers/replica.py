@@ -78,6 +78,7 @@ class Replica:
     def __init__(self, me: bytes) -> None:
         self.me = me
         self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
+        self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
         self.live = 0
         self.tombstones = 0
         self.events: list[Created | Destroyed] = []
@@ -110,8 +111,7 @@ class Replica:
 
     def body_of(self, entry: Entry) -> bytes | None:
         """The packed record, or None."""
-        body = entry.body
-        return body.pack() if type(body) is Record else body  # type: ignore[return-value]
+        return entry.body.pack() if type(entry.body) is Record else entry.body  # type: ignore[return-value]
 
     def entries(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
         """Entries by partition, then key."""
@@ -125,6 +125,7 @@ class Replica:
     def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int) -> tuple[int, int, dict[bytes, int], bool]:
         """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended."""
         me = self.me
+        self.changed[key[0] << 4 | key[1] >> 4] = 1
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
@@ -149,8 +150,8 @@ class Replica:
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
-        version = entry.head.counter + 1 if entry.head is not None else 1
-        entry.head = live_head(version, self.me, self.me)
+        self.changed[partition_of(key)] = 1
+        entry.head = live_head(entry.head.counter + 1 if entry.head is not None else 1, self.me, self.me)
         return entry.head
 
     def end(self, key: bytes, state: int, now_ms: int) -> Head | None:
@@ -173,10 +174,12 @@ class Replica:
 
     def merge_deltas(self, origin: bytes, deltas: list[list[Any]], ours: Ours, outcome: Outcome) -> None:
         """Commits of one origin, checked by `check_deltas`, in its order."""
-        partitions, in_use = self.partitions, self.in_use
+        partitions, in_use, changed = self.partitions, self.in_use, self.changed
         for delta in deltas:
             key = delta[0]
-            entry = partitions[key[0] << 4 | key[1] >> 4].get(key)
+            number = key[0] << 4 | key[1] >> 4
+            changed[number] = 1
+            entry = partitions[number].get(key)
             accessed = delta[5]
             if entry is None:
                 entry = self._begin(key, origin, delta, ours, outcome)
@@ -199,8 +202,7 @@ class Replica:
             in_use.add(key)
             ordered, conflicts = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4])
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
-            if conflicts:
-                self.conflicts += conflicts
+            self.conflicts += conflicts
             if IDLE_LIMIT in delta[4]:
                 self.fresh.append(key)
             if not ordered:
@@ -234,6 +236,7 @@ class Replica:
         outcome.tells.append(key)  # if it was an expiry, the author revives it: it has the record
 
     def merge_head(self, key: bytes, head: Head, outcome: Outcome) -> None:
+        self.changed[partition_of(key)] = 1
         entry = self.get(key)
         if entry is None:
             self._insert(key, Entry(head, None, head.ended_ms, ()))
@@ -276,6 +279,7 @@ class Replica:
         """A whole session as another member holds it; `incoming` is the record of `body`."""
         if head is not None and head.state:
             body = incoming = None  # what has ended has no contents
+        self.changed[partition_of(key)] = 1
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state and (head is None or head.state == LIVE):
             mine = entry.head
@@ -294,8 +298,7 @@ class Replica:
                 incoming.applied[self.me] = spent
                 body = incoming.pack()
         if entry is None:
-            entry = Entry(head, body, created_ms, touches)
-            self._insert(key, entry)
+            self._insert(key, Entry(head, body, created_ms, touches))
             return
         if touches:
             entry.touches = merge_touches(entry.touches, touches)
@@ -331,6 +334,7 @@ class Replica:
         entry = self.get(key)
         if entry is not None and type(entry.body) is Record:
             entry.body.partial = False
+            self.changed[partition_of(key)] = 1
 
     # -- keeping house
 
@@ -339,6 +343,7 @@ class Replica:
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state:
             del self.partitions[partition_of(key)][key]
+            self.changed[partition_of(key)] = 1
             self.tombstones -= 1
 
     def forget_over(self, most: int) -> None:
@@ -358,9 +363,7 @@ class Replica:
         cooling = self._cooling
         for _ in range(min(limit, len(cooling))):
             key = cooling.pop()
-            if key in self.in_use:
-                continue
-            entry = self.get(key)
+            entry = self.get(key) if key not in self.in_use else None
             if entry is not None and type(entry.body) is Record and not entry.body.partial:
                 entry.body = entry.body.pack()
         return len(cooling)
@@ -381,6 +384,7 @@ class Replica:
         self.fresh.append(key)
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
+        self.changed[partition_of(key)] = 1
         self.live -= 1
         self.tombstones += 1
         self._ended.append(key)
