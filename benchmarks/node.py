@@ -56,7 +56,7 @@ class Watch:
 
     def __init__(self, manager: SessionManager) -> None:
         self._manager = manager
-        self.first_contact_ns = 0
+        self.first_contact_ns = self.last_contact_ns = 0
         self.each = False  #: note every delta, not only the last
         self.clear()
 
@@ -79,7 +79,8 @@ class Watch:
             self.records += len(message[2])
 
     def link_opened(self, peer: Member, resumed: bool) -> None:
-        self.first_contact_ns = self.first_contact_ns or time.monotonic_ns()
+        self.last_contact_ns = time.monotonic_ns()
+        self.first_contact_ns = self.first_contact_ns or self.last_contact_ns
         self._manager.link_opened(peer, resumed)
 
     def link_lost(self, peer: Member) -> None:
@@ -109,6 +110,16 @@ class Writer:
             assert session.id is not None
             self.ids.append(session.id)
             self._numbers.append(0)
+
+    def change(self, every: int, size: int) -> int:
+        """One attribute of each `every`th session becomes something that cannot be compressed. How many sessions that are."""
+        changed = self.ids[::every]
+        for session_id in changed:
+            session = self._manager.open(session_id)
+            session["a0"] = os.urandom(size)
+            self._manager.commit(session)
+            self._manager.release(session)
+        return len(changed)
 
     def update(self, threads: int, ms: int, size: int, acks: str, rate: float = 0.0) -> dict[str, Any]:
         """For `ms` milliseconds, as fast as it goes or `rate` a second over all threads. Thread i has sessions i, i + threads, ..."""
@@ -197,16 +208,22 @@ class _Node:
         self._gone += [(member.name, now) for member in change.disappeared]
 
     def about(self) -> dict[str, Any]:
-        return {"port": self._manager.me.port, "started_ns": self._started_ns, "first_contact_ns": self._watch.first_contact_ns}
+        watch = self._watch
+        return {
+            "port": self._manager.me.port, "started_ns": self._started_ns, "first_contact_ns": watch.first_contact_ns, "last_contact_ns": watch.last_contact_ns,
+        }  # fmt: skip
 
     def meet(self, members: int) -> dict[str, Any]:
-        """Wait until so many members are in the view and this one is in sync with them."""
+        """Wait until so many members are in the view and this one is in sync with them. When that was, within 10 ms."""
         _wait_until(lambda: len(self._cluster.members) == members and self._cluster.is_ready, f"{members} members", 0.01)
-        return {}
+        return {"met_ns": time.monotonic_ns(), **self.about()}
 
     def create(self, **what: Any) -> dict[str, Any]:
         self._writer.create(**what)
         return {}
+
+    def change(self, **what: Any) -> dict[str, Any]:
+        return {"changed": self._writer.change(**what)}
 
     def update(self, **what: Any) -> dict[str, Any]:
         return self._writer.update(**what)
@@ -255,10 +272,10 @@ class _Node:
         with open("/proc/self/statm") as file:
             return {"bytes": int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
 
-    def gone(self, name: str) -> dict[str, Any]:
-        """Wait until this member has disappeared from the view. When that was."""
-        _wait_until(lambda: any(gone == name for gone, _ in self._gone), f"the loss of {name}", 0.005)
-        return {"gone_ns": next(at for gone, at in self._gone if gone == name)}
+    def gone(self, name: str, since_ns: int = 0) -> dict[str, Any]:
+        """Wait until this member has disappeared from the view, after `since_ns`. When that was."""
+        _wait_until(lambda: any(gone == name and at > since_ns for gone, at in self._gone), f"the loss of {name}", 0.005)
+        return {"gone_ns": next(at for gone, at in self._gone if gone == name and at > since_ns)}
 
     def statistics(self) -> dict[str, Any]:
         return self._cluster.statistics()

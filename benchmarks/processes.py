@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import queue
+import signal
 import socket
 import subprocess
 import sys
@@ -59,6 +60,18 @@ class Process:
         now = time.monotonic_ns()
         self._child.kill()
         self._child.wait()
+        return now
+
+    def pause(self) -> int:
+        """SIGSTOP. Returns when, ns."""
+        now = time.monotonic_ns()
+        self._child.send_signal(signal.SIGSTOP)
+        return now
+
+    def resume(self) -> int:
+        """SIGCONT. Returns when, ns."""
+        now = time.monotonic_ns()
+        self._child.send_signal(signal.SIGCONT)
         return now
 
     def end(self) -> None:

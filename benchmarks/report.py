@@ -45,6 +45,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("s from process start", "from_spawn_s"), Column("s from node start", "from_start_s"), Column("s from first contact", "from_contact_s"),
         Column("CPU s donor", "cpu_donor_s"), Column("joiner", "cpu_joiner_s"), Column("joiner RSS MB", "joiner_rss_mb"), Column("wrong", "wrong", True),
     ]),
+    "rejoin": ("a node that was away, and one session in a hundred changed", [
+        Column("s from waking up", "from_wake_s"), Column("s from contact", "from_contact_s"), Column("bytes on the wire", "wire_bytes"),
+        Column("bytes changed", "changed_bytes"), Column("wire/changed", "wire_a_changed_byte"), Column("sessions changed", "changed"),
+        Column("records moved", "records"), Column("partitions that differed", "partitions"), Column("s away", "away_s"), Column("wrong", "wrong", True),
+    ]),
     "detect": ("a killed process of three", [Column("ms until the first drops it", "first_ms"), Column("the last", "last_ms")]),
     "micro": ("parts of a commit, one thread", [
         Column("open+set+commit+release us", "commit_us"), Column("flush us", "flush_us"), Column("decode us", "decode_us"), Column("apply us", "apply_us"),

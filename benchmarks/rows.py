@@ -2,7 +2,7 @@
 
     flood-2r-100B-none-1t     deltas per second: two replicas, attribute of 100 bytes, acks none, one application thread
     latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
-    memory, join, detect      see `Scale`; the parts of a commit in one process are in `micro.py`
+    memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
 Rows of one kind that need the same cluster share it, each with its own repetitions; one repetition before the first warms it
 and is thrown away. A repetition is a flat object of numbers.
@@ -34,7 +34,7 @@ class Scale:
     attributes: int
     flood_ms: int
     paced_ms: int
-    held: int  #: sessions of the rows memory and join
+    held: int  #: sessions of the rows memory, join and rejoin
     losses: int  #: processes killed for the row detect
 
 
@@ -45,7 +45,8 @@ TINY = Scale(sessions=50, attributes=2, flood_ms=100, paced_ms=100, held=200, lo
 _PACED_PER_S = 200.0
 _SETTLE_S = 1.5  # after so long without anything new nothing more is coming
 _HELD_BYTES = 100  # an attribute of the row memory; ten of them are 1 KB
-_JOIN_BYTES = 1000  # the one attribute of the row join
+_JOIN_BYTES = 1000  # the one attribute of the rows join and rejoin
+_CHANGE_EVERY = 100  # of the row rejoin: one session in so many is changed meanwhile
 _PACK_AFTER_S = 0.5
 
 
@@ -67,7 +68,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
                 Row(f"flood-{replicas}r-{size}B-{acks}-{threads}t", "flood", replicas, size, acks, threads) for acks in ("none", "all") for threads in (1, 8)
             ]
             rows += [Row(f"latency-{replicas}r-{size}B-{acks}", "latency", replicas, size, acks) for acks in ("none", "all")]
-    rows += [Row("memory", "memory"), Row("join", "join"), Row("detect", "detect", replicas=2)]
+    rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
 
@@ -84,6 +85,8 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], [_memory(scale) for _ in range(repetitions)]
         elif kind == "join":
             yield same[0], _joins(scale, repetitions)
+        elif kind == "rejoin":
+            yield same[0], _rejoins(scale, repetitions)
         else:
             yield same[0], _losses(scale)
 
@@ -214,6 +217,51 @@ def _joins(scale: Scale, repetitions: int) -> list[Repetition]:
             group.drop(joiner)
             donor.do("meet", members=1)
     return found
+
+
+def _rejoins(scale: Scale, repetitions: int) -> list[Repetition]:
+    """Two nodes hold all sessions. One is stopped (SIGSTOP) until the other has dropped it; meanwhile one session in a hundred changes; then it goes on."""
+    found: list[Repetition] = []
+    with Group(managers={"default": {"pack_after_s": _PACK_AFTER_S}}) as group:
+        group.grow(2)
+        writer, away = group.nodes
+        writer.do("create", sessions=scale.held, attributes=1, size=_JOIN_BYTES)
+        away.do("hold", sessions=scale.held)
+        for _ in range(repetitions):
+            for node in group.nodes:
+                node.do("memory", packed=True)
+            before = _moved(away)
+            stopped_ns = away.pause()
+            writer.do("gone", name=away.name, since_ns=stopped_ns)
+            changed = writer.do("change", every=_CHANGE_EVERY, size=_JOIN_BYTES)["changed"]
+            of_writer, used = _moved(writer), _cpu_of(writer)
+            woken_ns = away.resume()
+            met = [node.do("meet", members=2) for node in (writer, away)]
+            synced_ns = max(one["met_ns"] for one in met)
+            now = [_moved(writer), _moved(away)]
+            wire = now[0]["wire"] - of_writer["wire"]
+            found.append({
+                "from_wake_s": (synced_ns - woken_ns) / 1e9, "from_contact_s": (synced_ns - met[0]["last_contact_ns"]) / 1e9,
+                "away_s": (woken_ns - stopped_ns) / 1e9, "wire_bytes": wire, "changed": changed, "changed_bytes": changed * _JOIN_BYTES,
+                "wire_a_changed_byte": wire / (changed * _JOIN_BYTES), "partitions": sum(one["partitions"] for one in now) - of_writer["partitions"] - before["partitions"],
+                "records": sum(one["records"] for one in now) - of_writer["records"] - before["records"], "cpu_writer_s": _cpu_of(writer) - used,
+                "sessions": scale.held, "wrong": _wrong(group, every=_CHANGE_EVERY),
+            })  # fmt: skip
+    return found
+
+
+def _moved(node: Process) -> dict[str, int]:
+    """Totals of a node: bytes in and out on its links, records sent, and partitions that differed in the rounds it led."""
+    statistics = node.do("statistics")
+    channel, manager = statistics["channel"], statistics["managers"]["default"]
+    return {
+        "wire": channel.get("bytes_in", 0) + channel.get("bytes_out", 0), "records": manager["records_sent"], "partitions": manager["partitions_differing"],
+    }  # fmt: skip
+
+
+def _cpu_of(node: Process) -> float:
+    used: float = node.do("cpu")["cpu_s"]
+    return used
 
 
 def _losses(scale: Scale) -> list[Repetition]:

@@ -21,7 +21,7 @@ __all__ = ["ACCEPTED", "DIALLED", "EPOCH_BYTES", "Answer", "Greeting", "Handshak
 
 EPOCH_BYTES = 8
 _FORMAT = 1  # value of the key "caterwaul": the form of HELLO itself
-_FEATURES: frozenset[str] = frozenset()  # names a peer may list under "mandatory": none are defined yet
+_FEATURES: frozenset[str] = frozenset()  # what a peer may list under "mandatory" and is known here: nothing is defined yet
 _REFUSAL_CODES = ("cluster", "version", "mandatory", "self", "duplicate", "malformed")
 
 DIALLED, ACCEPTED, DONE = "dialled", "accepted", "done"
@@ -98,7 +98,10 @@ def _read_greeting(hello: dict[Any, Any], uid: bytes, cluster: str) -> Greeting:
     fresh = _read_epoch(hello, "fresh")
     if fresh is None:
         raise RemoteError("hello: 'fresh' is missing")
-    return Greeting(_read_member(hello, uid), version, _read_epoch(hello, "epoch"), fresh, _read_epoch(hello, "peer"), _read_received(hello))
+    member = _read_member(hello, uid)
+    if member.versions != tuple(versions):
+        raise RemoteError("hello: 'versions' are not those of the member")
+    return Greeting(member, version, _read_epoch(hello, "epoch"), fresh, _read_epoch(hello, "peer"), _read_received(hello))
 
 
 def _read_answer(hello: dict[Any, Any], uid: bytes, cluster: str) -> Answer:
@@ -109,7 +112,10 @@ def _read_answer(hello: dict[Any, Any], uid: bytes, cluster: str) -> Answer:
     epoch, resume = _read_epoch(hello, "epoch"), hello.get("resume")
     if epoch is None or type(resume) is not bool:
         raise RemoteError("hello: 'epoch' or 'resume' is missing or malformed")
-    return Answer(_read_member(hello, uid), version, resume, epoch, _read_received(hello))
+    member = _read_member(hello, uid)
+    if version != member.version:
+        raise HandshakeRefused("version", f"the peer chose protocol version {version}, and {member.version} is the highest that both know")
+    return Answer(member, version, resume, epoch, _read_received(hello))
 
 
 def _read_refusal(reason: str, uid: bytes, cluster: str) -> Greeting | Answer:

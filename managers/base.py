@@ -232,6 +232,7 @@ class SessionManager:
             "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,
             "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
             "token_waits": core.freshness.waits, "token_questions": core.freshness.asked, "stale_reads": self._opening.stale_reads,
-            "reconcile_rounds": core.entropy.rounds, "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
+            "reconcile_rounds": core.entropy.rounds, "partitions_differing": core.entropy.differing,
+            "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
         }  # fmt: skip

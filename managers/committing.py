@@ -15,6 +15,7 @@ from typing import Literal
 from ..membership.channel import Channel, Message, Waiter, fail
 from .changes import batch_prefix, encode_delta
 from .core import SessionCore
+from .entry import Entry
 from .errors import SessionError, SessionUnknown
 from .heads import ID_CHANGED
 from .listeners import AttributeChanged, Listeners
@@ -22,7 +23,6 @@ from .lock import PoliteLock
 from .messages import DELTAS
 from .outbox import ManagerOutbox
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
-from .replica import Entry
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching

@@ -13,17 +13,20 @@ from typing import Any
 from ..membership.channel import Message, Waiter
 from ..membership.effects import Effect, Send
 from ..membership.errors import RemoteError
+from ..membership.member import PROTOCOL_MIN
 from ..membership.view import View, ViewChanged
 from . import messages as m
-from .antientropy import AntiEntropy, is_whole
+from .antientropy import SUMS_SINCE, AntiEntropy
 from .changes import KEY_BYTES, check_deltas
+from .digests import Digests
+from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
 from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .lookup import Lookups
 from .placement import Placement, partition_of
 from .record import Record
-from .replica import Entry, Outcome, Replica
+from .replica import Replica
 from .settings import ManagerSettings
 from .tokens import Written, claimed, is_of
 
@@ -50,7 +53,8 @@ class SessionCore:
         self.say = m.Speaker(name)
         self.replica = Replica(me)
         self.in_use: dict[bytes, int] = {}  #: open requests by key
-        self.entropy = AntiEntropy(me, self.say, self.replica)
+        self.digests = Digests(self.replica, int(settings.retention_s * 1000))
+        self.entropy = AntiEntropy(me, self.say, self.replica, self.digests)
         self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
@@ -63,13 +67,13 @@ class SessionCore:
         self._packing_at_ms: int | None = None
         self._compare_ms = int(settings.reconcile_period_s * 1000)
         self._compare_at_ms = now_ms + self._compare_ms
-        self._compared = 0
         self._asleep_ms = asleep_ms
         self._ticked_ms = now_ms
         self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
             m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
+            m.SUMS: self._sums, m.DIFFER: self._differ,
         }  # fmt: skip
 
     # -- what is known
@@ -204,22 +208,38 @@ class SessionCore:
     def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
 
+    def _version(self, uid: bytes) -> int:
+        """The protocol of the link with this member."""
+        member = self.placement.view.by_uid.get(uid)
+        return member.version if member is not None else PROTOCOL_MIN
+
+    def _reconcile(self, uid: bytes, now_ms: int) -> list[Effect]:
+        return list(self.entropy.begin(uid, self._version(uid), now_ms))
+
     def _offer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.offered(peer))
+        return list(self.entropy.offered(peer, self._version(peer), now_ms))
+
+    def _sums(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        return list(self.entropy.sums(peer, m.read_sums(message), now_ms))
+
+    def _differ(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        effects: list[Effect] = list(self.entropy.differ(peer, m.read_differ(message), now_ms))
+        self._check_sync()
+        return effects
 
     def _inventory(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.inventory(peer, m.read_inventory(message)))
+        return list(self.entropy.inventory(peer, m.read_inventory(message), now_ms))
 
     def _covered(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message)))
+        effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message), now_ms))
         self._check_sync()
         return effects
 
     def _synced(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(type(message[2]) is int, "synced")
-        self.entropy.synced(peer, message[2])
+        effects: list[Effect] = list(self.entropy.synced(peer, message[2], now_ms))
         self._check_sync()
-        return []
+        return effects
 
     def _check_sync(self) -> None:
         if self._slept and self.in_sync:
@@ -261,11 +281,12 @@ class SessionCore:
         if resumed and not self._slept:
             return []
         self.entropy.forget(peer)
-        return list(self.entropy.begin(peer)) if peer in self.placement.peers() else []
+        return self._reconcile(peer, now_ms) if peer in self.placement.peers() else []
 
     def link_lost(self, now_ms: int, peer: bytes) -> list[Effect]:
         if peer in self.placement.peers():
             self._cut.add(peer)
+        self.entropy.lost(peer, now_ms)
         return self.lookups.lost(peer) + self.freshness.lost(peer, left=False)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
@@ -273,6 +294,7 @@ class SessionCore:
         self.placement = self._strategy(change.after, self.me)
         effects: list[Effect] = []
         peers = self.placement.peers()
+        self.digests.placed(peers)
         self._cut.intersection_update(peers)
         for member in change.disappeared:
             self.entropy.forget(member.uid)
@@ -284,7 +306,7 @@ class SessionCore:
         new = {member.uid for member in change.appeared}
         for uid in peers:
             if uid in new or lost:  # of a loss each tells the other: what came from the lost until now is compared
-                effects += self.entropy.begin(uid)
+                effects += self._reconcile(uid, now_ms)
         self._check_sync()
         return effects
 
@@ -293,8 +315,9 @@ class SessionCore:
         self._slept = True
         effects: list[Effect] = []
         for uid in self.placement.peers():
+            self.entropy.lost(uid, now_ms)
             self.entropy.forget(uid)
-            effects += self.entropy.begin(uid)
+            effects += self._reconcile(uid, now_ms)
         self._check_sync()
         return effects
 
@@ -312,7 +335,7 @@ class SessionCore:
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         if now_ms >= self._compare_at_ms:
-            effects += self._compare_with_next(now_ms)
+            effects += self._compare(now_ms)
         if now_ms >= self._sweep_at_ms:
             self._sweep_at_ms = now_ms + self._pack_ms
             self.replica.start_sweep()
@@ -323,14 +346,19 @@ class SessionCore:
             self._packing_at_ms = now_ms + (_PACK_SOON_MS if left > _PACK_MANY else _PACK_EVERY_MS) if left else None
         return effects
 
-    def _compare_with_next(self, now_ms: int) -> list[Effect]:
-        """In the background, one member after the other: whatever slipped through every other occasion ends here."""
+    def _compare(self, now_ms: int) -> list[Effect]:
+        """In the background: whatever slipped through every other occasion ends here.
+
+        With all that this member leads at once, so that what has changed is read once for all of them. A round that gets on needs no
+        other. Members of protocol 1 compare whole inventories, and begin themselves.
+        """
         self._compare_at_ms = now_ms + self._compare_ms
-        peers = self.placement.peers()
-        if not peers:
-            return []
-        self._compared += 1
-        return list(self.entropy.begin(peers[self._compared % len(peers)]))
+        self.digests.doubt_some()
+        effects: list[Effect] = []
+        for uid in self.placement.peers():
+            if uid > self.me and self._version(uid) >= SUMS_SINCE and not self.entropy.is_moving(uid):
+                effects += self._reconcile(uid, now_ms)
+        return effects
 
     @property
     def deadline_ms(self) -> int:

@@ -15,11 +15,12 @@ from itertools import takewhile
 from typing import Any
 
 from ..membership.effects import Effect, Send
+from .entry import Entry
 from .heads import EXPIRED, LIVE, Head
 from .messages import Speaker
 from .placement import Placement, partition_of
 from .record import IDLE_LIMIT, Record, Touches
-from .replica import Entry, Replica
+from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
 

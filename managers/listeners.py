@@ -16,10 +16,10 @@ from typing import Any
 from twisted.logger import Logger
 
 from ..membership.view import View
+from .entry import Created, Destroyed
 from .errors import ValueDamaged
 from .heads import REASONS
 from .record import PRINCIPAL, Clash, Record
-from .replica import Created, Destroyed
 from .values import ValueTypes
 
 __all__ = ["AttributeChanged", "Conflict", "Listeners", "SessionCreated", "SessionDestroyed"]

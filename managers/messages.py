@@ -19,14 +19,15 @@ from .heads import COUNTER_MAX, Head, Ours, head_from_wire, head_to_wire
 from .placement import PARTITIONS
 from .record import Touches
 
-__all__ = ["Inventory", "Session", "Speaker"]
+__all__ = ["Differ", "Inventory", "Session", "Speaker", "Sums"]
 
 DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP, ANSWER, ASK, ACCESS = range(1, 14)
+SUMS, DIFFER = 14, 15  #: since protocol 2
 
 #: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
 FOUND, GONE, ABSENT, UNSURE = range(4)
 
-DIGEST_BYTES = 8
+DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 _KEYS_MAX = 65536
 
@@ -42,12 +43,30 @@ class Session(NamedTuple):
 
 
 class Inventory(NamedTuple):
-    """Everything its sender holds in partitions ``[start, stop)``: ``{key: digest}``."""
+    """Everything its sender holds in partitions ``[start, stop)``, or in those of them that `only` names: ``{key: digest}``."""
 
     round: int
     start: int
     stop: int
     items: dict[bytes, bytes]
+    only: list[int] | None = None
+
+
+class Sums(NamedTuple):
+    """One sum of eight bytes for each partition from `start` on."""
+
+    round: int
+    start: int
+    sums: bytes
+
+
+class Differ(NamedTuple):
+    """Of the partitions ``[start, stop)`` these have other sums at the sender's."""
+
+    round: int
+    start: int
+    stop: int
+    partitions: list[int]
 
 
 class Speaker:
@@ -79,14 +98,24 @@ class Speaker:
     def offer(self) -> Message:
         return self._data((), OFFER)
 
-    def inventory(self, number: int, start: int, stop: int, items: Iterable[tuple[bytes, bytes]]) -> Message:
-        return self._data((), INVENTORY, number, start, stop, b"".join(key + digest for key, digest in items))
+    def inventory(self, number: int, start: int, stop: int, items: Iterable[tuple[bytes, bytes]], only: Sequence[int] | None = None) -> Message:
+        """`only`: of these partitions; a member that speaks protocol 1 would take it for an inventory of all."""
+        rest = () if only is None else (_bits(start, stop, only),)
+        return self._data((), INVENTORY, number, start, stop, b"".join(key + digest for key, digest in items), *rest)
 
-    def covered(self, number: int, stop: int, wants: Sequence[bytes]) -> Message:
-        return self._data((), COVERED, number, stop, b"".join(wants))
+    def covered(self, number: int, stop: int, wants: Sequence[bytes], have: Sequence[bytes] | None = None) -> Message:
+        """`have`: the digests of our copies of the first ones wanted; the leader need not send what has become the same."""
+        rest = () if have is None else (b"".join(have),)
+        return self._data((), COVERED, number, stop, b"".join(wants), *rest)
 
     def synced(self, number: int) -> Message:
         return self._data((), SYNCED, number)
+
+    def sums(self, number: int, start: int, sums: bytes) -> Message:
+        return self._data((), SUMS, number, start, sums)
+
+    def differ(self, number: int, start: int, stop: int, partitions: Iterable[int]) -> Message:
+        return self._data((), DIFFER, number, start, stop, _bits(start, stop, partitions))
 
     def lookup(self, key: bytes) -> Message:
         return self._control((), LOOKUP, key)
@@ -99,6 +128,14 @@ class Speaker:
 
     def access(self, answers: Sequence[tuple[bytes, Touches, bool]]) -> Message:
         return self._control((), ACCESS, [[key, list(touches), in_use] for key, touches, in_use in answers])
+
+
+def _bits(start: int, stop: int, partitions: Iterable[int]) -> bytes:
+    """One bit for each partition from `start` to `stop`, the first one the lowest bit of the first byte."""
+    bits = bytearray((stop - start + 7) // 8)
+    for number in partitions:
+        bits[number - start >> 3] |= 1 << (number - start & 7)
+    return bytes(bits)
 
 
 def need(condition: bool, what: str) -> None:
@@ -183,15 +220,45 @@ def read_inventory(message: list[Any]) -> Inventory:
         "inventory",
     )  # fmt: skip
     items = {blob[i : i + KEY_BYTES]: blob[i + KEY_BYTES : i + _ITEM_BYTES] for i in range(0, len(blob), _ITEM_BYTES)}
-    need(all(start <= (key[0] << 4 | key[1] >> 4) < stop for key in items), "inventory")
-    return Inventory(number, start, stop, items)
+    only = _read_bits(message[6], start, stop, "inventory") if len(message) > 6 and message[6] is not None else None
+    named = range(start, stop) if only is None else frozenset(only)
+    need(all((key[0] << 4 | key[1] >> 4) in named for key in items), "inventory")
+    return Inventory(number, start, stop, items, only)
 
 
-def read_covered(message: list[Any]) -> tuple[int, int, list[bytes]]:
+def _read_bits(bits: object, start: int, stop: int, what: str) -> list[int]:
+    """Partitions, ascending."""
+    count = stop - start
+    if type(bits) is not bytes or len(bits) != (count + 7) // 8 or int.from_bytes(bits, "little") >> count:
+        raise RemoteError(f"{what}: malformed")
+    return [start + i for i in range(count) if bits[i >> 3] >> (i & 7) & 1]
+
+
+def read_sums(message: list[Any]) -> Sums:
+    need(len(message) >= 5, "sums")
+    number, start, blob = message[2:5]
+    need(type(number) is int and type(start) is int and start >= 0 and type(blob) is bytes and len(blob) > 0, "sums")
+    need(len(blob) % SUM_BYTES == 0 and start + len(blob) // SUM_BYTES <= PARTITIONS, "sums")
+    return Sums(number, start, blob)
+
+
+def read_differ(message: list[Any]) -> Differ:
+    need(len(message) >= 6, "differ")
+    number, start, stop, bits = message[2:6]
+    need(type(number) is int and type(start) is int and type(stop) is int and 0 <= start < stop <= PARTITIONS, "differ")
+    return Differ(number, start, stop, _read_bits(bits, start, stop, "differ"))
+
+
+def read_covered(message: list[Any]) -> tuple[int, int, dict[bytes, bytes | None]]:
+    """(round, stop, wanted keys with the digest of the sender's copy if that is told)."""
     need(len(message) >= 5, "covered")
     number, stop, blob = message[2:5]
     need(type(number) is int and type(stop) is int and 0 < stop <= PARTITIONS and type(blob) is bytes and len(blob) % KEY_BYTES == 0, "covered")
-    return number, stop, [blob[i : i + KEY_BYTES] for i in range(0, len(blob), KEY_BYTES)]
+    wants: dict[bytes, bytes | None] = dict.fromkeys(blob[i : i + KEY_BYTES] for i in range(0, len(blob), KEY_BYTES))
+    have = message[5] if len(message) > 5 and message[5] is not None else b""
+    need(type(have) is bytes and len(have) % DIGEST_BYTES == 0 and len(have) // DIGEST_BYTES <= len(wants), "covered")
+    wants.update(zip(list(wants), (have[i : i + DIGEST_BYTES] for i in range(0, len(have), DIGEST_BYTES)), strict=False))
+    return number, stop, wants
 
 
 def read_access(value: object, ours: Ours) -> list[tuple[bytes, Touches, bool]]:

@@ -22,12 +22,12 @@ from twisted.internet.defer import Deferred
 from ..membership.channel import Channel
 from ..membership.effects import Effect
 from .core import SessionCore
+from .entry import Entry
 from .freshness import LATE, LOST
 from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
 from .placement import Placement
 from .record import Record
-from .replica import Entry
 from .session import Session, key_of
 from .tokens import Written, authentic, claimed, secret_of, uncovered, write_token
 

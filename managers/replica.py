@@ -17,59 +17,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
+from .entry import Created, Destroyed, Entry, Outcome
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, live_head, winner
 from .placement import PARTITIONS, partition_of
-from .record import IDLE_LIMIT, Clash, Record, Touches, last_access, merge_touches, touched
+from .record import IDLE_LIMIT, Clash, Record, Touches, merge_touches, touched
 
-__all__ = ["Created", "Destroyed", "Entry", "Outcome", "Replica"]
-
-
-class Entry:
-    """What is held of one session. `body` is None for a tombstone, and while only the head has arrived."""
-
-    __slots__ = ("body", "created_ms", "head", "sent_ms", "touches")
-
-    def __init__(self, head: Head | None, body: Record | bytes | None, created_ms: int, touches: Touches) -> None:
-        self.head = head
-        self.body = body
-        self.created_ms = created_ms
-        self.touches = touches
-        self.sent_ms = created_ms  #: the last access of ours that the others were told
-
-    @property
-    def last_access_ms(self) -> int:
-        return last_access(self.touches, self.created_ms)
-
-
-class Created(NamedTuple):
-    """The session became known here; `by` is the member that created it, as far as known."""
-
-    key: bytes
-    by: bytes | None
-
-
-class Destroyed(NamedTuple):
-    """The session ended; `entry` still has its final contents."""
-
-    key: bytes
-    entry: Entry
-    head: Head
-
-
-class Outcome:
-    """What merging could not settle alone (lists of keys)."""
-
-    __slots__ = ("spreads", "tells", "wants")
-
-    def __init__(self) -> None:
-        self.wants: list[bytes] = []
-        self.tells: list[bytes] = []
-        self.spreads: list[bytes] = []
-
-    def __bool__(self) -> bool:
-        return bool(self.wants or self.tells or self.spreads)
+__all__ = ["Replica"]
 
 
 class Replica:
@@ -78,6 +33,7 @@ class Replica:
     def __init__(self, me: bytes) -> None:
         self.me = me
         self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
+        self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
         self.live = 0
         self.tombstones = 0
         self.events: list[Created | Destroyed | Clash] = []
@@ -110,8 +66,7 @@ class Replica:
 
     def body_of(self, entry: Entry) -> bytes | None:
         """The packed record, or None."""
-        body = entry.body
-        return body.pack() if type(body) is Record else body  # type: ignore[return-value]
+        return entry.body.pack() if type(entry.body) is Record else entry.body  # type: ignore[return-value]
 
     def entries(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
         """Entries by partition, then key."""
@@ -125,6 +80,7 @@ class Replica:
     def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int) -> tuple[int, int, dict[bytes, int], bool]:
         """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended."""
         me = self.me
+        self.changed[key[0] << 4 | key[1] >> 4] = 1
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
@@ -149,8 +105,8 @@ class Replica:
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
-        version = entry.head.counter + 1 if entry.head is not None else 1
-        entry.head = live_head(version, self.me, self.me)
+        self.changed[partition_of(key)] = 1
+        entry.head = live_head(entry.head.counter + 1 if entry.head is not None else 1, self.me, self.me)
         return entry.head
 
     def end(self, key: bytes, state: int, now_ms: int) -> Head | None:
@@ -173,10 +129,12 @@ class Replica:
 
     def merge_deltas(self, origin: bytes, deltas: list[list[Any]], ours: Ours, outcome: Outcome) -> None:
         """Commits of one origin, checked by `check_deltas`, in its order."""
-        partitions, in_use = self.partitions, self.in_use
+        partitions, in_use, changed = self.partitions, self.in_use, self.changed
         for delta in deltas:
             key = delta[0]
-            entry = partitions[key[0] << 4 | key[1] >> 4].get(key)
+            number = key[0] << 4 | key[1] >> 4
+            changed[number] = 1
+            entry = partitions[number].get(key)
             accessed = delta[5]
             if entry is None:
                 entry = self._begin(key, origin, delta, ours, outcome)
@@ -235,6 +193,7 @@ class Replica:
         outcome.tells.append(key)  # if it was an expiry, the author revives it: it has the record
 
     def merge_head(self, key: bytes, head: Head, outcome: Outcome) -> None:
+        self.changed[partition_of(key)] = 1
         entry = self.get(key)
         if entry is None:
             self._insert(key, Entry(head, None, head.ended_ms, ()))
@@ -277,6 +236,7 @@ class Replica:
         """A whole session as another member holds it; `incoming` is the record of `body`."""
         if head is not None and head.state:
             body = incoming = None  # what has ended has no contents
+        self.changed[partition_of(key)] = 1
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state and (head is None or head.state == LIVE):
             mine = entry.head
@@ -295,8 +255,7 @@ class Replica:
                 incoming.applied[self.me] = spent
                 body = incoming.pack()
         if entry is None:
-            entry = Entry(head, body, created_ms, touches)
-            self._insert(key, entry)
+            self._insert(key, Entry(head, body, created_ms, touches))
             return
         if touches:
             entry.touches = merge_touches(entry.touches, touches)
@@ -332,6 +291,7 @@ class Replica:
         entry = self.get(key)
         if entry is not None and type(entry.body) is Record:
             entry.body.partial = False
+            self.changed[partition_of(key)] = 1
 
     # -- keeping house
 
@@ -340,6 +300,7 @@ class Replica:
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state:
             del self.partitions[partition_of(key)][key]
+            self.changed[partition_of(key)] = 1
             self.tombstones -= 1
 
     def forget_over(self, most: int) -> None:
@@ -359,9 +320,7 @@ class Replica:
         cooling = self._cooling
         for _ in range(min(limit, len(cooling))):
             key = cooling.pop()
-            if key in self.in_use:
-                continue
-            entry = self.get(key)
+            entry = self.get(key) if key not in self.in_use else None
             if entry is not None and type(entry.body) is Record and not entry.body.partial:
                 entry.body = entry.body.pack()
         return len(cooling)
@@ -382,6 +341,7 @@ class Replica:
         self.fresh.append(key)
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
+        self.changed[partition_of(key)] = 1
         self.live -= 1
         self.tombstones += 1
         self._ended.append(key)

@@ -56,8 +56,8 @@ class ManagerSettings:
     lookup_timeout_s: float = knob(0.5, "Longest wait for the answer of keepers to a look-up.", minimum=0.05, maximum=30.0)
     reconcile_period_s: float = knob(
         30.0,
-        "Each period one other member, in turn, is compared with in the background. Lower heals sooner what nothing else noticed; a round costs "
-        "about 24 bytes and 5 microseconds a session.",
+        "Each period every other member is compared with in the background. Lower heals sooner what nothing else noticed; a round costs 32 KiB, about "
+        "4 microseconds for each session of a partition (of 4096) in which anything has changed, and 24 bytes for each in one that differs.",
         minimum=1.0,
     )
     tombstones_max: int = knob(

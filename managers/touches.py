@@ -6,8 +6,9 @@ times an idle limit, whatever was used since goes out in one message. A commit t
 
 from __future__ import annotations
 
+from .entry import Entry
 from .record import touched
-from .replica import Entry, Replica
+from .replica import Replica
 from .settings import ManagerSettings
 
 __all__ = ["Touching"]

@@ -197,7 +197,7 @@ class Group:
 
     def _announced(self, uid: bytes, member: Member) -> list[Effect]:
         before = self._members[uid]
-        if (member.uid, member.name, member.address, member.domain) != (uid, before.name, before.address, before.domain):
+        if (member.uid, member.name, member.address, member.domain, member.versions) != (uid, before.name, before.address, before.domain, before.versions):
             raise RemoteError("membership: a member announced another identity")
         if not _announces_else(before, member):
             return []

@@ -18,7 +18,7 @@ __all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "Member", "is_address", 
 
 UID_BYTES = 16
 #: The range of protocol versions this build speaks. A link uses the highest that both ends know.
-PROTOCOL_MIN, PROTOCOL_MAX = 1, 1
+PROTOCOL_MIN, PROTOCOL_MAX = 1, 2
 
 _TEXT_MAX = 255  # the longest host name DNS allows; names, domains and zones have no reason to be longer
 _PAYLOAD_MAX_KEYS = 32
@@ -54,6 +54,11 @@ class Member:
     @property
     def address(self) -> tuple[str, int]:
         return self.host, self.port
+
+    @property
+    def version(self) -> int:
+        """The protocol version of a link with this member: the highest that both ends know. The handshake makes sure that there is one and that it is this."""
+        return min(self.versions[1], PROTOCOL_MAX)
 
     @property
     def managers(self) -> frozenset[str]:

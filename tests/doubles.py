@@ -9,14 +9,19 @@ lanes of a clogged link do.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from hashlib import blake2b
 from random import Random
 from typing import Any
 
 from twisted.internet.task import Clock
 
 from caterwaul.managers.base import SessionManager
+from caterwaul.managers.core import SessionCore
 from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.digests import digest
+from caterwaul.managers.entry import is_whole
+from caterwaul.managers.placement import PARTITIONS
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.channel import Message, Receiver
@@ -25,6 +30,26 @@ from caterwaul.membership.member import Member
 from caterwaul.membership.view import View, ViewChanged
 
 MANAGER = "default"
+
+
+def wrong_sums(manager: SessionManager, peer: bytes = b"") -> list[int]:
+    """Partitions whose sum is not what it would be if it were made from nothing now."""
+    core, now_ms = manager._core, manager._channel.now_ms()
+    at, sums = 0, b""
+    while at < PARTITIONS:
+        at, more = core.digests.sums(peer, at, PARTITIONS, now_ms)
+        sums += more
+    return [number for number in range(PARTITIONS) if sums[number * 8 : number * 8 + 8] != true_sum(core, number, now_ms)]
+
+
+def true_sum(core: SessionCore, number: int, now_ms: int) -> bytes:
+    """By the words of PROTOCOL.md."""
+    inventory = b""
+    for key, entry in sorted(core.replica.partitions[number].items()):
+        counts = entry.head is None or entry.head.state == 0 or now_ms < entry.head.ended_ms + core.settings.retention_s * 900
+        if is_whole(entry) and counts:
+            inventory += key + digest(entry.head, core.replica.body_of(entry))
+    return blake2b(inventory, digest_size=8).digest() if inventory else bytes(8)
 
 
 def member(number: int, **more: Any) -> Member:
@@ -81,14 +106,14 @@ class MemoryChannel:
 
 
 class Net:
-    """`count` members with a `DeltaManager` each. All hear each other from the start."""
+    """`count` members with a `DeltaManager` each. All hear each other from the start. `old`: numbers (from 0) of those that announce protocol 1."""
 
-    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False) -> None:
+    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False, old: Collection[int] = ()) -> None:
         self.clock = Clock()
         self.overtaking = overtaking
         self.frozen: set[bytes] = set()
         self.rng = Random(seed)
-        self.members = [member(number) for number in range(1, count + 1)]
+        self.members = [member(number, versions=(1, 1) if number - 1 in old else (1, 2)) for number in range(1, count + 1)]
         self.skew_ms = {m.uid: m.uid[0] * 1000 for m in self.members}
         self.channels = {m.uid: MemoryChannel(self, m) for m in self.members}
         self.cut: set[frozenset[bytes]] = set()

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head, live_head
 from caterwaul.managers.messages import Session
+from caterwaul.managers.placement import partition_of
 from caterwaul.managers.record import Record
 from caterwaul.managers.session import key_of
 from caterwaul.membership.codec import decode, encode
 from caterwaul.membership.errors import RemoteError
 from tests.doubles import Net
 
-OP_MAX = 14
+OP_MAX = 16
 _BURST = int(os.environ.get("CATERWAUL_FUZZ_EXAMPLES", "2000")) // 100
 
 uids = st.sampled_from([bytes([n]) * 16 for n in (1, 2, 3)]) | st.binary(min_size=16, max_size=16)
@@ -80,6 +81,7 @@ def valid(fixture: Fixture) -> list[bytes]:
     record.write(3, uid, {"a": b"\x81\x02", "b": None})
     cover = Cover({uid: 1}, {uid: 5})
     other = b"o" * 16
+    round_ = fixture.core.entropy._rounds[uid]
     delta = [key, 4, 3, {fixture.core.me: 1}, {"a": b"\x01", "c": None}, 900]
     return [m if type(m) is bytes else m.payload for m in (
         encode(["default", 1, uid, [delta, [other, 1, 0, {}, {"a": b"\x01"}, 900, 800]]]),
@@ -88,6 +90,8 @@ def valid(fixture: Fixture) -> list[bytes]:
         say.heads([(key, Head(EXPIRED, 2, uid, uid, (), cover, 10)), (other, live_head(1, uid, uid))]),
         say.want([key, other]), say.offer(), say.inventory(1, 0, 4096, [(key, b"d" * 8), (other, b"e" * 8)]),
         say.covered(1, 4096, [key]), say.synced(1), say.lookup(key), say.answer(b"?" * 16, 0), say.ask([key, other]), say.access([(key, (uid, 8, 8), False)]),
+        say.sums(1, 4094, b"s" * 16), say.differ(round_.number, round_.start, round_.stop, [round_.start]),
+        say.inventory(1, 0, 4096, [(other, b"e" * 8)], [partition_of(other)]), say.covered(round_.number, round_.stop, [key, other], [b"d" * 8]),
     )]  # fmt: skip
 
 
@@ -98,7 +102,7 @@ def test_any_plain_data_as_the_arguments_of_any_operation(op, rest):
     fixture.check()
 
 
-@given(st.lists(st.tuples(st.integers(0, 12), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2)), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.integers(0, 16), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=2)), min_size=1, max_size=6))
 def test_valid_messages_with_a_few_bytes_changed_in_any_order(steps):
     fixture = Fixture()
     messages = valid(fixture)

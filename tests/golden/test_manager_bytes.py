@@ -60,6 +60,8 @@ MESSAGES = [
     (12, CONTROL, SAY.ask([KEY]), "83" + NAME + "0c" + "8150" + KEY_HEX, ["web", 12, [KEY]]),
     (13, CONTROL, SAY.access([(KEY, (UID, 1000, 1000), True)]), "83" + NAME + "0d" + "81" + "8350" + KEY_HEX + "8350" + UID_HEX + "1903e81903e8" + "f5",
      ["web", 13, [[KEY, [UID, 1000, 1000], True]]]),
+    (14, DATA, SAY.sums(9, 0, b"\xcc" * 8 + bytes(8)), "85" + NAME + "0e" + "09" + "00" + "50" + "cc" * 8 + "00" * 8, ["web", 14, 9, 0, b"\xcc" * 8 + bytes(8)]),
+    (15, DATA, SAY.differ(9, 0, 9, [0, 8]), "86" + NAME + "0f" + "09" + "00" + "09" + "42" + "0101", ["web", 15, 9, 0, 9, b"\x01\x01"]),
 ]  # fmt: skip
 
 
@@ -73,7 +75,16 @@ def test_each_operation_has_these_bytes_which_say_this(op, lane, message, golden
 
 
 def test_there_is_a_golden_message_of_every_operation():
-    assert [case[0] for case in MESSAGES] == list(range(1, 14))
+    assert [case[0] for case in MESSAGES] == list(range(1, 16))
+
+
+def test_an_inventory_of_some_partitions_has_these_bytes():
+    golden = "87" + NAME + "07" + "09" + "00" + "190200" + "5818" + KEY_HEX + DIGEST.hex() + "5840" + "01" + "00" * 63
+    assert SAY.inventory(9, 0, 512, [(KEY, DIGEST)], [0]).payload.hex() == golden
+
+
+def test_what_is_covered_may_tell_the_digests_of_what_is_wanted():
+    assert SAY.covered(9, 512, [KEY], [DIGEST]).payload.hex() == "86" + NAME + "08" + "09" + "190200" + "50" + KEY_HEX + "48" + DIGEST.hex()
 
 
 def test_a_record_body_has_these_bytes_and_comes_back_from_them():

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.settings import ManagerSettings
-from tests.doubles import Net
+from tests.doubles import Net, wrong_sums
 
 picks = st.integers(0, 10**6)
 _EXAMPLES = int(os.environ.get("CATERWAUL_CLUSTER_EXAMPLES", "60"))
@@ -206,6 +206,7 @@ class Cluster(RuleBasedStateMachine):
             manager = self.net.managers[number]
             assert manager.in_sync
             assert manager._driver.errors == 0
+            assert wrong_sums(manager) == [], "a change that is in no sum"
             told = {s for s, ender, receipt in self.ended if not ({ender} | self.confirmed(receipt)) <= set(self.killed)}
             for session_id in told:
                 session = manager.open_local(session_id)

@@ -9,11 +9,12 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from caterwaul.managers.entry import Entry, Outcome
 from caterwaul.managers.heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Cover, Head, live_head
 from caterwaul.managers.placement import PARTITIONS, EveryMember, Ranking, partition_of
 from caterwaul.managers.receipts import Waiting, needed_confirmations
 from caterwaul.managers.record import Record
-from caterwaul.managers.replica import Entry, Outcome, Replica
+from caterwaul.managers.replica import Replica
 from caterwaul.managers.wheel import Wheel
 from caterwaul.membership.member import Member
 from caterwaul.membership.view import View

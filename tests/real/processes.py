@@ -29,6 +29,7 @@ from typing import IO, Any, TypeVar
 
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+import caterwaul
 from caterwaul import ClusterManager
 from caterwaul.cluster.supervisor import service
 from caterwaul.membership.view import ViewChanged
@@ -70,10 +71,10 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
 class _Child:
     """A process of ours with its standard error in a file."""
 
-    def __init__(self, command: Sequence[str], stdin: int = subprocess.DEVNULL) -> None:
+    def __init__(self, command: Sequence[str], stdin: int = subprocess.DEVNULL, environ: Mapping[str, str] | None = None) -> None:
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `end`)
         launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *command]
-        self._process = subprocess.Popen(launch, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log)
+        self._process = subprocess.Popen(launch, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log, env=environ)
 
     @property
     def pid(self) -> int:
@@ -129,12 +130,16 @@ class Command(_Child):
 
 
 class Node(_Child):
-    """A `ClusterManager` with these settings in a process of its own. `do("command", ...)` calls `Served.command`."""
+    """A `ClusterManager` with these settings in a process of its own. `do("command", ...)` calls `Served.command`.
 
-    def __init__(self, settings: dict[str, Any]) -> None:
+    `wheel`: Caterwaul is taken from there.
+    """
+
+    def __init__(self, settings: dict[str, Any], wheel: Path | None = None) -> None:
         self.settings = settings
         self.name: str = settings["node"]["name"]
-        super().__init__([sys.executable, __file__], stdin=subprocess.PIPE)
+        environ = {**os.environ, "PYTHONPATH": str(wheel)} if wheel is not None else None
+        super().__init__([sys.executable, __file__], stdin=subprocess.PIPE, environ=environ)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self._write(settings)
@@ -220,13 +225,14 @@ class Cluster:
         for node in self.nodes:
             node.end()
 
-    def start(self, name: str, port: int = 0, **membership: Any) -> Node:
+    def start(self, name: str, port: int = 0, wheel: Path | None = None, **membership: Any) -> Node:
         """One more; returns before it has started."""
         node = Node(
             {
                 "node": {"name": name, "port": port}, "cluster": {"name": self.name}, "admin": {"socket": ""},
                 "membership": {**self.membership, **membership}, "channel": self._channel,
-            }
+            },
+            wheel,
         )  # fmt: skip
         self.nodes.append(node)
         return node
@@ -265,7 +271,7 @@ class Served:
         })  # fmt: skip
 
     def about(self) -> dict[str, Any]:
-        return {"uid": self.manager.me.uid.hex(), "port": self.manager.me.port}
+        return {"uid": self.manager.me.uid.hex(), "port": self.manager.me.port, "versions": list(self.manager.me.versions), "path": caterwaul.__file__}
 
     def names(self) -> list[str]:
         return [member.name for member in self.cluster.members]

@@ -85,7 +85,7 @@ HELLOS: list[tuple[str, Callable[[str, Node], bytes], str, str]] = [
     ("noise", lambda name, node: b"\0\0\0\x08" + b"\xff" * 8, "malformed", "malformed CBOR"),
     ("an oversized length", lambda name, node: pack(">I", 64 * 1024 + 1), "malformed", "frame of 65537 bytes"),
     ("a frame before HELLO", lambda name, node: encode_ack(1, 1), "malformed", "frame of kind 4 in the handshake"),
-    ("a wrong version", lambda name, node: hello(name, versions=[7, 9]), "version", "7-9 there, 1-1 here"),
+    ("a wrong version", lambda name, node: hello(name, versions=[7, 9]), "version", "7-9 there, 1-2 here"),
     ("a wrong form of HELLO", lambda name, node: hello(name, caterwaul=2), "version", "format"),
     ("a wrong cluster", lambda name, node: hello("another"), "cluster", "'another' there"),
     ("an unknown feature", lambda name, node: hello(name, mandatory=["telepathy"]), "mandatory", "telepathy"),

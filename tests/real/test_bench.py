@@ -14,3 +14,11 @@ def test_a_tiny_measurement_finds_every_update_on_every_replica() -> None:
     assert flood["updates_per_s"] > 0
     assert paced["wrong"] == paced["unseen"] == 0
     assert 0 < paced["p50_us"] <= paced["p99_us"]
+
+
+def test_who_was_away_gets_what_changed_and_little_more() -> None:
+    ((_, (found,)),) = measure(plan(("rejoin",)), TINY, 1, lambda what: None)
+    assert found["wrong"] == 0
+    assert found["changed"] == 2
+    assert found["partitions"] == found["records"] == 2
+    assert found["wire_bytes"] > found["changed_bytes"] == 2000

@@ -19,6 +19,7 @@ from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
+from tests.doubles import wrong_sums
 
 from .history import Add, Cookie, Ended, History, Write, token_in
 from .node import SimCluster, SimNode
@@ -243,6 +244,9 @@ class Checkers:
             self.fail("S5", f"not all in sync after healing: {views}")
         if not self.agree():
             self.fail("S5", f"copies differ after healing: {self._difference()}")
+        for node in self.cluster.nodes.values():
+            if wrong := wrong_sums(node.manager):
+                self.fail("S5", f"{node.reactor.name} has wrong sums of partitions {wrong[:5]}: a change that nobody marked")
         alive = {node.reactor.name for node in self.cluster.nodes.values()}
         some = self.cluster.nodes[0]
         for ended in self.history.ended.values():

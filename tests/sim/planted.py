@@ -113,7 +113,7 @@ def _last_writer_of_a_counter_wins(patch: Patch) -> None:
 
 
 def _never_reconcile(patch: Patch) -> None:
-    def begin(self: Any, peer: bytes) -> list[Any]:
+    def begin(self: Any, peer: bytes, version: int, now_ms: int) -> list[Any]:
         self.in_sync.add(peer)
         return []
 

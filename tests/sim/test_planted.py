@@ -8,7 +8,7 @@ from .planted import BUGS, Bug
 from .run import run_seed
 from .world import SimulationError
 
-_SEEDS = range(1, 5)
+_SEEDS = range(1, 13)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)

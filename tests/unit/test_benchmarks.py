@@ -49,7 +49,7 @@ def test_the_plan_has_every_combination_once() -> None:
     assert len(names) == len(set(names))
     assert len([name for name in names if name.startswith("flood-")]) == 3 * 2 * 2 * 2
     assert len([name for name in names if name.startswith("latency-")]) == 3 * 2 * 2
-    assert {"memory", "join", "detect"} <= set(names)
+    assert {"memory", "join", "rejoin", "detect"} <= set(names)
 
 
 def test_two_tables_say_the_same() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import Any
@@ -11,13 +12,13 @@ import pytest
 
 from caterwaul.cluster.errors import HandshakeRefused
 from caterwaul.cluster.frames import ACK, HELLO, REFUSE, FrameDecoder
-from caterwaul.cluster.handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake, encode_greeting
+from caterwaul.cluster.handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake, encode_answer, encode_greeting
 from caterwaul.cluster.link import Link
 from caterwaul.cluster.meeting import Links, Meeting, Offer
 from caterwaul.cluster.pipeline import Pipeline, cost
 from caterwaul.membership.channel import DATA, Message
 from caterwaul.membership.errors import RemoteError
-from caterwaul.membership.member import Member
+from caterwaul.membership.member import PROTOCOL_MAX, Member
 
 PIPELINE = Pipeline(chunk_bytes=1024, message_max_bytes=1 << 20, compress_above_bytes=0)
 
@@ -74,7 +75,7 @@ def put(target: Link, number: int) -> None:
     [
         (hello(caterwaul=2), "version", "not a HELLO"),
         (hello(cluster="d"), "cluster", "'d' there, 'c' here"),
-        (hello(versions=[7, 9]), "version", "7-9 there, 1-1 here"),
+        (hello(versions=[7, 9]), "version", "7-9 there, 1-2 here"),
         (hello(versions=[0, 0]), "version", "0-0 there"),
         (hello(mandatory=["tomorrow"]), "mandatory", "tomorrow"),
         (hello(member=member(9).to_wire()), "self", "this is the process"),
@@ -87,9 +88,53 @@ def test_a_greeting_that_cannot_be_answered_is_refused_with_the_reason(frame: An
 
 
 def test_keys_of_a_newer_version_are_ignored() -> None:
-    said = Handshake(ACCEPTED, member(9).uid, "c").receive(hello(versions=[1, 5], colour="red", mandatory=[]))
+    newer = {**member(1).to_wire(), "v": [2, 5], "shoe size": 43}
+    said = Handshake(ACCEPTED, member(9).uid, "c").receive(hello(versions=[2, 5], member=newer, colour="red", mandatory=[]))
     assert isinstance(said, Greeting)
-    assert (said.member, said.version) == (member(1), 1)
+    assert (said.member, said.version) == (member(1), PROTOCOL_MAX)
+
+
+def speaks(uid: int, lowest: int, highest: int) -> Member:
+    return replace(member(uid), versions=(lowest, highest))
+
+
+def greeted(**changes: Any) -> Greeting:
+    said = Handshake(ACCEPTED, member(9).uid, "c").receive(hello(**changes))
+    assert isinstance(said, Greeting)
+    return said
+
+
+def answered(version: int, by: Member, **changes: Any) -> Answer:
+    (frame,) = FrameDecoder().feed(encode_answer(by, "c", Answer(by, version, False, b"e" * 8, (0, 0))))
+    said = Handshake(DIALLED, member(9).uid, "c").receive((HELLO, frame[1] | changes))
+    assert isinstance(said, Answer)
+    return said
+
+
+def test_a_link_with_an_older_version_speaks_that_whoever_dials() -> None:
+    old = speaks(1, 1, 1)
+    assert greeted(versions=[1, 1], member=old.to_wire()).version == 1 == answered(1, old).version == old.version
+    assert greeted().version == PROTOCOL_MAX == answered(PROTOCOL_MAX, member(1)).version == member(1).version
+
+
+def test_an_answer_with_another_version_than_the_highest_that_both_know_is_refused() -> None:
+    for version, by in ((1, member(1)), (2, speaks(1, 1, 1)), (3, speaks(1, 1, 3)), (0, member(1))):
+        with pytest.raises(HandshakeRefused, match="version") as caught:
+            answered(version, by)
+        assert caught.value.code == "version"
+
+
+def test_versions_that_are_not_the_members_are_a_remote_error() -> None:
+    with pytest.raises(RemoteError, match="not those of the member"):
+        greeted(versions=[1, 1])
+
+
+def test_an_acceptor_may_need_a_feature_too_and_the_dialler_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(HandshakeRefused, match="not known here: tomorrow, today") as caught:
+        answered(PROTOCOL_MAX, member(1), mandatory=["tomorrow", "today"])
+    assert caught.value.code == "mandatory"
+    with pytest.raises(RemoteError, match="'mandatory' is malformed"):
+        answered(PROTOCOL_MAX, member(1), mandatory="tomorrow")
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_a_refused_redial_is_told_and_so_is_another_process_at_the_address(fixtu
     fixture.reactor.advance(1.0)
     wire = Wire(fixture.reactor.tcpClients[1][2].buildProtocol(None))
     successor = Member(b"\3" * 16, "peer", *PEER.address)
-    wire.protocol.dataReceived(encode_answer(successor, "c", Answer(successor, 1, False, b"e" * 8, (0, 0))))
+    wire.protocol.dataReceived(encode_answer(successor, "c", Answer(successor, successor.version, False, b"e" * 8, (0, 0))))
     assert refused == [PEER.uid] * 2
     assert fixture.app.events == ["opened False", "lost", "opened False"]
     dials = len(fixture.reactor.tcpClients)

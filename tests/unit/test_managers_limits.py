@@ -75,7 +75,7 @@ def test_commits_in_somebody_elses_name_are_refused() -> None:
     assert net.managers[0].count == 0
 
 
-def test_members_are_compared_with_in_the_background_one_after_the_other() -> None:
+def test_members_are_compared_with_in_the_background() -> None:
     net = Net(3, ManagerSettings(reconcile_period_s=1.0))
     session = _made(net)
     replica = net.managers[2]._core.replica
@@ -84,7 +84,7 @@ def test_members_are_compared_with_in_the_background_one_after_the_other() -> No
     net.advance(4.0)
     assert replica.get(session.key) is not None
     rounds = sum(message[1] == INVENTORY for channel in net.channels.values() for _, message in channel.sent) - sent
-    assert 3 <= rounds <= 16
+    assert 1 <= rounds <= 2
 
 
 def test_a_stopped_manager_answers_look_ups_with_unknown_at_once() -> None:

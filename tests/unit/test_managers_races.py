@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from caterwaul.managers.changes import check_deltas
+from caterwaul.managers.entry import Outcome
 from caterwaul.managers.errors import SessionUnknown, ValueRefused
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Head, head_to_wire, live_head
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.messages import ANSWER, FOUND, OFFER, RECORDS, SYNCED, Session
 from caterwaul.managers.placement import partition_of
 from caterwaul.managers.record import Record
-from caterwaul.managers.replica import Outcome, Replica
+from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.channel import CONTROL, DATA, Message

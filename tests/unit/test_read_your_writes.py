@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from caterwaul.managers.entry import Entry
 from caterwaul.managers.freshness import _PENDING_MAX, CAME, LATE, LOST, Freshness, WaitEnded
 from caterwaul.managers.messages import ABSENT, DELTAS, FOUND, LOOKUP, UNSURE, Speaker
 from caterwaul.managers.record import Record
-from caterwaul.managers.replica import Entry, Replica
+from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.tokens import TOKEN_KEY, claimed, write_token

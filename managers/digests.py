@@ -1,0 +1,155 @@
+"""What two members compare before anything else: one sum for each partition of what both hold.
+
+A partition's *inventory* is the (key, digest) of each whole session in it, by key; its *sum* is a hash of that, eight zero
+bytes for an empty one. So sums are equal if and only if contents are (but for one chance in 2**64), and equal contents under
+other keys, or swapped between two keys, do not cancel out. A change costs one mark (`Replica.changed`, a byte per partition); the sum of a marked
+partition is made anew when a round asks for it, and not before.
+
+A sum of the digests modulo 2**64, corrected by the difference, would want the digest that each session went in with to be kept, forty bytes a
+session; without them the partition has to be read anyway, and then one hash over its inventory costs less than mixing the key into every digest.
+
+A tombstone leaves inventories and sums when nine tenths of its retention are over, by our clock: long before anybody forgets
+it, so nobody is given again what it has just dropped. Two clocks see that moment at slightly different times. Meanwhile the sums of its
+partition differ and inventories pass, but no records: who still counts the tombstone does not offer it in its last hundredth to a member that does
+not name it, and who no longer counts it still compares it when the other does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+from .entry import Entry, is_whole
+from .heads import LIVE, Head
+from .messages import DIGEST_BYTES, SUM_BYTES
+from .placement import PARTITIONS
+from .replica import Replica
+
+__all__ = ["Digests", "Shared", "digest"]
+
+Shared = Callable[[bytes, bytes, Entry], bool]  #: (peer, key, entry) -> whether placement says that the peer holds it as we do
+
+_READ_AT_ONCE = 1000  # sessions read to make sums in one go: some 5 ms under the manager's lock
+_DOUBTED_AT_ONCE = 32  # of 4096 partitions: each once an hour, at one call in 30 s
+_EVERYBODY = b""  # the one row where all that we hold is shared with everybody
+_NEVER = 2**63
+_MARKED = b"\1" * PARTITIONS
+
+
+def digest(head: Head | None, body: bytes | None) -> bytes:
+    """8 bytes that differ when two copies of a session do. Ages are not part of it."""
+    hashed = blake2b(body or b"", digest_size=DIGEST_BYTES)
+    if head is not None and head.state != LIVE:
+        hashed.update(b"%d %d " % (head.state, head.counter) + head.origin)
+    elif head is not None:
+        hashed.update(b"%d " % head.counter + head.origin + head.primary)
+    return hashed.digest()
+
+
+class Digests:
+    """A part of the manager's core, under its lock. Times are ms of our monotonic clock.
+
+    `shared` says which entries count between us and a peer; None: all with everybody, and one row of sums serves all peers.
+    """
+
+    def __init__(self, replica: Replica, retention_ms: int, shared: Shared | None = None) -> None:
+        self._replica = replica
+        self._shared = shared
+        self._counted_ms = retention_ms * 9 // 10
+        self._offered_ms = retention_ms * 89 // 100
+        self._rows: dict[bytes, bytearray] = {}  # by peer, or that of everybody: the sums
+        self._ages_ms = [_NEVER] * PARTITIONS  # when the next tombstone leaves the partition's sum
+        self._doubted = 0
+        self.read = 0  #: sessions read to make sums or inventories
+        if shared is None:
+            self._row(_EVERYBODY)
+
+    def placed(self, peers: Iterable[bytes]) -> None:
+        """The placement has changed: what is shared may be something else, and sums are kept for these peers only."""
+        if self._shared is not None:
+            self._rows = {peer: self._rows[peer] for peer in peers if peer in self._rows}
+            self._replica.changed[:] = _MARKED
+
+    def doubt_some(self) -> None:
+        """The sums of a few partitions are made anew though nothing says that they have changed; the next call takes the next ones."""
+        at = self._doubted
+        self._replica.changed[at : at + _DOUBTED_AT_ONCE] = _MARKED[at : at + _DOUBTED_AT_ONCE]
+        self._doubted = (at + _DOUBTED_AT_ONCE) % PARTITIONS
+
+    def sums(self, peer: bytes, start: int, stop: int, now_ms: int) -> tuple[int, bytes]:
+        """(how far, the sums of partitions `start` to there): at most to `stop`, and no further than can be read in one go."""
+        row = self._row(peer)
+        stop = self._freshen(start, stop, now_ms)
+        return stop, bytes(row[start * SUM_BYTES : stop * SUM_BYTES])
+
+    def differing(self, peer: bytes, start: int, theirs: bytes, now_ms: int) -> tuple[int, list[int]]:
+        """(how far they were compared, which partitions differ), for the peer's sums of the partitions from `start` on."""
+        row = self._row(peer)
+        stop = self._freshen(start, start + len(theirs) // SUM_BYTES, now_ms)
+        mine = row[start * SUM_BYTES : stop * SUM_BYTES]
+        if mine == theirs[: len(mine)]:
+            return stop, []
+        return stop, [start + at // SUM_BYTES for at in range(0, len(mine), SUM_BYTES) if mine[at : at + SUM_BYTES] != theirs[at : at + SUM_BYTES]]
+
+    def inventory(self, peer: bytes, number: int, now_ms: int, to_the_end: bool = False) -> list[tuple[bytes, bytes]]:
+        """(key, digest) of all that we share with this peer in a partition, by key; `to_the_end`: with tombstones of any age."""
+        found = self._read(number, now_ms, to_the_end)
+        shared = self._shared
+        return [(key, hashed) for key, entry, hashed in found if shared is None or shared(peer, key, entry)]
+
+    def offers(self, peer: bytes, key: bytes, entry: Entry, now_ms: int, again: bool) -> bool:
+        """Whether a peer that does not name this whole session should get it. `again`: it had it, as far as this member knows."""
+        head = entry.head
+        if head is not None and head.state != LIVE and now_ms >= head.ended_ms + (self._offered_ms if again else self._counted_ms):
+            return False
+        return self._shared is None or self._shared(peer, key, entry)
+
+    def _row(self, peer: bytes) -> bytearray:
+        peer = peer if self._shared is not None else _EVERYBODY
+        row = self._rows.get(peer)
+        if row is None:
+            row = self._rows[peer] = bytearray(PARTITIONS * SUM_BYTES)
+            self._replica.changed[:] = _MARKED
+        return row
+
+    def _freshen(self, start: int, stop: int, now_ms: int) -> int:
+        """Make the sums that have changed since. How far they are right now."""
+        changed, ages_ms, partitions = self._replica.changed, self._ages_ms, self._replica.partitions
+        left = _READ_AT_ONCE
+        for number in range(start, stop):
+            if changed[number] or now_ms >= ages_ms[number]:
+                if left <= 0:
+                    return number
+                left -= len(partitions[number])
+                self._read(number, now_ms)
+        return stop
+
+    def _read(self, number: int, now_ms: int, to_the_end: bool = False) -> list[tuple[bytes, Entry, bytes]]:
+        """The partition's whole entries that count, by key, with their digests. Its sums are right after it."""
+        replica = self._replica
+        partition = replica.partitions[number]
+        ages_ms = _NEVER
+        found: list[tuple[bytes, Entry, bytes]] = []
+        for key in sorted(partition):
+            entry = partition[key]
+            if not is_whole(entry):
+                continue
+            head = entry.head
+            if head is not None and head.state != LIVE and not to_the_end:
+                leaves_ms = head.ended_ms + self._counted_ms
+                if now_ms >= leaves_ms:
+                    continue
+                ages_ms = min(ages_ms, leaves_ms)
+            found.append((key, entry, digest(head, replica.body_of(entry))))
+        self.read += len(found)
+        if not to_the_end:
+            self._sum_up(number, found)
+            self._ages_ms[number] = ages_ms
+            replica.changed[number] = 0
+        return found
+
+    def _sum_up(self, number: int, found: list[tuple[bytes, Entry, bytes]]) -> None:
+        shared = self._shared
+        for peer, row in self._rows.items():
+            items = b"".join([key + hashed for key, entry, hashed in found if shared is None or shared(peer, key, entry)])
+            row[number * SUM_BYTES : (number + 1) * SUM_BYTES] = blake2b(items, digest_size=SUM_BYTES).digest() if items else bytes(SUM_BYTES)

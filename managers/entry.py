@@ -1,0 +1,63 @@
+"""What is held of one session, and what is reported of it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .heads import LIVE, Head
+from .record import Record, Touches, last_access
+
+__all__ = ["Created", "Destroyed", "Entry", "Outcome", "is_whole"]
+
+
+class Entry:
+    """What is held of one session. `body` is None for a tombstone, and while only the head has arrived."""
+
+    __slots__ = ("body", "created_ms", "head", "sent_ms", "touches")
+
+    def __init__(self, head: Head | None, body: Record | bytes | None, created_ms: int, touches: Touches) -> None:
+        self.head = head
+        self.body = body
+        self.created_ms = created_ms
+        self.touches = touches
+        self.sent_ms = created_ms  #: the last access of ours that the others were told
+
+    @property
+    def last_access_ms(self) -> int:
+        return last_access(self.touches, self.created_ms)
+
+
+class Created(NamedTuple):
+    """The session became known here; `by` is the member that created it, as far as known."""
+
+    key: bytes
+    by: bytes | None
+
+
+class Destroyed(NamedTuple):
+    """The session ended; `entry` still has its final contents."""
+
+    key: bytes
+    entry: Entry
+    head: Head
+
+
+class Outcome:
+    """What merging could not settle alone (lists of keys)."""
+
+    __slots__ = ("spreads", "tells", "wants")
+
+    def __init__(self) -> None:
+        self.wants: list[bytes] = []
+        self.tells: list[bytes] = []
+        self.spreads: list[bytes] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.wants or self.tells or self.spreads)
+
+
+def is_whole(entry: Entry) -> bool:
+    """A tombstone, or a live session with its whole record: what others may be given."""
+    if entry.body is None:
+        return entry.head is not None and entry.head.state != LIVE
+    return type(entry.body) is bytes or not entry.body.partial  # type: ignore[union-attr]
