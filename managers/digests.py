@@ -34,6 +34,7 @@ _DOUBTED_AT_ONCE = 32  # of 4096 partitions: each once an hour, at one call in 3
 _EVERYBODY = b""  # the one row where all that we hold is shared with everybody
 _NEVER = 2**63
 _MARKED = b"\1" * PARTITIONS
+_ZERO = bytes(SUM_BYTES)
 
 
 def digest(head: Head | None, body: bytes | None) -> bytes:
@@ -128,6 +129,12 @@ class Digests:
         """The partition's whole entries that count, by key, with their digests. Its sums are right after it."""
         replica = self._replica
         partition = replica.partitions[number]
+        if not partition:  # as most are while there are few sessions
+            for row in self._rows.values():
+                row[number * SUM_BYTES : (number + 1) * SUM_BYTES] = _ZERO
+            self._ages_ms[number] = _NEVER
+            replica.changed[number] = 0
+            return []
         ages_ms = _NEVER
         found: list[tuple[bytes, Entry, bytes]] = []
         for key in sorted(partition):
@@ -152,4 +159,4 @@ class Digests:
         shared = self._shared
         for peer, row in self._rows.items():
             items = b"".join([key + hashed for key, entry, hashed in found if shared is None or shared(peer, key, entry)])
-            row[number * SUM_BYTES : (number + 1) * SUM_BYTES] = blake2b(items, digest_size=SUM_BYTES).digest() if items else bytes(SUM_BYTES)
+            row[number * SUM_BYTES : (number + 1) * SUM_BYTES] = blake2b(items, digest_size=SUM_BYTES).digest() if items else _ZERO
