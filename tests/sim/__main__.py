@@ -51,7 +51,7 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
                     running[pool.submit(attempt, following)] = following
             if sys.stderr.isatty():
                 click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
-            elif not as_json and (done + len(failed)) % 100 == 0:
+            elif not as_json and done and done % 100 == 0 and not isinstance(result, str) and not result.void:
                 click.echo(f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {monotonic() - begin:.0f} s", err=True)
     seconds = monotonic() - begin
     if as_json:
