@@ -47,7 +47,7 @@ _MET_MAX = 4096  # members remembered to have been in sync with: one that is for
 class _Round:
     """The leader's side with one peer. While `todo` has partitions an inventory is under way, else sums are."""
 
-    __slots__ = ("answered", "by_sums", "left", "moved", "number", "old", "start", "stop", "todo")
+    __slots__ = ("again", "answered", "by_sums", "left", "moved", "number", "old", "start", "stop", "todo")
 
     def __init__(self, number: int, start: int, old: bool, by_sums: bool) -> None:
         self.number = number
@@ -57,6 +57,7 @@ class _Round:
         self.stop = start  # of the range under way
         self.old = old  # the peer counts tombstones to their end
         self.by_sums = by_sums
+        self.again: int | None = None  # another round is to follow, with this protocol version
         self.answered = False
         self.moved = True  # since the background looked
 
@@ -91,6 +92,10 @@ class AntiEntropy:
         """Reconcile with this member, from the beginning: as the leader, or by asking it to lead. `version`: the protocol of its link."""
         if self.me > peer:
             return [Send((peer,), self._say.offer())]
+        under_way = self._rounds.get(peer)
+        if under_way is not None and under_way.moved:
+            under_way.again = version  # after it: a link that crawls is not to be filled with sums, nor are they to be of before the occasion
+            return []
         self._number += 1
         self.rounds += 1
         start = int.from_bytes(blake2b(min(self.me, peer) + max(self.me, peer), digest_size=2).digest(), "big") % PARTITIONS
@@ -232,7 +237,8 @@ class AntiEntropy:
             return [self._inventory(peer, round_, now_ms)]
         del self._rounds[peer]
         self._is_in_sync(peer, now_ms)
-        return [Send((peer,), self._say.synced(round_.number))]
+        again = [] if round_.again is None else self.begin(peer, round_.again, now_ms)
+        return [Send((peer,), self._say.synced(round_.number)), *again]
 
     def _is_in_sync(self, peer: bytes, now_ms: int) -> None:
         self.in_sync.add(peer)

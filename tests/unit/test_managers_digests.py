@@ -426,3 +426,20 @@ def test_an_unknown_element_after_those_of_sums_is_ignored() -> None:
     traffic = Traffic(net)
     net.channels[net.members[1].uid].deliver(net.members[0], message, 0)
     assert traffic.of(DIFFER) == [["default", DIFFER, 1, 0, 1, b"\0"]]
+
+
+def test_an_occasion_during_a_round_is_another_round_after_it_and_no_second_one_beside_it() -> None:
+    net = Net(2)
+    leader, follower = net.managers[0]._core, net.members[1].uid
+    rounds, sent = leader.entropy.rounds, len(net.channels[net.members[0].uid].sent)
+
+    def begin() -> None:
+        net.managers[0]._react(lambda now_ms: list(leader.entropy.begin(follower, 2, now_ms)))
+
+    for _ in range(5):  # as when members come and go while the link crawls
+        begin()
+    assert leader.entropy.rounds == rounds + 1
+    assert len(net.channels[net.members[0].uid].sent) == sent + 1
+    net.deliver()
+    assert leader.entropy.rounds == rounds + 2
+    assert leader.in_sync
