@@ -266,26 +266,28 @@ class GroupChannel:
             self.wake(partial(touched.update, later))
 
     def _refill(self, uid: bytes, link: Link) -> None:
-        while (dirty := link.outbox.take_dirty()) is not None:
-            name, keys, waiters = dirty
+        for name, keys, waiters in iter(link.outbox.take_dirty, None):
             receiver = self._receivers.get(name)
             if receiver is None:
                 fail(waiters, (uid,))
                 continue
-            size = 0
+            size, outbox = 0, link.outbox
+            left: list[Message] = []  # from the first one without room on: the last has the waiters
             try:
                 for message in receiver.refill(link.member, keys, waiters):
                     parcels = self._pipeline.outbound(message)
                     charge = cost(parcels)
-                    link.outbox.put_refilled(parcels, message, charge)
                     size += charge
+                    if left or not outbox.put_refilled(parcels, message, charge):
+                        left.append(message)
             except Exception:
                 _log.failure("receiver {name!r} failed to refill; the link begins anew", name=name)
                 fail(waiters, (uid,))
                 self._fail_link(link, "internal: refill failed")
                 return
+            outbox.put_back(left)
             self._counts["refills"] += 1
-            link.outbox.refilled(len(keys), size)
+            outbox.refilled(len(keys), size)
 
     def _fail_link(self, link: Link, reason: str) -> None:
         """Something here went wrong with this link: close its connection, and begin anew with the next."""

@@ -72,13 +72,29 @@ class Outbox:
         self.backlog += size
         self.queues[message.lane].extend(parcels)
 
-    def put_refilled(self, parcels: Sequence[Parcel], message: Message, size: int) -> None:
-        """Queue the current state of keys that were dirty. What turns out larger than the room there was becomes dirty again."""
+    def put_refilled(self, parcels: Sequence[Parcel], message: Message, size: int) -> bool:
+        """Queue the current state of keys that were dirty. False: it is larger than the room there was, and is to be put back."""
         if message.keys and self.backlog > self._low and self.backlog + size > self._bytes_max:
-            self._soil(message)
-            return
+            return False
         self.backlog += size
         self.queues[message.lane].extend(parcels)
+        return True
+
+    def put_back(self, messages: Sequence[Message]) -> None:
+        """The rest of a refill, from the first message without room on (none: nothing to do): its keys are dirty again, before all others.
+
+        Before them, because those who wait for these may stand with keys that were not taken: they must not be told first.
+        """
+        if not messages:
+            return
+        name = messages[0].receiver
+        behind = self._dirty.pop(name, {})
+        for message in messages:
+            self._soil(message)
+        keys = self._dirty[name]
+        for key, waiters in behind.items():
+            held = keys.pop(key, None)
+            keys[key] = [*(held or ()), *(waiters or ())] or None
 
     def wants_refill(self) -> bool:
         return bool(self._dirty) and self.backlog <= self._low

@@ -184,3 +184,20 @@ def test_a_repeat_is_dropped_counted_and_confirmed_again() -> None:
     assert link.repeats == 1
     assert link.pull(0, 1000) == first
     assert link.pull(0, 1000) == b""
+
+
+def test_waiters_of_a_refill_that_does_not_fit_are_told_after_all_their_keys_have_gone() -> None:
+    """The keys of one message were taken apart: the first with others, the last, which has the waiter, stayed. Put back, the first goes first."""
+    outbox, told = Outbox(4000), Told()
+    put(outbox, message(1500))
+    put(outbox, message(3000, KEYS[0], KEYS[1], waiters=(told,)))
+    outbox.backlog = 0
+    outbox._record_bytes = 2000  # so that one key is taken at a time
+    assert outbox.take_dirty() == ("s", [KEYS[0]], [])
+    outbox.backlog = 3500
+    large = message(1000, KEYS[0])
+    assert not outbox.put_refilled(PIPELINE.outbound(large), large, cost(PIPELINE.outbound(large)))
+    outbox.put_back([large, message(10, KEYS[2])])
+    outbox.backlog = 0
+    taken = [outbox.take_dirty() for _ in range(3)]
+    assert taken == [("s", [KEYS[0]], []), ("s", [KEYS[2]], []), ("s", [KEYS[1]], [told])]
