@@ -47,7 +47,7 @@ _MET_MAX = 4096  # members remembered to have been in sync with: one that is for
 class _Round:
     """The leader's side with one peer. While `todo` has partitions an inventory is under way, else sums are."""
 
-    __slots__ = ("again", "answered", "by_sums", "left", "moved", "number", "old", "start", "stop", "todo")
+    __slots__ = ("again", "answered", "by_sums", "counts", "left", "moved", "number", "old", "start", "stop", "todo")
 
     def __init__(self, number: int, start: int, old: bool, by_sums: bool) -> None:
         self.number = number
@@ -59,6 +59,7 @@ class _Round:
         self.by_sums = by_sums
         self.again: int | None = None  # another round is to follow, with this protocol version
         self.answered = False
+        self.counts = True  # at its end the peer is in sync with us
         self.moved = True  # since the background looked
 
     def compared(self, stop: int, differing: list[int]) -> None:
@@ -122,6 +123,16 @@ class AntiEntropy:
         self._following.pop(peer, None)
         self._owed.pop(peer, None)
         self.in_sync.discard(peer)
+
+    def doubt(self, peer: bytes, version: int, now_ms: int) -> list[Send]:
+        """This process slept: what has been compared until now does not count."""
+        self.lost(peer, now_ms)
+        self.in_sync.discard(peer)
+        self._following.pop(peer, None)
+        self._owed.pop(peer, None)
+        if peer in self._rounds:
+            self._rounds[peer].counts = False
+        return self.begin(peer, version, now_ms)
 
     def offered(self, peer: bytes, version: int, now_ms: int) -> list[Send]:
         """The follower wants a round. One that it has not answered yet will do: offers and answers come on one lane, in order."""
@@ -236,7 +247,8 @@ class AntiEntropy:
         if round_.todo:
             return [self._inventory(peer, round_, now_ms)]
         del self._rounds[peer]
-        self._is_in_sync(peer, now_ms)
+        if round_.counts:
+            self._is_in_sync(peer, now_ms)
         again = [] if round_.again is None else self.begin(peer, round_.again, now_ms)
         return [Send((peer,), self._say.synced(round_.number)), *again]
 

@@ -315,9 +315,7 @@ class SessionCore:
         self._slept = True
         effects: list[Effect] = []
         for uid in self.placement.peers():
-            self.entropy.lost(uid, now_ms)
-            self.entropy.forget(uid)
-            effects += self._reconcile(uid, now_ms)
+            effects += self.entropy.doubt(uid, self._version(uid), now_ms)
         self._check_sync()
         return effects
 
