@@ -118,7 +118,9 @@ class SessionCore:
             peers += [uid for uid in self.placement.peers() if uid in self.entropy.in_sync and uid not in peers][: 2 - len(peers)]
         authors = claimed(token)
         peers += [uid for uid in self.placement.peers() if authors and is_of(uid, authors) and uid not in peers]
-        effects = self.lookups.ask(key, peers or self.placement.peers()[:2], now_ms)
+        peers = peers or list(self.placement.peers()[:2])
+        alone = len(peers) < 2 and self.replica.get(key) is None and not self.sure(now_ms)  # "gone" takes two who are sure, and we are not
+        effects = self.lookups.ask(key, peers, now_ms, alone)
         for uid in sorted(self._cut):
             effects += self.lookups.lost(uid)
         return effects

@@ -40,14 +40,18 @@ class Lookups:
         self._pending: dict[bytes, _Lookup] = {}
         self.asked = self.timeouts = 0
 
-    def ask(self, key: bytes, keepers: Sequence[bytes], now_ms: int) -> list[Effect]:
-        """Ask these members, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once."""
+    def ask(self, key: bytes, keepers: Sequence[bytes], now_ms: int, unsure: bool = False) -> list[Effect]:
+        """Ask these members, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once.
+
+        `unsure`: this member would have to know it itself, and may have missed it; so "no" from all is unknown.
+        """
         if key in self._pending:
             return []
         if not keepers or len(self._pending) >= _PENDING_MAX:
             return [LookupEnded((key, UNSURE))]
         self.asked += 1
-        self._pending[key] = _Lookup(set(keepers), now_ms + self._timeout_ms)
+        self._pending[key] = lookup = _Lookup(set(keepers), now_ms + self._timeout_ms)
+        lookup.unsure = unsure
         return [Send(tuple(keepers), self._say.lookup(key))]
 
     def answered(self, peer: bytes, key: bytes, verdict: int) -> list[Effect]:

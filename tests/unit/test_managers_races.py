@@ -629,3 +629,21 @@ def test_a_flood_of_made_up_ids_while_nobody_can_say_no_is_bounded():
     assert all(session.unknown for session in opened)
     net.advance(1)
     assert len(opened) == 5000
+
+
+def test_one_no_is_not_enough_for_a_member_that_is_not_sure_itself():
+    """The other has just joined and has never seen a loss; what was lost with a third member it cannot know."""
+    net = Net(2)
+    core = net.managers[0]._core
+    core._doubt_until_ms = net.channels[net.members[0].uid].now_ms() + 30_000
+    found = []
+    net.managers[0].open_deferred("x" * 43).addCallback(found.append)
+    net.deliver()
+    assert found[0].unknown
+    core._doubt_until_ms = 0
+    found.clear()
+    net.advance(1.1)
+    net.managers[0].open_deferred("x" * 43).addCallback(found.append)
+    net.deliver()
+    assert found[0].new
+    assert not found[0].unknown
