@@ -28,7 +28,7 @@ from .lock import PoliteLock
 from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
-from .placement import Placement
+from .placement import Strategy
 from .session import Session
 from .settings import ManagerSettings
 from .summaries import summaries
@@ -50,7 +50,7 @@ class SessionManager:
         name: str,
         channel: Channel,
         settings: ManagerSettings,
-        strategy: Callable[[View, bytes], Placement],
+        strategy: Strategy,
         *,
         clock: IReactorTime,
         entropy: Callable[[int], bytes] = os.urandom,

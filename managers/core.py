@@ -24,7 +24,7 @@ from .expiry import Ended, Expiry
 from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .lookup import Lookups
-from .placement import Placement, partition_of
+from .placement import Strategy, partition_of
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
@@ -43,9 +43,7 @@ _WANT_AGAIN_MS = 1000
 
 
 class SessionCore:
-    def __init__(
-        self, me: bytes, name: str, settings: ManagerSettings, strategy: Callable[[View, bytes], Placement], view: View, asleep_ms: int, now_ms: int
-    ) -> None:
+    def __init__(self, me: bytes, name: str, settings: ManagerSettings, strategy: Strategy, view: View, asleep_ms: int, now_ms: int) -> None:
         self.me = me
         self.settings = settings
         self._strategy = strategy
@@ -129,7 +127,8 @@ class SessionCore:
         """A browser has written these to this session, and they are not here."""
         placement = self.placement
         others = [uid for uid in placement.view.by_uid if uid != self.me]
-        holders = {*placement.keepers(partition_of(key)), *placement.holders(key)}
+        entry = self.replica.get(key)
+        holders = {*placement.keepers(partition_of(key)), *placement.holders(key, entry.primary if entry is not None else b"")}
         return self.freshness.begin(key, missing, [uid for uid in others if uid in holders], others, now_ms)
 
     # -- inputs

@@ -26,6 +26,11 @@ class Entry:
     def last_access_ms(self) -> int:
         return last_access(self.touches, self.created_ms)
 
+    @property
+    def primary(self) -> bytes:
+        """The member that the head names; `b""` while there is no head."""
+        return self.head.primary if self.head is not None else b""
+
 
 class Created(NamedTuple):
     """The session became known here; `by` is the member that created it, as far as known."""

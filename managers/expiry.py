@@ -128,7 +128,7 @@ class Expiry:
         if (keepers and keepers[0] != self.me) or key in self._in_use:
             self._wheel.add(key, now_ms + self._again_ms)
             return []
-        asked = {uid for uid in placement.holders(key) if uid != self.me}
+        asked = {uid for uid in placement.holders(key, entry.primary) if uid != self.me}
         if entry.head is not None and entry.head.primary != self.me and entry.head.primary in placement.view:
             asked.add(entry.head.primary)
         if by_age or not asked:

@@ -24,7 +24,7 @@ def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[
             continue
         record = Record.unpack(entry.body) if type(entry.body) is bytes else entry.body
         primary = entry.head.primary if entry.head is not None else b""
-        holders = entry.head.holders if entry.head is not None and entry.head.holders else core.placement.holders(key)
+        holders = core.placement.holders(key, entry.primary)
         result.append({
             "key": key.hex(),
             "age_s": round((now_ms - entry.created_ms) / 1000, 3),

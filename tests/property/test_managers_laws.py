@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from caterwaul.managers.entry import Entry, Outcome
 from caterwaul.managers.heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Cover, Head, live_head
-from caterwaul.managers.placement import PARTITIONS, EveryMember, Ranking, partition_of
+from caterwaul.managers.placement import HEAD, NOTHING, PARTITIONS, WHOLE, EveryMember, PrimaryAndBackups, Ranked, Ranking, partition_of
 from caterwaul.managers.receipts import Waiting, needed_confirmations
 from caterwaul.managers.record import Record
 from caterwaul.managers.replica import Replica
@@ -129,8 +129,49 @@ def test_every_member_with_a_weight_holds_everything_and_one_without_holds_nothi
     view = View.of(1, members)
     placement = EveryMember(view, members[0].uid)
     holding = tuple(m.uid for m in view if m.weight)
-    assert placement.holders(KEY) == holding
-    assert placement.peers() == tuple(uid for uid in holding if uid != members[0].uid)
+    assert placement.holders(KEY, members[-1].uid) == holding
+    assert placement.peers() == tuple(m.uid for m in view if m.uid != members[0].uid)
+    assert placement.everywhere == (members[0].weight > 0 or not holding)
+
+
+@given(members_, st.binary(min_size=16, max_size=16), st.integers(1, 4), st.sampled_from([PrimaryAndBackups, Ranked]), st.data())
+def test_some_members_hold_a_session_and_every_member_names_the_same_ones(members, key, copies, strategy, data):
+    named = data.draw(st.sampled_from([*members, Member(b"?" * 16, "gone", "h", 1)]))
+    placements = [strategy(View.of(1, members), member.uid, copies) for member in members]
+    holders = placements[0].holders(key, named.uid)
+    weighted = {member.uid for member in members if member.weight}
+    assert {placement.holders(key, named.uid) for placement in placements} == {holders}
+    assert len(set(holders)) == len(holders) == min(copies, len(weighted))
+    assert set(holders) <= weighted
+    keepers = placements[0].keepers(partition_of(key))
+    if copies >= 2 and strategy is Ranked:
+        assert set(keepers) <= set(holders)
+    if copies >= 3:
+        assert set(keepers) <= set(holders)
+    if strategy is PrimaryAndBackups and named.uid in weighted:
+        assert holders[0] == named.uid
+        if copies == 2 and len(weighted) > 1:
+            assert holders[1] in keepers
+    for member, placement in zip(members, placements, strict=True):
+        others = [uid for group in placement.others(key, named.uid) for uid in group]
+        assert others == [uid for uid in holders if uid != member.uid]
+        told = {uid for group in placement.heads(key, named.uid) for uid in group}
+        assert told == ({*holders, *keepers} - {member.uid})
+        assert placement.depth(member.uid, key, named.uid) == (WHOLE if member.uid in holders else HEAD if member.uid in keepers else NOTHING)
+        appointed = placement.appoint(key)
+        assert not weighted or strategy is Ranked or appointed in weighted
+
+
+@given(st.lists(st.sampled_from(["z1", "z2", "z3"]), min_size=3, max_size=6), st.binary(min_size=16, max_size=16))
+def test_copies_are_spread_over_zones_where_there_are_enough(zones, key):
+    members = [Member(bytes([n + 1]) * 16, f"n{n}", f"10.0.0.{n}", 1, zone=zone) for n, zone in enumerate(zones)]
+    zone_of = {member.uid: member.zone for member in members}
+    for named in members:
+        holders = PrimaryAndBackups(View.of(1, members), named.uid, 3).holders(key, named.uid)
+        used = {zone_of[uid] for uid in holders}
+        keepers = PrimaryAndBackups(View.of(1, members), named.uid, 3).keepers(partition_of(key))
+        wanted = {zone_of[uid] for uid in (named.uid, *keepers)}
+        assert used >= wanted
 
 
 @given(st.binary(min_size=16, max_size=16))
