@@ -3,7 +3,8 @@
 ``[key, counter, previous, seen, changes, accessed_ms]``, and `created_ms` as a seventh where the commit created the session:
 `key` 16 bytes; `counter` of the commit's version (the origin is the batch's); `previous` counter of that origin in this
 record; `seen` ``{other origin: counter}``, what the author had applied; `changes` ``{name: bytes, or null for removed}``;
-`accessed_ms` in the sender's clock. All changes of a commit share one version.
+`accessed_ms` in the sender's clock. Where a member creates a session that another is to lead, that primary's uid is the
+eighth. All changes of a commit share one version.
 
 A delta is encoded once, by hand: the shape is fixed, and putting the pieces together costs a quarter of a generic
 encoder (a test holds it equal to one, byte for byte). A batch is one message ``[manager, DELTAS, origin, [delta, ...]]``.
@@ -58,10 +59,17 @@ def _name(name: str) -> bytes:
 
 
 def encode_delta(
-    key: bytes, counter: int, previous: int, seen: dict[bytes, int], changes: dict[str, bytes | None], accessed_ms: int, created_ms: int | None = None
+    key: bytes,
+    counter: int,
+    previous: int,
+    seen: dict[bytes, int],
+    changes: dict[str, bytes | None],
+    accessed_ms: int,
+    created_ms: int | None = None,
+    primary: bytes | None = None,
 ) -> bytes:
     parts = [
-        b"\x86\x50" if created_ms is None else b"\x87\x50",
+        b"\x86\x50" if created_ms is None else b"\x87\x50" if primary is None else b"\x88\x50",
         key, _uint(counter), _uint(previous), encode(seen) if seen else b"\xa0",
         bytes((0xA0 + len(changes),)) if len(changes) < 24 else encode_map_head(len(changes)),
     ]  # fmt: skip
@@ -75,6 +83,8 @@ def encode_delta(
     parts.append(_uint(accessed_ms))
     if created_ms is not None:
         parts.append(_uint(created_ms) if created_ms >= 0 else encode(created_ms))
+        if primary is not None:
+            parts.append(b"\x50" + primary)
     return b"".join(parts)
 
 
@@ -121,5 +131,7 @@ def check_deltas(deltas: Any) -> None:
                         raise RemoteError("delta: malformed version map")
             if len(delta) > 6 and not (type(delta[6]) is int and abs(delta[6]) <= COUNTER_MAX):
                 raise RemoteError("delta: malformed creation time")
+            if len(delta) > 7 and not (type(delta[7]) is bytes and len(delta[7]) == UID_BYTES):
+                raise RemoteError("delta: malformed primary")
     except (TypeError, ValueError, LookupError):  # a map refuses a slice as unhashable before Python 3.12, as unknown since
         raise RemoteError("delta: not an array of 6") from None

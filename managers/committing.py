@@ -8,7 +8,8 @@ when somebody waits for confirmations or nothing else is going on; or by the rea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -17,11 +18,12 @@ from .changes import batch_prefix, encode_delta
 from .core import SessionCore
 from .entry import Entry
 from .errors import SessionError, SessionUnknown
-from .heads import ID_CHANGED
+from .heads import ID_CHANGED, live_head
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
 from .messages import DELTAS
 from .outbox import ManagerOutbox
+from .placement import Groups, Uids
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
@@ -60,7 +62,7 @@ class Committing:
         self._uid = core.me
         self._settings = core.settings
         self._level = core.settings.acks
-        self._outbox = ManagerOutbox(name, batch_prefix(name, DELTAS, core.me))
+        self.outbox = ManagerOutbox(name, batch_prefix(name, DELTAS, core.me))
         self.touching = Touching(core.settings)
         self.waitings: list[Waiting] = []
         self.armed_ms = 0
@@ -89,13 +91,16 @@ class Committing:
                 self._touch(session.key)
             return DONE
         level = self._level if acks is None else acks
-        waiting = None if level in ("none", 0) else self._waiting(level)
+        waiting = None
         with self._lock:
             entry = self._writable(session)
             if entry is False:
                 return DROPPED
-            self._write(session.key, entry, changes, session, waiting)
-            first, told = self._outbox.arm(), bool(self._core.replica.events)
+            named = self._primary(session.key, entry)
+            if level not in ("none", 0):
+                waiting = self._waiting(self._core.placement.holders(session.key, named), level)
+            self._write(session.key, entry, named, changes, session, waiting)
+            first, told = self.outbox.arm(), bool(self._core.replica.events)
         if first:
             self._depart(waiting, told)
         return DONE if waiting is None else waiting
@@ -115,23 +120,36 @@ class Committing:
             return False
         return entry
 
-    def _write(self, key: bytes, entry: Entry | None, changes: dict[str, bytes | None], session: Session, waiting: Waiting | None) -> None:
+    def _primary(self, key: bytes, entry: Entry | None) -> bytes:
+        """Who is primary for this commit; this member becomes it where placement says so."""
+        placement = self._core.placement
+        if entry is None:
+            return placement.appoint(key)
+        if entry.head is not None and placement.leads(entry.head.primary):
+            self.outbox.put_head(placement.heads(key, self._uid), key, self._core.replica.take_over(key, entry))
+        return entry.primary
+
+    def _write(self, key: bytes, entry: Entry | None, named: bytes, changes: dict[str, bytes | None], session: Session, waiting: Waiting | None) -> None:
         now_ms = self._channel.now_ms()
-        replica, outbox = self._core.replica, self._outbox
+        replica, outbox, placement = self._core.replica, self.outbox, self._core.placement
         if entry is None:
             session.created_ms = session.created_ms or now_ms
-        elif entry.head is not None and entry.head.primary != self._uid and entry.head.primary not in self._core.placement.view:
-            outbox.put_head(key, replica.take_over(key, entry))
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
             session.settle(changes, record.registers if record is not None else {}, (record.counter + 1 if record is not None else 1, self._uid))
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
-        counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms)
+        counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
         session.committed(changes, (counter, self._uid))
         if secret is not None:
             session.token = add_commit(session.token, secret, key, self._uid, counter)
-        delta = encode_delta(key, counter, previous, seen, changes, now_ms, session.created_ms if created else None)
-        outbox.put(key, delta, waiting.ear if waiting is not None else None)
+        delta = encode_delta(
+            key, counter, previous, seen, changes, now_ms, session.created_ms if created else None, named if created and named != self._uid else None
+        )
+        groups = placement.others(key, named)
+        outbox.put(groups, key, delta, waiting.ear if waiting is not None else None)
+        if created and not placement.everywhere:  # a delta implies the head; who keeps only that gets it so
+            head = live_head(1, self._uid, named)
+            outbox.put_head(tuple(group for group in placement.heads(key, named) if group not in groups), key, head)
         if None in changes.values():
             self._prune(key)
         if created or replica.fresh:
@@ -165,19 +183,22 @@ class Committing:
     def _prune(self, key: bytes) -> None:
         entry = self._core.replica.get(key)
         record = self._core.replica.record(key, entry) if entry is not None else None
-        if record is not None and entry is not None and record.wants_pruning and (entry.head is None or entry.head.primary == self._uid):
+        if record is not None and entry is not None and record.wants_pruning and entry.primary in (self._uid, b""):
             record.prune()
-            self._outbox.put_state(key)
+            self.outbox.put_state(self._core.placement.others(key, entry.primary), key)
 
-    def _waiting(self, level: str | int, messages: int = 1, everybody: bool = False) -> Waiting:
-        """A receipt for the members that can answer now."""
-        placement, synced, channel = self._core.placement, self._core.entropy.in_sync, self._channel
-        peers = placement.peers()
-        able = [uid for uid in peers if (everybody or uid in synced) and not channel.is_degraded(uid)]
-        needed = len(able) if everybody else needed_confirmations(level, len(peers))
-        names = {uid: placement.view.by_uid[uid].name for uid in peers}
-        expires_ms = channel.now_ms() + int(self._settings.ack_timeout_s * 1000)
-        return Waiting(needed, names, able, expires_ms, self._settings.strict_acks and not everybody, messages)
+    def _waiting(self, holders: Uids, level: str | int) -> Waiting:
+        """A receipt for the holders that can answer now."""
+        synced, channel = self._core.entropy.in_sync, self._channel
+        others = [uid for uid in holders if uid != self._uid]
+        able = [uid for uid in others if uid in synced and not channel.is_degraded(uid)]
+        needed = needed_confirmations(level, len(others), len(others) < len(holders))
+        return self._receipt(needed, others, able, self._settings.strict_acks)
+
+    def _receipt(self, needed: int, others: Sequence[bytes], able: Sequence[bytes] | Mapping[bytes, int], strict: bool) -> Waiting:
+        members = self._core.placement.view.by_uid
+        names = {uid: members[uid].name for uid in others}
+        return Waiting(needed, names, able, self._channel.now_ms() + int(self._settings.ack_timeout_s * 1000), strict)
 
     def _commit_ending(self, session: Session) -> Receipt:
         """Invalidation, or the end of the old id: its head goes to everybody that can answer, and is waited for."""
@@ -187,31 +208,40 @@ class Committing:
             session.committed({}, (0, b""))
             return DONE  # it never was more than this request's
         changes = session.changes() if state == ID_CHANGED else {}
-        now_ms = self._channel.now_ms()
+        now_ms, placement = self._channel.now_ms(), self._core.placement
         with self._lock:
             entry = self._core.replica.held(ended_key) if state == ID_CHANGED else None
             record = self._core.replica.record(ended_key, entry) if entry is not None else None
             contents = session.contents(changes, record.registers, (record.counter + 1, self._uid)) if record is not None else {}
-            waiting = self._waiting("all", messages=2 if contents else 1, everybody=True)  # the old id's end, and what the new one holds
             head = self._core.replica.end(ended_key, state, now_ms)
             if head is None:
                 self.dropped += 1
                 session.dropped()
                 return DROPPED
-            self._outbox.put_head(ended_key, head, waiting.ear)
+            told = placement.heads(ended_key, head.primary)
+            named = placement.appoint(session.key)
+            copied = placement.others(session.key, named) if contents else ()
+            waiting = self._ending(told, copied)
+            self.outbox.put_head(told, ended_key, head, waiting.ear)
             self._core.settle_fresh(now_ms)
             if waiting.needs_wait and not contents:
                 self.waitings.append(waiting)
             if contents:
                 session.new = True
-                self._write(session.key, None, contents, session, waiting)
+                self._write(session.key, None, named, contents, session, waiting)
             else:
                 session.committed({}, (0, b""))
                 session.new = state == ID_CHANGED  # empty: it begins with its first write
-            first = self._outbox.arm()
+            first = self.outbox.arm()
         if first:
             self._depart(waiting, True)
         return waiting
+
+    def _ending(self, told: Groups, copied: Groups) -> Waiting:
+        """A receipt for all that can answer, of those who hear of the end and those who get what the new id holds."""
+        messages = Counter(uid for groups in (told, copied) for group in groups for uid in group)
+        able = [uid for uid in messages if not self._channel.is_degraded(uid)]
+        return self._receipt(len(able), list(messages), {uid: messages[uid] for uid in able}, strict=False)
 
     def _touch(self, key: bytes) -> None:
         """The session was used. Told to the others after `save_period_s`, at the latest."""
@@ -227,24 +257,24 @@ class Committing:
         now_ms = self._channel.now_ms()
         with self._lock:
             self._taken_ms = now_ms
-            taken = self._outbox.take()
-            peers = self._core.placement.peers()
-            say = self._core.say
-            messages: list[Message] = []
-            failed: list[Waiter] = []
-            for i in range(0, len(taken.heads), _HEADS_AT_ONCE):
-                last = i + _HEADS_AT_ONCE >= len(taken.heads)
-                messages.append(say.heads(taken.heads[i : i + _HEADS_AT_ONCE], taken.heads_waiters if last else ()))
-            messages += taken.deltas
-            if taken.dirty:
-                states = self._core.refill(list(taken.dirty), taken.dirty_waiters)
-                messages += states
+            taken = self.outbox.take()
+            messages: list[tuple[Uids, Message]] = []
+            failed: list[tuple[list[Waiter], Uids]] = []
+            for group, heads in taken.heads.items():
+                for i in range(0, len(heads), _HEADS_AT_ONCE):
+                    some = heads[i : i + _HEADS_AT_ONCE]
+                    messages.append((group, self._core.say.heads([one[:2] for one in some], [one[2] for one in some if one[2] is not None])))
+            for group, keys in taken.states.items():  # before deltas: who is to hold a session from now on needs their base
+                waiters = [waiter for waiters in keys.values() for waiter in waiters]
+                states = self._core.refill(list(keys), waiters)
+                messages += ((group, state) for state in states)
                 if not states:
-                    failed = taken.dirty_waiters  # their sessions have ended since: the heads say so
-            touches = self.touching.take(now_ms, self._core.replica)
-            messages += [say.touches(some) for some in touches]
-        if failed:
-            self._channel.wake(partial(fail, failed, peers))
-        if peers:
-            for message in messages:
-                self._channel.send(peers, message)
+                    failed.append((waiters, group))  # their sessions have ended since: the heads say so
+            messages += taken.deltas
+            for group, touches in self.touching.take(now_ms, self._core.replica, self._core.placement):
+                messages.append((group, self._core.say.touches(touches)))
+        for waiters, group in failed:
+            if waiters:
+                self._channel.wake(partial(fail, waiters, group))
+        for group, message in messages:
+            self._channel.send(group, message)

@@ -24,7 +24,7 @@ from .expiry import Ended, Expiry
 from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .lookup import Lookups
-from .placement import Strategy, partition_of
+from .placement import Strategy, Uids, partition_of
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
@@ -202,8 +202,19 @@ class SessionCore:
         if outcome.tells:
             effects += self.entropy.records(peer, list(dict.fromkeys(outcome.tells)))
         if outcome.spreads:
-            for message in self.entropy.messages(list(dict.fromkeys(outcome.spreads))):
-                effects.append(Send(self.placement.peers(), message))
+            effects += self._spread(list(dict.fromkeys(outcome.spreads)))
+        return effects
+
+    def _spread(self, keys: Sequence[bytes]) -> list[Effect]:
+        """Everybody who should have them gets these sessions."""
+        by_group: dict[Uids, list[bytes]] = {}
+        for key in keys:
+            entry = self.replica.get(key)
+            for group in self.placement.heads(key, entry.primary if entry is not None else b""):
+                by_group.setdefault(group, []).append(key)
+        effects: list[Effect] = []
+        for group, some in sorted(by_group.items()):
+            effects += [Send(group, message) for message in self.entropy.messages(some)]
         return effects
 
     def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
@@ -269,13 +280,14 @@ class SessionCore:
         return self._ended(effects) + self._settle(peer, outcome, now_ms)
 
     def _ended(self, effects: Sequence[Effect]) -> list[Effect]:
-        """Turn what expired into one message of heads for everybody."""
-        ended: list[tuple[bytes, Head]] = [(effect.key, effect.head) for effect in effects if isinstance(effect, Ended)]
+        """Turn what expired into one message of heads for each group."""
+        ended: dict[Uids, list[tuple[bytes, Head]]] = {}
+        for effect in effects:
+            if isinstance(effect, Ended):
+                for group in self.placement.heads(effect.key, effect.head.primary):
+                    ended.setdefault(group, []).append((effect.key, effect.head))
         rest = [effect for effect in effects if not isinstance(effect, Ended)]
-        peers = self.placement.peers()
-        if ended and peers:
-            rest.append(Send(peers, self.say.heads(ended)))
-        return rest
+        return rest + [Send(group, self.say.heads(heads)) for group, heads in sorted(ended.items())]
 
     def link_opened(self, now_ms: int, peer: bytes, resumed: bool) -> list[Effect]:
         self._cut.discard(peer)

@@ -1,18 +1,17 @@
 """Commits of application threads on their way to the reactor.
 
 A commit appends its delta and goes on; the first one arms a wake-up, and that takes everything that has gathered. So batches
-grow with the load by themselves, and an idle commit leaves at once. Deltas are grouped while they come in, so that a
-batch fits one frame. Over the bound the deltas are dropped and their keys are dirty: the flush then sends the sessions'
-current state. Guarded by the manager's lock.
+grow with the load by themselves, and an idle commit leaves at once. Deltas are grouped while they come in, by the members
+they go to, so that a batch fits one frame. Over the bound the deltas are dropped and the flush sends the sessions' current
+*states* instead. Guarded by the manager's lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..membership.channel import DATA, Message, Waiter
 from .changes import encode_batch
 from .heads import Head
+from .placement import Groups, Uids
 
 __all__ = ["ManagerOutbox", "Taken"]
 
@@ -20,55 +19,67 @@ _BATCH_BYTES = 15 * 1024  # with its frame's header still one piece of 16 KiB
 _BACKLOG_MAX_BYTES = 8 * 1024 * 1024
 
 
-class Taken:
-    """What one flush sends, in this order."""
+class _Batch:
+    """Deltas for one group that fit one message."""
 
-    __slots__ = ("deltas", "dirty", "dirty_waiters", "heads", "heads_waiters")
+    __slots__ = ("deltas", "keys", "size", "waiters")
 
     def __init__(self) -> None:
-        self.heads: list[tuple[bytes, Head]] = []
-        self.heads_waiters: list[Waiter] = []
-        self.deltas: list[Message] = []
-        self.dirty: dict[bytes, None] = {}
-        self.dirty_waiters: list[Waiter] = []
+        self.deltas: list[bytes] = []
+        self.keys: list[bytes] = []
+        self.waiters: list[Waiter] = []
+        self.size = 0
+
+
+class Taken:
+    """What one flush sends, in this order, each by group. `states`: keys whose current state goes out, with those who wait for it."""
+
+    __slots__ = ("deltas", "heads", "states")
+
+    def __init__(self) -> None:
+        self.heads: dict[Uids, list[tuple[bytes, Head, Waiter | None]]] = {}
+        self.deltas: list[tuple[Uids, Message]] = []
+        self.states: dict[Uids, dict[bytes, list[Waiter]]] = {}
 
 
 class ManagerOutbox:
     def __init__(self, name: str, prefix: bytes) -> None:
         self._name = name
         self._prefix = prefix
-        self._deltas: list[bytes] = []
-        self._keys: list[bytes] = []
-        self._waiters: list[Waiter] = []
-        self._size = 0
+        self._batches: dict[Uids, _Batch] = {}
         self._backlog = 0
         self._taken = Taken()
         self.armed = False
 
-    def put(self, key: bytes, delta: bytes, waiter: Waiter | None) -> None:
+    def put(self, groups: Groups, key: bytes, delta: bytes, waiter: Waiter | None) -> None:
         size = len(delta)
         if self._backlog > _BACKLOG_MAX_BYTES:
-            self._taken.dirty[key] = None
-            if waiter is not None:
-                self._taken.dirty_waiters.append(waiter)
+            self.put_state(groups, key, waiter)
             return
-        if self._size + size > _BATCH_BYTES and self._deltas:
-            self._seal()
-        self._deltas.append(delta)
-        self._keys.append(key)
-        if waiter is not None:
-            self._waiters.append(waiter)
-        self._size += size
         self._backlog += size
+        for group in groups:
+            batch = self._batches.get(group)
+            if batch is None:
+                batch = self._batches[group] = _Batch()
+            elif batch.size + size > _BATCH_BYTES:
+                self._seal(group, batch)
+                batch = self._batches[group] = _Batch()
+            batch.deltas.append(delta)
+            batch.keys.append(key)
+            if waiter is not None:
+                batch.waiters.append(waiter)
+            batch.size += size
 
-    def put_head(self, key: bytes, head: Head, waiter: Waiter | None = None) -> None:
-        self._taken.heads.append((key, head))
-        if waiter is not None:
-            self._taken.heads_waiters.append(waiter)
+    def put_head(self, groups: Groups, key: bytes, head: Head, waiter: Waiter | None = None) -> None:
+        for group in groups:
+            self._taken.heads.setdefault(group, []).append((key, head, waiter))
 
-    def put_state(self, key: bytes) -> None:
-        """The session's current state goes to everybody."""
-        self._taken.dirty[key] = None
+    def put_state(self, groups: Groups, key: bytes, waiter: Waiter | None = None) -> None:
+        """The session's current state goes to these."""
+        for group in groups:
+            waiters = self._taken.states.setdefault(group, {}).setdefault(key, [])
+            if waiter is not None:
+                waiters.append(waiter)
 
     def arm(self) -> bool:
         """Whoever gets True has to see that `take` is called soon."""
@@ -76,14 +87,13 @@ class ManagerOutbox:
         return not armed
 
     def take(self) -> Taken:
-        if self._deltas:
-            self._seal()
+        for group, batch in self._batches.items():
+            self._seal(group, batch)
+        self._batches = {}
         taken, self._taken = self._taken, Taken()
         self._backlog = 0
         self.armed = False
         return taken
 
-    def _seal(self) -> None:
-        waiters: Sequence[Waiter] = self._waiters
-        self._taken.deltas.append(Message(self._name, DATA, encode_batch(self._prefix, self._deltas), self._keys, waiters or ()))
-        self._deltas, self._keys, self._waiters, self._size = [], [], [], 0
+    def _seal(self, group: Uids, batch: _Batch) -> None:
+        self._taken.deltas.append((group, Message(self._name, DATA, encode_batch(self._prefix, batch.deltas), batch.keys, batch.waiters)))

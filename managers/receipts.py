@@ -10,7 +10,7 @@ Confirmations arrive in the reactor's thread; waiting is for any other thread (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -25,14 +25,17 @@ __all__ = ["DONE", "DROPPED", "Receipt", "Waiting", "needed_confirmations"]
 _WAIT_MAX_S = 120.0  # the manager ends every wait much sooner; this is for a process whose reactor has died
 
 
-def needed_confirmations(level: str | int, others: int) -> int:
-    """Members besides the writer that a level wants, when placement wants copies on `others` of them. Raises `LocalError`."""
+def needed_confirmations(level: str | int, others: int, holding: bool = True) -> int:
+    """Members besides the writer that a level wants, when placement wants copies on `others` of them. Raises `LocalError`.
+
+    `holding`: the writer holds a copy too, which counts for a majority.
+    """
     if level == "none" or level == 0:
         return 0
     if level == "one":
         return 1
     if level == "quorum":
-        return max(1, (others + 1) // 2)
+        return max(1, (others + 1) // 2 if holding else others // 2 + 1)
     if level == "all":
         return max(1, others)
     try:
@@ -112,15 +115,15 @@ class Waiting:
     """A receipt that is (or was) waited for.
 
     `names`: uid to name of every member that should hold the commit; `awaited`: those of them that can answer; each
-    counts once it has confirmed `messages` messages (the `ear` goes with each of them).
+    counts once it has confirmed its number of messages, one if none is given (the `ear` goes with each of them).
     """
 
     __slots__ = ("_awaited", "_confirmed", "_deferreds", "_names", "_needed", "_strict", "_turnstile", "ear", "expires_ms", "needs_wait")
 
-    def __init__(self, needed: int, names: dict[bytes, str], awaited: Sequence[bytes], expires_ms: int, strict: bool, messages: int = 1) -> None:
+    def __init__(self, needed: int, names: dict[bytes, str], awaited: Sequence[bytes] | Mapping[bytes, int], expires_ms: int, strict: bool) -> None:
         self._needed = needed
         self._names = names
-        self._awaited = dict.fromkeys(awaited, messages)
+        self._awaited = dict(awaited) if isinstance(awaited, Mapping) else dict.fromkeys(awaited, 1)
         self._confirmed: list[bytes] = []
         self._strict = strict
         self._deferreds: list[Deferred[Receipt]] = []

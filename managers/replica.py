@@ -77,15 +77,18 @@ class Replica:
 
     # -- our own acts
 
-    def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int) -> tuple[int, int, dict[bytes, int], bool]:
-        """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended."""
+    def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int, primary: bytes) -> tuple[int, int, dict[bytes, int], bool]:
+        """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended.
+
+        `primary`: who leads the session if this creates it.
+        """
         me = self.me
         self.changed[key[0] << 4 | key[1] >> 4] = 1
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
             record.write(1, me, changes)
-            self._insert(key, Entry(live_head(1, me, me), record, created_ms, (me, now_ms, now_ms)))
+            self._insert(key, Entry(live_head(1, me, primary), record, created_ms, (me, now_ms, now_ms)))
             self.in_use.add(key)
             return 1, 0, {}, True
         body = entry.body
@@ -176,7 +179,7 @@ class Replica:
         head = None
         if len(delta) > 6:
             created = delta[6]
-            head = live_head(delta[1], origin, origin)  # a creation implies its head
+            head = live_head(delta[1], origin, delta[7] if len(delta) > 7 else origin)  # a creation implies its head
         else:
             record.partial = True
             outcome.wants.append(key)

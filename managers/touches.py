@@ -7,6 +7,7 @@ times an idle limit, whatever was used since goes out in one message. A commit t
 from __future__ import annotations
 
 from .entry import Entry
+from .placement import Placement, Uids
 from .record import touched
 from .replica import Replica
 from .settings import ManagerSettings
@@ -34,12 +35,12 @@ class Touching:
     def is_due(self, now_ms: int) -> bool:
         return self.next_ms is not None and now_ms >= self.next_ms
 
-    def take(self, now_ms: int, replica: Replica) -> list[list[tuple[bytes, int]]]:
-        """What is to be told, in lists for one message each; nothing before its time."""
+    def take(self, now_ms: int, replica: Replica, placement: Placement) -> list[tuple[Uids, list[tuple[bytes, int]]]]:
+        """What is to be told and whom, in lists for one message each; nothing before its time."""
         if not self.is_due(now_ms):
             return []
         keys, self._keys, self.next_ms = self._keys, set(), None
-        told: list[tuple[bytes, int]] = []
+        told: dict[Uids, list[tuple[bytes, int]]] = {}
         for key in sorted(keys):
             entry = replica.held(key)
             if entry is None:
@@ -47,8 +48,9 @@ class Touching:
             last = own_access(entry, replica.me)
             if last > entry.sent_ms:
                 entry.sent_ms = last
-                told.append((key, last))
-        return [told[i : i + _AT_ONCE] for i in range(0, len(told), _AT_ONCE)]
+                for group in placement.others(key, entry.primary):
+                    told.setdefault(group, []).append((key, last))
+        return [(group, some[i : i + _AT_ONCE]) for group, some in told.items() for i in range(0, len(some), _AT_ONCE)]
 
 
 def own_access(entry: Entry, me: bytes) -> int:

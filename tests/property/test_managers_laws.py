@@ -6,9 +6,11 @@ from itertools import permutations
 from math import ceil
 from typing import Any
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from caterwaul.managers.changes import check_deltas, encode_delta
 from caterwaul.managers.entry import Entry, Outcome
 from caterwaul.managers.heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Cover, Head, live_head
 from caterwaul.managers.placement import HEAD, NOTHING, PARTITIONS, WHOLE, EveryMember, PrimaryAndBackups, Ranked, Ranking, partition_of
@@ -16,6 +18,8 @@ from caterwaul.managers.receipts import Waiting, needed_confirmations
 from caterwaul.managers.record import Record
 from caterwaul.managers.replica import Replica
 from caterwaul.managers.wheel import Wheel
+from caterwaul.membership.codec import decode
+from caterwaul.membership.errors import RemoteError
 from caterwaul.membership.member import Member
 from caterwaul.membership.view import View
 
@@ -219,7 +223,7 @@ heard = st.lists(st.tuples(st.sampled_from(["confirm", "fail"]), st.sampled_from
 @given(st.integers(0, 5), st.lists(st.sampled_from(UIDS), unique=True), heard, st.integers(1, 2))
 def test_a_receipt_is_final_when_its_level_is_reached_or_out_of_reach_and_never_before(needed, able, events, messages):
     """Against a dumb model of counts."""
-    receipt: Any = Waiting(needed, {uid: f"n{uid[0]}" for uid in UIDS}, able, 100, False, messages)
+    receipt: Any = Waiting(needed, {uid: f"n{uid[0]}" for uid in UIDS}, dict.fromkeys(able, messages), 100, False)
     left = dict.fromkeys(able, messages)
     confirmed: list[bytes] = []
     final = not 0 < needed <= len(able)
@@ -261,3 +265,17 @@ def test_levels_count_the_members_besides_the_writer(others):
     assert needed_confirmations("3", others) == needed_confirmations(3, others) == 3
     if others:
         assert 2 * (needed_confirmations("quorum", others) + 1) > others + 1
+
+
+def test_a_session_made_for_another_to_lead_says_so_and_is_merged_so():
+    author, leader = b"a" * 16, b"l" * 16
+    wire = encode_delta(KEY, 1, 0, {}, {"x": b"\x01"}, 5, 5, leader)
+    delta = decode(wire)
+    check_deltas([delta])
+    replica = Replica(b"m" * 16)
+    replica.merge_deltas(author, [delta], lambda ms: ms, Outcome())
+    entry = replica.get(KEY)
+    assert entry is not None
+    assert (entry.primary, entry.head.origin) == (leader, author)
+    with pytest.raises(RemoteError):
+        check_deltas([[*delta[:7], b"short"]])

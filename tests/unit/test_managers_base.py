@@ -410,7 +410,7 @@ def test_activity_that_an_expiry_had_not_seen_revives_the_session_and_is_counted
     write(net, 1, session_id, b=2)  # under way
     keeper = net.managers[2]
     head = keeper._core.replica.end(key, 1, net.channels[keeper.me.uid].now_ms())
-    keeper._committing._outbox.put_head(key, head)
+    keeper._committing.outbox.put_head(keeper._core.placement.heads(key, head.primary), key, head)
     keeper._channel.wake(keeper._committing.flush)
     net.deliver()
     net.advance(1)

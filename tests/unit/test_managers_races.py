@@ -462,14 +462,14 @@ def test_a_member_never_uses_a_version_twice_after_an_expiry_took_its_record():
     me, other, key = b"m" * 16, b"o" * 16, b"k" * 16
     replica, outcome = Replica(me), Outcome()
     for n in range(3):
-        replica.commit(key, {"a": bytes([n])}, 10 + n, 10)
+        replica.commit(key, {"a": bytes([n])}, 10 + n, 10, me)
     assert replica.end(key, EXPIRED, 50).cover.applied == {me: 3}
     elsewhere = Record()
     elsewhere.merge_delta(1, me, 0, {}, {"a": b"\0"})
     elsewhere.write(2, other, {"b": b"\1"})
     replica.merge_record(key, live_head(1, me, me), 10, (other, 60, 60), elsewhere.pack(), elsewhere, outcome)
     assert outcome.spreads == [key]
-    counter, previous, _, created = replica.commit(key, {"a": b"\7"}, 70, 10)
+    counter, previous, _, created = replica.commit(key, {"a": b"\7"}, 70, 10, me)
     assert (counter, previous, created) == (4, 3, False)
 
 
@@ -593,7 +593,7 @@ def test_a_session_that_two_members_expire_at_once_ends_the_same_everywhere():
         net.deliver()
         for manager in net.managers[:2]:
             head = manager._core.replica.end(key, EXPIRED, net.channels[manager.me.uid].now_ms())
-            manager._committing._outbox.put_head(key, head)
+            manager._committing.outbox.put_head(manager._core.placement.heads(key, head.primary), key, head)
             manager._channel.wake(manager._committing.flush)
         net.deliver()
         assert equal(net)
