@@ -56,7 +56,7 @@ class Workload:
         self._checkers = checkers
         self.history: History = checkers.history
         self._rng: Random = world.rng("workload")
-        self._users = [_User(f"u{number}", roams=number % 4 == 0, counts=number % 5 == 0) for number in range(users)]
+        self._users = [_User(f"u{number}", roams=number % 4 == 0, counts=number % 2 == 0) for number in range(users)]
         self._pause = 1.0 / rate
         self._until = until
         self._idle_s = idle_s
@@ -154,7 +154,7 @@ class Workload:
     def _act(self, user: _User, node: SimNode, cookie: Cookie, session: Session, dice: float) -> None:
         if dice < 0.45:
             self._write(user, node, cookie, session, _ATTRIBUTES[int(dice * 100) % 3])
-        elif dice < 0.50 and user.counts:
+        elif dice < 0.55 and user.counts:
             self._add(user, node, cookie, session)
         elif dice < 0.90:
             self._world.counters["reads"] += 1
