@@ -12,6 +12,8 @@ A placement is the strategy that tells the session managers apart:
 - `PrimaryAndBackups`: the primary named in the head, wherever it is, and backups, the keepers before others;
 - `Ranked`: the keepers and the next ranked, whoever serves the session.
 
+`DeltaManager` uses the first; no manager uses the other two yet.
+
 Everything is computed when first asked for and cached per view: one object per view, dropped with it. Members without
 weight hold nothing.
 """
