@@ -2,8 +2,10 @@
 
 Every fault of the network is counted and survived: a send while the interface is down raises, and must not end the
 heartbeats; once a minute the group is joined again, for an interface that came back as another one. Several nodes and
-several clusters of a host share the port; `IP_MULTICAST_ALL` = 0 keeps out groups that other processes joined (a wildcard
-socket gets those too), the cluster's name in the heartbeat does the rest. Nothing is ever answered.
+several clusters of a host share the port. The socket is bound to the group's address: one bound to all addresses hears every group
+that any process of the host has joined, at least until it is told not to, and a datagram that came before stays in its buffer.
+`IP_MULTICAST_ALL` = 0 keeps out what others joined on another interface; the cluster's name in the heartbeat does the rest.
+Nothing is ever answered.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ class MulticastDiscovery(Polling):
     def _open(self) -> Any:
         self._lost = False
         protocol = _Datagrams(self._received, self._socket_lost)
-        return self._clock.listenMulticast(self._group[1], protocol, maxPacketSize=DATAGRAM_BYTES_MAX + 1, listenMultiple=True)  # type: ignore[attr-defined]
+        address, port = self._group
+        return self._clock.listenMulticast(port, protocol, interface=address, maxPacketSize=DATAGRAM_BYTES_MAX + 1, listenMultiple=True)  # type: ignore[attr-defined]
 
     def _configure(self) -> None:
         self._port.setTTL(self._settings.multicast_ttl)

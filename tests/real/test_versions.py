@@ -42,14 +42,19 @@ def start(cluster: Cluster, name: str, old: bool) -> Node:
 
 def pair(cluster: Cluster, first_is_old: bool, old_leads: bool) -> tuple[Node, Node]:
     """(old, new), met; the one with the lower uid leads when they reconcile."""
-    first = start(cluster, "first", first_is_old)
+    first = start_as(cluster, "first", first_is_old, leads=first_is_old is old_leads)
+    second = start_as(cluster, "second", not first_is_old, leads=first_is_old is not old_leads)
+    cluster.meet()
+    return (first, second) if first_is_old else (second, first)
+
+
+def start_as(cluster: Cluster, name: str, old: bool, leads: bool) -> Node:
+    """Started again until its uid is in the half it needs: two starts on average, whatever the other has drawn."""
     while True:
-        second = start(cluster, "second", not first_is_old)
-        old, new = (first, second) if first_is_old else (second, first)
-        if (old.uid < new.uid) is old_leads:
-            cluster.meet()
-            return old, new
-        end(cluster, second)
+        node = start(cluster, name, old)
+        if (node.uid < "8") is leads:
+            return node
+        end(cluster, node)
 
 
 def end(cluster: Cluster, node: Node) -> None:

@@ -229,7 +229,7 @@ def test_t3_a_send_that_fails_does_not_end_the_heartbeats():
     port = Port()
 
     class Reactor(Clock):
-        def listenMulticast(self, number, protocol, maxPacketSize, listenMultiple) -> Port:
+        def listenMulticast(self, number, protocol, **options) -> Port:
             return port
 
     reactor = Reactor()
