@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
@@ -41,6 +42,7 @@ MERGING_BYTES = len(MERGING)
 NEVER: Version = (0, b"")
 AMOUNT_MAX = 2**63 - 1  # of one process's additions or subtractions: more does not count
 COUNTER, SET, MAX, MIN = range(4)
+_REMEMBERED_BYTES = 1024
 #: What Max and Min can hold; the number says which encoding, and values of different numbers are never compared by applications.
 NUMBER, TEXT, BYTES, DECIMAL, LOCAL_TIME, MOMENT, DAY, SPAN = range(8)
 
@@ -65,14 +67,24 @@ class State(NamedTuple):
 
 
 def parse(value: bytes | None) -> State | None:
-    """What these bytes say; None if they are no merging value. Raises nothing, whatever the bytes."""
+    """What these bytes say, never to be changed; None if they are no merging value. Raises nothing, whatever the bytes.
+
+    One value is parsed by each that reads, joins and shows it: small ones are remembered.
+    """
     if value is None or value[:MERGING_BYTES] != MERGING:
         return None
+    return _parsed_lately(value) if len(value) <= _REMEMBERED_BYTES else _parsed(value)
+
+
+def _parsed(value: bytes) -> State | None:
     try:
         state = _state_from(decode(value[MERGING_BYTES:]))
         return state if build(state) == value else None
     except (RemoteError, TypeError, ValueError, LookupError):
         return None
+
+
+_parsed_lately = lru_cache(maxsize=512)(_parsed)
 
 
 def build(state: State) -> bytes:

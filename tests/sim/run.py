@@ -32,7 +32,7 @@ _OUTBOX_MAX = 65536
 _SETTINGS = {
     "membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3},
     "channel": {"outbox_max_bytes": _OUTBOX_MAX, "reconnect_max_s": 1.0},
-    "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 1.0, "expire_check_s": 0.5, "read_your_writes": "cluster"}},
+    "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 3.0, "expire_check_s": 0.5, "read_your_writes": "cluster"}},
 }
 
 

@@ -1,7 +1,7 @@
 """What happened in a world, as a digest and as the last lines for people.
 
-Every event that could differ between two runs goes into the digest: what arrived where and when, byte for byte, each
-fault, each note of a node or a checker. Two runs of a seed with one digest did the same.
+Every event that could differ between two runs goes into the digest: what arrived where and when (its length and checksum),
+each fault, each note of a node or a checker. Two runs of a seed with one digest did the same.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import deque
 from hashlib import blake2b
 from struct import Struct
+from zlib import crc32
 
 from .clock import EventQueue
 
 __all__ = ["Trace"]
 
-_pack = Struct("<dsII").pack
+_pack = Struct("<dsIII").pack
 
 
 class Trace:
@@ -29,12 +30,12 @@ class Trace:
     def data(self, kind: bytes, number: int, data: bytes) -> None:
         """Bytes arrived at socket `number`; `kind` is one letter."""
         now = self._queue.now
-        self._update(_pack(now, kind, number, len(data)) + data)
+        self._update(_pack(now, kind, number, len(data), crc32(data)))
         self._recent.append((now, kind, number, data))
 
     def note(self, text: str) -> None:
         now = self._queue.now
-        self._update(_pack(now, b"n", 0, len(text)) + text.encode())
+        self._update(_pack(now, b"n", 0, len(text), 0) + text.encode())
         self._recent.append((now, b"n", 0, text))
 
     def digest(self) -> str:

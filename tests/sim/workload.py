@@ -152,9 +152,9 @@ class Workload:
             self._request(user, node, 0.5)
 
     def _act(self, user: _User, node: SimNode, cookie: Cookie, session: Session, dice: float) -> None:
-        if dice < 0.45:
+        if dice < 0.30:
             self._write(user, node, cookie, session, _ATTRIBUTES[int(dice * 100) % 3])
-        elif dice < 0.55 and user.counts:
+        elif dice < 0.36 and user.counts:
             self._add(user, node, cookie, session)
         elif dice < 0.90:
             self._world.counters["reads"] += 1
