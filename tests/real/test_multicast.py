@@ -16,7 +16,7 @@ from .processes import free_port
 GROUP, OTHER = "228.0.0.4", "228.0.0.5"
 
 
-@pytest.mark.parametrize("group, heard", [(GROUP, [b"ours"]), (OTHER, [])])
+@pytest.mark.parametrize(("group", "heard"), [(GROUP, [b"ours"]), (OTHER, [])])
 def test_what_another_group_says_before_the_socket_is_configured_is_not_heard(monkeypatch: pytest.MonkeyPatch, group: str, heard: list[bytes]) -> None:
     """A wildcard socket had it in its buffer, and the two groups became one cluster."""
     port = free_port(socket.SOCK_DGRAM)
