@@ -60,6 +60,7 @@ class Digests:
         self._offered_ms = retention_ms * 89 // 100
         self._rows: dict[bytes, bytearray] = {}  # by peer, or that of everybody: the sums
         self._ages_ms = [_NEVER] * PARTITIONS  # when the next tombstone leaves the partition's sum
+        self._ages_at_ms = _NEVER  # the first of those
         self._doubted = 0
         self.read = 0  #: sessions read to make sums or inventories
         if shared is None:
@@ -69,7 +70,7 @@ class Digests:
         """The placement has changed: what is shared may be something else, and sums are kept for these peers only."""
         if self._shared is not None:
             self._rows = {peer: self._rows[peer] for peer in peers if peer in self._rows}
-            self._replica.changed[:] = _MARKED
+            self._mark_all()
 
     def doubt_some(self) -> None:
         """The sums of a few partitions are made anew though nothing says that they have changed; the next call takes the next ones."""
@@ -110,19 +111,32 @@ class Digests:
         row = self._rows.get(peer)
         if row is None:
             row = self._rows[peer] = bytearray(PARTITIONS * SUM_BYTES)
-            self._replica.changed[:] = _MARKED
+            self._mark_all()
         return row
+
+    def _mark_all(self) -> None:
+        """All that hold something: the sums of the others are zero, or marked."""
+        changed = self._replica.changed
+        for number, partition in enumerate(self._replica.partitions):
+            if partition:
+                changed[number] = 1
 
     def _freshen(self, start: int, stop: int, now_ms: int) -> int:
         """Make the sums that have changed since. How far they are right now."""
-        changed, ages_ms, partitions = self._replica.changed, self._ages_ms, self._replica.partitions
+        changed, partitions = self._replica.changed, self._replica.partitions
+        if now_ms >= self._ages_at_ms:
+            for number, leaves_ms in enumerate(self._ages_ms):
+                if now_ms >= leaves_ms:
+                    changed[number] = 1
+            self._ages_at_ms = min((leaves_ms for leaves_ms in self._ages_ms if now_ms < leaves_ms), default=_NEVER)
         left = _READ_AT_ONCE
-        for number in range(start, stop):
-            if changed[number] or now_ms >= ages_ms[number]:
-                if left <= 0:
-                    return number
-                left -= len(partitions[number])
-                self._read(number, now_ms)
+        number = changed.find(1, start, stop)
+        while number >= 0:
+            if left <= 0:
+                return number
+            left -= len(partitions[number])
+            self._read(number, now_ms)
+            number = changed.find(1, number + 1, stop)
         return stop
 
     def _read(self, number: int, now_ms: int, to_the_end: bool = False) -> list[tuple[bytes, Entry, bytes]]:
@@ -152,6 +166,7 @@ class Digests:
         if not to_the_end:
             self._sum_up(number, found)
             self._ages_ms[number] = ages_ms
+            self._ages_at_ms = min(self._ages_at_ms, ages_ms)
             replica.changed[number] = 0
         return found
 
