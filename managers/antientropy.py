@@ -89,12 +89,14 @@ class AntiEntropy:
         self.in_sync: set[bytes] = set()
         self.rounds = self.differing = self.records_sent = self.bytes_sent = 0
 
-    def begin(self, peer: bytes, version: int, now_ms: int) -> list[Send]:
-        """Reconcile with this member, from the beginning: as the leader, or by asking it to lead. `version`: the protocol of its link."""
+    def begin(self, peer: bytes, version: int, now_ms: int, stuck: bool = False) -> list[Send]:
+        """Reconcile with this member, from the beginning: as the leader, or by asking it to lead. `version`: the protocol of its link.
+        `stuck`: whatever is under way does not move any more.
+        """
         if self.me > peer:
             return [Send((peer,), self._say.offer())]
         under_way = self._rounds.get(peer)
-        if under_way is not None and under_way.moved:
+        if under_way is not None and not stuck:
             under_way.again = version  # after it: a link that crawls is not to be filled with sums, nor are they to be of before the occasion
             return []
         self._number += 1

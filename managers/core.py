@@ -368,7 +368,7 @@ class SessionCore:
         effects: list[Effect] = []
         for uid in self.placement.peers():
             if uid > self.me and self._version(uid) >= SUMS_SINCE and not self.entropy.is_moving(uid):
-                effects += self._reconcile(uid, now_ms)
+                effects += self.entropy.begin(uid, self._version(uid), now_ms, stuck=True)
         return effects
 
     @property

@@ -438,6 +438,7 @@ def test_an_occasion_during_a_round_is_another_round_after_it_and_no_second_one_
 
     for _ in range(5):  # as when members come and go while the link crawls
         begin()
+        leader.entropy.is_moving(follower)  # and the background looks
     assert leader.entropy.rounds == rounds + 1
     assert len(net.channels[net.members[0].uid].sent) == sent + 1
     net.deliver()
