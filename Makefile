@@ -8,10 +8,11 @@ STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 SEEDS  ?= 30
 SEED   ?=
+MANAGER ?= delta
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo check test lint unit real sim fuzz bench docs wheel clean
+.PHONY: help venv install demo check test lint unit real sim simall fuzz bench docs wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -33,7 +34,7 @@ demo: $(STAMP)  ## run three nodes behind a balancer and print the address of th
 check: $(STAMP)  ## run the story of the demo without a person: kill, pause, count what was lost
 	@$(BIN)/caterwaul demo --check
 
-test: lint unit sim  ## everything that has to pass: lint, all tests, 30 fixed seeds of the simulator
+test: lint unit sim simall  ## everything that has to pass: lint, all tests, fixed seeds of the simulator for each manager
 
 lint: $(STAMP)  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -46,8 +47,12 @@ unit: $(STAMP)  ## all tests but the simulator's seeds
 real: $(STAMP)  ## only the tests with processes, sockets and multicast
 	$(BIN)/python -m pytest tests/real
 
-sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one
-	$(BIN)/python -m tests.sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned for those
+	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides delta
+	$(BIN)/python -m tests.sim --manager partitioned --seeds 8
+	$(BIN)/python -m tests.sim --manager backup --seeds 8 --first 25
 
 fuzz: $(STAMP)  ## arbitrary bytes against every decoder, longer than make test does
 	CATERWAUL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz -n $(JOBS)

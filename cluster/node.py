@@ -17,7 +17,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
+from ..managers.backup import BackupManager
+from ..managers.base import SessionManager
 from ..managers.delta import DeltaManager
+from ..managers.partitioned import PartitionedManager
 from ..managers.values import ValueTypes
 from ..membership.channel import DATA, Message
 from ..membership.codec import encode
@@ -36,6 +39,7 @@ from .web import WebService
 __all__ = ["Node"]
 
 _log = Logger()
+_KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager}
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
 _DRAIN_S = 2.0  # at a stop: time for what is still in the outboxes
 _END_OF_DATA = 255  # an operation that managers skip
@@ -50,7 +54,7 @@ class Node:
 
     def __init__(self, settings: Settings, reactor: Any, *, types: ValueTypes | None = None, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self.settings = settings
-        self.managers: dict[str, DeltaManager] = {}
+        self.managers: dict[str, SessionManager] = {}
         self.channel: GroupChannel | None = None
         self.membership: MembershipService | None = None
         self._reactor = reactor
@@ -125,6 +129,9 @@ class Node:
     async def _start_parts(self) -> None:
         settings = self.settings
         payload: dict[str, Any] = {"pid": os.getpid()}
+        kinds = {name: chosen.kind for name, chosen in settings.managers.items() if chosen.kind != "delta"}
+        if kinds:
+            payload["kinds"] = kinds
         if self._web is not None:
             payload["http"] = self._web.start()
         self.channel = channel = GroupChannel(
@@ -132,7 +139,7 @@ class Node:
         )
         await channel.start()
         for name, chosen in settings.managers.items():
-            self.managers[name] = manager = DeltaManager(
+            self.managers[name] = manager = _KINDS[chosen.type](
                 name, channel, chosen, clock=self._reactor, entropy=self._entropy, types=self._types, asleep_s=settings.membership.drop_time_s
             )
             manager.start()
@@ -209,12 +216,14 @@ class Node:
         match event:
             case ViewChanged():
                 for name in sorted(self.managers):
-                    part = ViewChanged(event.before.announcing(name), event.after.announcing(name), event.clean)
+                    kind = self.settings.managers[name].kind
+                    part = ViewChanged(event.before.announcing(name, kind), event.after.announcing(name, kind), event.clean)
                     try:
                         self.managers[name].view_changed(part)
                     except Exception:  # the others have to hear of it all the same
                         _log.failure("manager {name!r} failed on a change of the view", name=name)
                 for member in event.appeared:
+                    self._compare_kinds(member)
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
             case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
@@ -225,6 +234,16 @@ class Node:
                 subscriber(event)
             except Exception:
                 _log.failure("a subscriber failed on {event}", event=type(event).__name__)
+
+    def _compare_kinds(self, member: Member) -> None:
+        for name in sorted(self.managers):
+            kind = self.settings.managers[name].kind
+            if name in member.managers and member.kind_of(name) != kind:
+                _log.warn(
+                    "{member} runs manager {name!r} as {theirs}, this node as {kind}: they do not replicate to each other; "
+                    "make managers.{name}.type and .backups equal on all nodes",
+                    member=member, name=name, theirs=member.kind_of(name), kind=kind,
+                )  # fmt: skip
 
     def _running(self) -> tuple[GroupChannel, MembershipService]:
         if self.channel is None or self.membership is None:

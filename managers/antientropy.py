@@ -22,6 +22,7 @@ record about once.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any
 
@@ -29,9 +30,9 @@ from ..membership.channel import Message
 from ..membership.effects import Send
 from .changes import KEY_BYTES
 from .digests import Digests, digest
-from .entry import is_whole
+from .entry import Entry, is_whole
 from .messages import Differ, Inventory, Session, Speaker, Sums
-from .placement import PARTITIONS, partition_of
+from .placement import HEAD, NOTHING, PARTITIONS, WHOLE, partition_of
 from .replica import Replica
 
 __all__ = ["SUMS_SINCE", "AntiEntropy"]
@@ -74,10 +75,14 @@ class _Round:
 
 
 class AntiEntropy:
-    """A part of the manager's core. Methods return `Send`s."""
+    """A part of the manager's core. Methods return `Send`s.
 
-    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, digests: Digests) -> None:
+    `common(peer, key, named primary)`: what both this member and that one must hold of a session (`NOTHING`, `HEAD`, `WHOLE`).
+    """
+
+    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, digests: Digests, common: Callable[[bytes, bytes, bytes], int]) -> None:
         self.me = me
+        self._common = common
         self._say = speaker
         self._replica = replica
         self._digests = digests
@@ -178,14 +183,18 @@ class AntiEntropy:
                 continue
             for key in sorted(partition):
                 entry = partition[key]
-                if not is_whole(entry):
+                depth = self._common(peer, key, entry.primary)
+                if depth == NOTHING and key not in items:
                     continue
+                session = self._session(key, entry, depth)
+                if session is None:
+                    continue  # what is not whole here is fetched, if it is whole there
                 other = items.pop(key, None)
                 if other is None and not self._digests.offers(peer, key, entry, now_ms, again):
                     continue
-                body = self._replica.body_of(entry)
+                body = session.body
                 if other is not None:
-                    mine = digest(entry.head, body)
+                    mine = digest(session.head, body)
                     if other == mine:
                         continue
                     wants.append(key)
@@ -193,7 +202,7 @@ class AntiEntropy:
                     if body is not None and entry.last_access_ms < synced_ms:
                         owed[key] = other
                         continue
-                records.append(Session(key, entry.head, entry.created_ms, entry.touches, body))
+                records.append(session)
                 size += len(body or b"") + 64
             if size >= _RANGE_BYTES:
                 position = number + 1
@@ -220,12 +229,16 @@ class AntiEntropy:
         return self._pay(peer)
 
     def records(self, peer: bytes, keys: list[bytes]) -> list[Send]:
-        """The current state of these keys, as far as it is whole here."""
+        """The current state of these keys, as far as it is whole here; the head alone where only that is here."""
         sessions = []
         for key in keys:
             entry = self._replica.get(key)
-            if entry is not None and is_whole(entry):
-                sessions.append(Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry)))
+            if entry is None:
+                continue
+            alone = entry.body is None and self._common(peer, key, entry.primary) != WHOLE
+            session = self._session(key, entry, HEAD if alone else WHOLE)
+            if session is not None:
+                sessions.append(session)
         return self._records(peer, sessions)
 
     def messages(self, keys: list[bytes], waiters: Any = ()) -> list[Message]:
@@ -281,6 +294,12 @@ class AntiEntropy:
                     break
         round_.stop = todo[taken - 1] + 1
         return Send((peer,), self._say.inventory(round_.number, todo[0], round_.stop, items, todo[:taken] if round_.by_sums else None))
+
+    def _session(self, key: bytes, entry: Entry, depth: int) -> Session | None:
+        """What is said of it: all, or only its head. None: it is not whole here, or not known well enough."""
+        if depth == WHOLE:
+            return Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry)) if is_whole(entry) else None
+        return Session(key, entry.head, entry.created_ms, entry.touches, None) if entry.head is not None else None
 
     def _records(self, peer: bytes, sessions: list[Session]) -> list[Send]:
         sends = []

@@ -70,7 +70,7 @@ class SessionManager:
         self.commit = self._committing.commit
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
-        self._opening = Opening(self._core, channel, self._lock, self._react, partial(Session, settings, self.types, entropy))
+        self._opening = Opening(self._core, channel, self._lock, self._react, partial(Session, settings, self.types, entropy), self._committing.lead)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
@@ -233,6 +233,8 @@ class SessionManager:
             "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
             "token_waits": core.freshness.waits, "token_questions": core.freshness.asked, "stale_reads": self._opening.stale_reads,
             "reconcile_rounds": core.entropy.rounds, "partitions_differing": core.entropy.differing,
+            "near_copies": len(core.moving.near), "near_hits": core.moving.near.hits, "near_stale": core.moving.near.stale,
+            "copies_leaving": len(core.moving.handover.leaving), "copies_dropped": core.moving.handover.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
         }  # fmt: skip

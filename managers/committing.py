@@ -126,8 +126,25 @@ class Committing:
         if entry is None:
             return placement.appoint(key)
         if entry.head is not None and placement.leads(entry.head.primary):
-            self.outbox.put_head(placement.heads(key, self._uid), key, self._core.replica.take_over(key, entry))
+            self._take_over(key, entry)
         return entry.primary
+
+    def _take_over(self, key: bytes, entry: Entry) -> None:
+        told, given = self._core.moving.take_over(key, entry, self._channel.now_ms())
+        assert entry.head is not None
+        self.outbox.put_head(told, key, entry.head)
+        self.outbox.put_state(given, key)
+
+    def lead(self, key: bytes) -> None:
+        """This member serves the session from now on: it becomes its primary, if it still should."""
+        with self._lock:
+            entry = self._core.replica.held(key)
+            if entry is None or entry.head is None or entry.head.state or not self._core.placement.leads(entry.head.primary):
+                return
+            self._take_over(key, entry)
+            first = self.outbox.arm()
+        if first:
+            self._depart(None, False)
 
     def _write(self, key: bytes, entry: Entry | None, named: bytes, changes: dict[str, bytes | None], session: Session, waiting: Waiting | None) -> None:
         now_ms = self._channel.now_ms()
@@ -154,6 +171,8 @@ class Committing:
             self._prune(key)
         if created or replica.fresh:
             self._core.settle_fresh(now_ms)
+        if self._core.moving.watchers or not placement.everywhere:
+            self._core.moving.committed(key, named, now_ms)
         if waiting is not None and waiting.needs_wait:
             self.waitings.append(waiting)
         if self._listeners:
@@ -223,6 +242,7 @@ class Committing:
             copied = placement.others(session.key, named) if contents else ()
             waiting = self._ending(told, copied)
             self.outbox.put_head(told, ended_key, head, waiting.ear)
+            self._core.moving.watchers.changed((ended_key,))
             self._core.settle_fresh(now_ms)
             if waiting.needs_wait and not contents:
                 self.waitings.append(waiting)
@@ -273,6 +293,7 @@ class Committing:
             messages += taken.deltas
             for group, touches in self.touching.take(now_ms, self._core.replica, self._core.placement):
                 messages.append((group, self._core.say.touches(touches)))
+            messages += ((tuple(effect.to), effect.message) for effect in self._core.moving.tell_readers())
         for waiters, group in failed:
             if waiters:
                 self._channel.wake(partial(fail, waiters, group))

@@ -21,14 +21,15 @@ from .changes import KEY_BYTES, check_deltas
 from .digests import Digests
 from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
+from .finding import Finding
 from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .lookup import Lookups
-from .placement import Strategy, Uids, partition_of
+from .moving import Moving
+from .placement import HEAD, WHOLE, Strategy, Uids
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
-from .tokens import Written, claimed, is_of
 
 __all__ = ["SessionCore"]
 
@@ -51,15 +52,17 @@ class SessionCore:
         self.say = m.Speaker(name)
         self.replica = Replica(me)
         self.in_use: dict[bytes, int] = {}  #: open requests by key
-        self.digests = Digests(self.replica, int(settings.retention_s * 1000))
-        self.entropy = AntiEntropy(me, self.say, self.replica, self.digests)
+        self.digests = Digests(self.replica, int(settings.retention_s * 1000), None if settings.type == "delta" else self._common)
+        self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._common)
         self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
+        self.moving = Moving(me, self.say, self.replica, self.entropy, self.placement, settings, self.in_use.__contains__)
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
+        self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure)
         self._pack_ms = int(settings.pack_after_s * 1000)
         self._sweep_at_ms = now_ms + self._pack_ms
         self._packing_at_ms: int | None = None
@@ -71,8 +74,15 @@ class SessionCore:
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
             m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
+            m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed,
             m.SUMS: self._sums, m.DIFFER: self._differ,
         }  # fmt: skip
+
+    def _common(self, peer: bytes, key: bytes, named: bytes) -> int:
+        """What both must hold of a session."""
+        placement = self.placement
+        mine = HEAD if key in self.moving.near else WHOLE
+        return min(mine, placement.depth(self.me, key, named), placement.depth(peer, key, named))
 
     # -- what is known
 
@@ -91,7 +101,7 @@ class SessionCore:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
         entry = self.replica.get(key)
         if entry is None:
-            return None, self.sure(now_ms)
+            return None, (self.placement.everywhere or not self.placement.peers()) and self.sure(now_ms)
         if entry.head is not None and entry.head.state != LIVE:
             return None, True
         if not is_whole(entry):
@@ -100,7 +110,8 @@ class SessionCore:
             return (None if self.expiry.is_over(key, entry, now_ms) else entry), True  # there is nobody to ask
         if self._slept or now_ms - self._ticked_ms > self._asleep_ms:
             return entry, False  # it may have ended while we stood still (and the reactor may not have noticed yet that we did)
-        return entry, not self.expiry.is_over(key, entry, now_ms)
+        here = self.moving.near.use(key) if key in self.moving.near else self.placement.serves(key, entry.primary)
+        return entry, here and not self.expiry.is_over(key, entry, now_ms)
 
     def servable(self, key: bytes, now_ms: int) -> Entry | None:
         """What to serve once the keepers have been asked."""
@@ -108,28 +119,6 @@ class SessionCore:
         if entry is None or entry.body is None or not is_whole(entry) or self.expiry.is_over(key, entry, now_ms):
             return None
         return entry
-
-    def ask_keepers(self, key: bytes, now_ms: int, token: str = "") -> list[Effect]:
-        """Who it is that a browser's token says wrote the session is asked too."""
-        peers = [uid for uid in self.placement.keepers(partition_of(key)) if uid != self.me]
-        if not self.replica.get(key) and len(peers) < 2:
-            peers += [uid for uid in self.placement.peers() if uid in self.entropy.in_sync and uid not in peers][: 2 - len(peers)]
-        authors = claimed(token)
-        peers += [uid for uid in self.placement.peers() if authors and is_of(uid, authors) and uid not in peers]
-        peers = peers or list(self.placement.peers()[:2])
-        alone = len(peers) < 2 and self.replica.get(key) is None and not self.sure(now_ms)  # "gone" takes two who are sure, and we are not
-        effects = self.lookups.ask(key, peers, now_ms, alone)
-        for uid in sorted(self._cut):
-            effects += self.lookups.lost(uid)
-        return effects
-
-    def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
-        """A browser has written these to this session, and they are not here."""
-        placement = self.placement
-        others = [uid for uid in placement.view.by_uid if uid != self.me]
-        entry = self.replica.get(key)
-        holders = {*placement.keepers(partition_of(key)), *placement.holders(key, entry.primary if entry is not None else b"")}
-        return self.freshness.begin(key, missing, [uid for uid in others if uid in holders], others, now_ms)
 
     # -- inputs
 
@@ -150,7 +139,7 @@ class SessionCore:
             effects = [*effects, *self.freshness.heard(peer, message)]
         if self.replica.fresh:
             self.settle_fresh(now_ms)
-        return effects
+        return effects + self.moving.tell_readers()
 
     def settle_fresh(self, now_ms: int) -> None:
         """Schedule the ends of what is new."""
@@ -166,16 +155,25 @@ class SessionCore:
         check_deltas(message[3])
         outcome = Outcome()
         self.replica.merge_deltas(origin, message[3], ours, outcome)
-        return self._settle(peer, outcome, now_ms) if outcome else []
+        effects = self._settle(peer, outcome, now_ms) if outcome else []
+        if not self.placement.everywhere or self.moving.watchers:
+            self.moving.merged([delta[0] for delta in message[3]], peer, now_ms)
+            effects += self.moving.forward(peer, message[3])
+        return effects
 
     def _records(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         sessions = m.read_records(message[2], ours)
         records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
+        led = self.moving.primaries(session.key for session in sessions)
+        new = {session.key for session in sessions if session.body is not None and ((entry := self.replica.get(session.key)) is None or entry.body is None)}
         for session, record in zip(sessions, records, strict=True):
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
-        return self._settle(peer, outcome, now_ms)
+        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(
+            led, peer, [(session.key, session.head) for session in sessions if session.head is not None]
+        )
+        return effects + self.moving.came([session.key for session in sessions], new, peer, now_ms)
 
     def _touches(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
@@ -185,9 +183,15 @@ class SessionCore:
 
     def _heads(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
-        for key, head in m.read_heads(message[2], ours):
+        heads = m.read_heads(message[2], ours)
+        led = self.moving.primaries(key for key, _ in heads)
+        for key, head in heads:
             self.replica.merge_head(key, head, outcome)
-        return self._settle(peer, outcome, now_ms)
+        outcome.wants = [key for key in outcome.wants if self.moving.needs_record(key)]
+        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads)
+        effects += self.moving.deposed(key for key, old in led.items() if old == self.me)
+        self.moving.merged([key for key, _ in heads], peer, now_ms)
+        return effects
 
     def _settle(self, peer: bytes, outcome: Outcome, now_ms: int) -> list[Effect]:
         """What a merge left open: fetch, tell, or send to all."""
@@ -206,7 +210,7 @@ class SessionCore:
         return effects
 
     def _spread(self, keys: Sequence[bytes]) -> list[Effect]:
-        """Everybody who should have them gets these sessions."""
+        """Everybody who should get the whole session, or its head."""
         by_group: dict[Uids, list[bytes]] = {}
         for key in keys:
             entry = self.replica.get(key)
@@ -260,16 +264,22 @@ class SessionCore:
     def _lookup(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         key = message[2]
         m.need(type(key) is bytes and len(key) == KEY_BYTES, "lookup")
-        entry = self.replica.get(key)
-        if entry is None or not is_whole(entry):
-            verdict = m.ABSENT if entry is None and self.sure(now_ms) else m.UNSURE
-            return [Send((peer,), self.say.answer(key, verdict))]
-        verdict = m.FOUND if entry.head is None or entry.head.state == LIVE else m.GONE
-        return [*self.entropy.records(peer, [key]), Send((peer,), self.say.answer(key, verdict))]
+        return self.finding.asked(peer, key, now_ms)
 
     def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(len(message) >= 4 and type(message[2]) is bytes and type(message[3]) is int, "answer")
-        return self.lookups.answered(peer, message[2], message[3]) + self.freshness.answered(peer, message[2], message[3])
+        return self.finding.answered(peer, message[2], message[3], now_ms)
+
+    def _check(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        return list(self.moving.handover.asked(peer, m.read_marks(message[2], "check"), self.placement))
+
+    def _checked(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        self.moving.handover.confirmed(peer, m.read_marks(message[2], "checked"), now_ms)
+        return []
+
+    def _changed(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        self.moving.stale(m.read_keys(message[2], "changed"), now_ms)
+        return []
 
     def _ask(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return [Send((peer,), self.say.access(self.expiry.asked_for(m.read_keys(message[2], "ask"))))]
@@ -284,6 +294,7 @@ class SessionCore:
         ended: dict[Uids, list[tuple[bytes, Head]]] = {}
         for effect in effects:
             if isinstance(effect, Ended):
+                self.moving.watchers.changed((effect.key,))
                 for group in self.placement.heads(effect.key, effect.head.primary):
                     ended.setdefault(group, []).append((effect.key, effect.head))
         rest = [effect for effect in effects if not isinstance(effect, Ended)]
@@ -294,17 +305,22 @@ class SessionCore:
         if resumed and not self._slept:
             return []
         self.entropy.forget(peer)
+        self.moving.relinked(peer, now_ms)
         return self._reconcile(peer, now_ms) if peer in self.placement.peers() else []
 
     def link_lost(self, now_ms: int, peer: bytes) -> list[Effect]:
         if peer in self.placement.peers():
             self._cut.add(peer)
+        self.moving.unlinked(peer, now_ms)
         self.entropy.lost(peer, now_ms)
         return self.lookups.lost(peer) + self.freshness.lost(peer, left=False)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
-        self.placement = self._strategy(change.after, self.me)
+        before, self.placement = self.placement, self._strategy(change.after, self.me)
+        self.moving.placement = self.placement
+        if not self.placement.everywhere:
+            self.moving.handover.review(now_ms, before)
         effects: list[Effect] = []
         peers = self.placement.peers()
         self.digests.placed(peers)
@@ -312,9 +328,10 @@ class SessionCore:
         for member in change.disappeared:
             self.entropy.forget(member.uid)
             self.expiry.lost(member.uid)
+            self.moving.left(member.uid, now_ms)
             effects += self.lookups.lost(member.uid) + self.freshness.lost(member.uid, left=True)
         lost = [member for member in change.disappeared if member.uid not in change.clean]
-        if lost:
+        if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
         new = {member.uid for member in change.appeared}
         for uid in peers:
@@ -345,6 +362,11 @@ class SessionCore:
         effects += self._ended(self.expiry.tick(now_ms, self.placement))
         if self.replica.fresh:
             self.settle_fresh(now_ms)
+        if not self.placement.everywhere:
+            moved, recover = self.moving.tick(now_ms)
+            effects += moved
+            for key, peers in recover:
+                effects += self.finding.ask_for(key, peers, now_ms, unsure=True)
         if now_ms >= self._compare_at_ms:
             effects += self._compare(now_ms)
         if now_ms >= self._sweep_at_ms:
@@ -355,7 +377,7 @@ class SessionCore:
         if self._packing_at_ms is not None and now_ms >= self._packing_at_ms:
             left = self.replica.pack_some(_PACK_AT_ONCE)
             self._packing_at_ms = now_ms + (_PACK_SOON_MS if left > _PACK_MANY else _PACK_EVERY_MS) if left else None
-        return effects
+        return effects + self.moving.tell_readers()
 
     def _compare(self, now_ms: int) -> list[Effect]:
         """In the background: whatever slipped through every other occasion ends here.
@@ -373,5 +395,6 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        times = (self.lookups.deadline_ms, self.freshness.deadline_ms, self.expiry.deadline_ms, self._packing_at_ms, self._ticked_ms + _TICK_MS)
+        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover)
+        times = (*(part.deadline_ms for part in parts), self._packing_at_ms, self._ticked_ms + _TICK_MS)
         return min([self._sweep_at_ms, self._compare_at_ms, *(t for t in times if t is not None)])

@@ -22,12 +22,12 @@ from hashlib import blake2b
 from .entry import Entry, is_whole
 from .heads import LIVE, Head
 from .messages import DIGEST_BYTES, SUM_BYTES
-from .placement import PARTITIONS
+from .placement import HEAD, NOTHING, PARTITIONS, WHOLE
 from .replica import Replica
 
 __all__ = ["Digests", "Shared", "digest"]
 
-Shared = Callable[[bytes, bytes, Entry], bool]  #: (peer, key, entry) -> whether placement says that the peer holds it as we do
+Shared = Callable[[bytes, bytes, bytes], int]  #: (peer, key, named primary) -> what placement says that both hold: `NOTHING`, `HEAD`, `WHOLE`
 
 _READ_AT_ONCE = 1000  # sessions read to make sums in one go: some 5 ms under the manager's lock
 _DOUBTED_AT_ONCE = 32  # of 4096 partitions: each once an hour, at one call in 30 s
@@ -95,16 +95,14 @@ class Digests:
 
     def inventory(self, peer: bytes, number: int, now_ms: int, to_the_end: bool = False) -> list[tuple[bytes, bytes]]:
         """(key, digest) of all that we share with this peer in a partition, by key; `to_the_end`: with tombstones of any age."""
-        found = self._read(number, now_ms, to_the_end)
-        shared = self._shared
-        return [(key, hashed) for key, entry, hashed in found if shared is None or shared(peer, key, entry)]
+        return self._items(peer, self._read(number, now_ms, to_the_end))
 
     def offers(self, peer: bytes, key: bytes, entry: Entry, now_ms: int, again: bool) -> bool:
         """Whether a peer that does not name this whole session should get it. `again`: it had it, as far as this member knows."""
         head = entry.head
         if head is not None and head.state != LIVE and now_ms >= head.ended_ms + (self._offered_ms if again else self._counted_ms):
             return False
-        return self._shared is None or self._shared(peer, key, entry)
+        return self._shared is None or self._shared(peer, key, entry.primary) != NOTHING
 
     def _row(self, peer: bytes) -> bytearray:
         peer = peer if self._shared is not None else _EVERYBODY
@@ -153,7 +151,7 @@ class Digests:
         found: list[tuple[bytes, Entry, bytes]] = []
         for key in sorted(partition):
             entry = partition[key]
-            if not is_whole(entry):
+            if not is_whole(entry) and (self._shared is None or entry.head is None):
                 continue
             head = entry.head
             if head is not None and head.state != LIVE and not to_the_end:
@@ -171,7 +169,19 @@ class Digests:
         return found
 
     def _sum_up(self, number: int, found: list[tuple[bytes, Entry, bytes]]) -> None:
-        shared = self._shared
         for peer, row in self._rows.items():
-            items = b"".join([key + hashed for key, entry, hashed in found if shared is None or shared(peer, key, entry)])
+            items = b"".join([key + hashed for key, hashed in self._items(peer, found)])
             row[number * SUM_BYTES : (number + 1) * SUM_BYTES] = blake2b(items, digest_size=SUM_BYTES).digest() if items else _ZERO
+
+    def _items(self, peer: bytes, found: list[tuple[bytes, Entry, bytes]]) -> list[tuple[bytes, bytes]]:
+        """What counts between us and this peer."""
+        if self._shared is None:
+            return [(key, hashed) for key, _, hashed in found]
+        items = []
+        for key, entry, hashed in found:
+            depth = self._shared(peer, key, entry.primary)
+            if depth == WHOLE and is_whole(entry):
+                items.append((key, hashed))
+            elif depth == HEAD and entry.head is not None:
+                items.append((key, digest(entry.head, None)))
+        return items

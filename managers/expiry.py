@@ -1,6 +1,6 @@
 """When a session ends by itself.
 
-The first keeper of a session's partition watches it. When its copy says that nobody used the session for its idle limit,
+The first keeper of a session's partition watches it (the first holder, where keepers have only its head). When its copy says that nobody used the session for its idle limit,
 it asks the primary and every other present holder (touches travel late, and a request may be under way there); it ends
 the session only when none of them knows later activity. With no answer from some it asks again later; a holder that is
 gone from the view is asked no more. Absolute limits need no question. The others only watch their own clocks: a copy
@@ -124,11 +124,12 @@ class Expiry:
         if now_ms < deadline:
             self._wheel.add(key, deadline)
             return []
-        keepers = placement.keepers(partition_of(key))
-        if (keepers and keepers[0] != self.me) or key in self._in_use:
+        holders = placement.holders(key, entry.primary)
+        watchers = [uid for uid in placement.keepers(partition_of(key)) if uid in holders] or holders
+        if (watchers and watchers[0] != self.me) or key in self._in_use or (entry.body is None and self.me not in holders):
             self._wheel.add(key, now_ms + self._again_ms)
             return []
-        asked = {uid for uid in placement.holders(key, entry.primary) if uid != self.me}
+        asked = {uid for uid in holders if uid != self.me}
         if entry.head is not None and entry.head.primary != self.me and entry.head.primary in placement.view:
             asked.add(entry.head.primary)
         if by_age or not asked:

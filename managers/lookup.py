@@ -23,12 +23,14 @@ class LookupEnded(Notify):
 
 
 class _Lookup:
-    __slots__ = ("asked", "expires_ms", "unsure")
+    __slots__ = ("asked", "cut", "done", "expires_ms", "unsure")
 
     def __init__(self, asked: set[bytes], expires_ms: int) -> None:
         self.asked = asked
+        self.done: set[bytes] = set()  # who has answered
         self.expires_ms = expires_ms
         self.unsure = False
+        self.cut = False  # somebody cannot answer
 
 
 class Lookups:
@@ -54,16 +56,37 @@ class Lookups:
         lookup.unsure = unsure
         return [Send(tuple(keepers), self._say.lookup(key))]
 
+    def is_completed_by(self, peer: bytes, key: bytes) -> bool:
+        """Whether everybody who was asked for this session has answered when this member has."""
+        lookup = self._pending.get(key)
+        return lookup is not None and lookup.asked == {peer} and not lookup.cut
+
+    def is_pending(self, key: bytes) -> bool:
+        return key in self._pending
+
     def answered(self, peer: bytes, key: bytes, verdict: int) -> list[Effect]:
         lookup = self._pending.get(key)
         if lookup is None or peer not in lookup.asked:
             return []
         lookup.asked.discard(peer)
+        lookup.done.add(peer)
         if verdict in (FOUND, GONE):
             del self._pending[key]
             return [LookupEnded((key, verdict))]
         lookup.unsure = lookup.unsure or verdict != ABSENT
         return self._settle(key, lookup)
+
+    def redirected(self, peer: bytes, key: bytes, holders: Sequence[bytes]) -> list[Effect]:
+        """It lives, with these: ask those of them that were not asked yet. Its existence is certain now, so "no" from everybody is *unknown*."""
+        lookup = self._pending.get(key)
+        if lookup is None or peer not in lookup.asked:
+            return []
+        lookup.asked.discard(peer)
+        lookup.done.add(peer)
+        lookup.unsure = True
+        new = tuple(uid for uid in holders if uid not in lookup.asked and uid not in lookup.done)
+        lookup.asked.update(new)
+        return [Send(new, self._say.lookup(key))] if new else self._settle(key, lookup)
 
     def lost(self, peer: bytes) -> list[Effect]:
         """This member will not answer: its link is gone."""
@@ -71,7 +94,7 @@ class Lookups:
         for key, lookup in sorted(self._pending.items()):
             if peer in lookup.asked:
                 lookup.asked.discard(peer)
-                lookup.unsure = True
+                lookup.unsure = lookup.cut = True
                 effects += self._settle(key, lookup)
         return effects
 

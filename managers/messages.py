@@ -24,11 +24,18 @@ __all__ = ["Differ", "Inventory", "Session", "Speaker", "Sums"]
 DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP, ANSWER, ASK, ACCESS = range(1, 14)
 SUMS, DIFFER = 14, 15  #: since protocol 2
 
+SUMS, DIFFER, CHECK, CHECKED, CHANGED = range(14, 19)
+
+#: What a CHECK speaks of: the head only, or head and record.
+HEAD_MARK, RECORD_MARK = b"h", b"r"
+
 #: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
-FOUND, GONE, ABSENT, UNSURE = range(4)
+#: ELSEWHERE: it lives, and the head that came before this answer says with whom.
+FOUND, GONE, ABSENT, UNSURE, ELSEWHERE = range(5)
 
 DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
+_MARKED_BYTES = KEY_BYTES + 1 + DIGEST_BYTES
 _KEYS_MAX = 65536
 
 
@@ -121,7 +128,19 @@ class Speaker:
         return self._control((), LOOKUP, key)
 
     def answer(self, key: bytes, verdict: int) -> Message:
-        return self._data((), ANSWER, key, verdict)
+        """One that speaks of what has just been sent counts as a message about the session: in a full outbox it must not overtake that."""
+        return self._data((key,) if verdict in (FOUND, GONE, ELSEWHERE) else (), ANSWER, key, verdict)
+
+    def check(self, items: Iterable[tuple[bytes, bytes]]) -> Message:
+        """Whether the receiver has the same: (key, mark)."""
+        return self._data((), CHECK, b"".join(key + mark for key, mark in items))
+
+    def checked(self, items: Iterable[tuple[bytes, bytes]]) -> Message:
+        return self._data((), CHECKED, b"".join(key + mark for key, mark in items))
+
+    def changed(self, keys: Sequence[bytes]) -> Message:
+        """What the receiver has read from us is stale. On the lane of records, so that it cannot overtake the one it speaks of."""
+        return self._data((), CHANGED, list(keys))
 
     def ask(self, keys: Sequence[bytes]) -> Message:
         return self._control((), ASK, list(keys))
@@ -259,6 +278,15 @@ def read_covered(message: list[Any]) -> tuple[int, int, dict[bytes, bytes | None
     need(type(have) is bytes and len(have) % DIGEST_BYTES == 0 and len(have) // DIGEST_BYTES <= len(wants), "covered")
     wants.update(zip(list(wants), (have[i : i + DIGEST_BYTES] for i in range(0, len(have), DIGEST_BYTES)), strict=False))
     return number, stop, wants
+
+
+def read_marks(value: object, what: str) -> list[tuple[bytes, bytes]]:
+    """(key, mark) of a CHECK or CHECKED."""
+    need(type(value) is bytes and len(value) % _MARKED_BYTES == 0 and len(value) <= _KEYS_MAX * _MARKED_BYTES, what)
+    assert type(value) is bytes
+    items = [(value[i : i + KEY_BYTES], value[i + KEY_BYTES : i + _MARKED_BYTES]) for i in range(0, len(value), _MARKED_BYTES)]
+    need(all(mark[:1] in (HEAD_MARK, RECORD_MARK) for _, mark in items), what)
+    return items
 
 
 def read_access(value: object, ours: Ours) -> list[tuple[bytes, Touches, bool]]:

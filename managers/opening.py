@@ -49,7 +49,8 @@ class _Question(NamedTuple):
 
 
 class Opening:
-    """`react` runs a step of the core and performs its effects (reactor thread); `made` builds a session (arguments after `entropy`)."""
+    """`react` runs a step of the core and performs its effects (reactor thread); `made` builds a session (arguments after `entropy`);
+    `lead(key)`: this member serves the session from now on and becomes its primary."""
 
     def __init__(
         self,
@@ -58,12 +59,14 @@ class Opening:
         lock: PoliteLock,
         react: Callable[[Callable[[int], list[Effect]]], None],
         made: Callable[..., Session],
+        lead: Callable[[bytes], None],
     ) -> None:
         self._core = core
         self._channel = channel
         self._lock = lock
         self._react = react
         self._made = made
+        self._lead = lead
         settings = core.settings
         self._reads_tokens = settings.read_your_writes == "cluster"
         self._timeout_s = max(settings.lookup_timeout_s, settings.read_your_writes_wait_s)
@@ -159,6 +162,8 @@ class Opening:
         if missing:
             session.stale = True
             self.stale_reads += 1
+        if self._core.placement.leads(entry.primary) and not self._core.placement.everywhere:
+            self._lead(key)
         return session
 
     def _examine(self, key: bytes, token: str, waited: int | None, record: Record) -> tuple[Written, str]:
@@ -197,10 +202,10 @@ class Opening:
             callback(_nothing_heard(question))
         elif missing is None:
             self._lookups.setdefault(key, []).append(callback)
-            self._react(lambda now_ms: self._core.ask_keepers(key, now_ms, question.token))
+            self._react(lambda now_ms: self._core.finding.ask(key, now_ms, question.token))
         else:
             self._waits.setdefault(key, []).append(callback)
-            self._react(lambda now_ms: self._core.await_commits(key, missing, now_ms))
+            self._react(lambda now_ms: self._core.finding.await_commits(key, missing, now_ms))
 
     def found(self, key: bytes, verdict: int) -> None:
         """The look-up of this key is over."""

@@ -12,8 +12,6 @@ A placement is the strategy that tells the session managers apart:
 - `PrimaryAndBackups`: the primary named in the head, wherever it is, and backups, the keepers before others;
 - `Ranked`: the keepers and the next ranked, whoever serves the session.
 
-`DeltaManager` uses the first; no manager uses the other two yet.
-
 Everything is computed when first asked for and cached per view: one object per view, dropped with it. Members without
 weight hold nothing.
 """
@@ -78,6 +76,9 @@ class Placement(Protocol):
 
     def leads(self, named: bytes) -> bool:
         """Whether this member, when it serves a session of that primary, should become its primary."""
+
+    def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
+        """Whether what this member gives of a session is as new as anything that others may have given up relying on it."""
 
     def is_stray(self, author: bytes, named: bytes) -> bool:
         """Whether a commit by this member may have missed the session's primary, because its author took another for the primary (or itself)."""
@@ -180,6 +181,9 @@ class EveryMember:
     def leads(self, named: bytes) -> bool:
         return named not in self.view and self._me in self._with_weight
 
+    def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
+        return True
+
     def is_stray(self, author: bytes, named: bytes) -> bool:
         return False
 
@@ -235,6 +239,9 @@ class _Partial:
 
     def leads(self, named: bytes) -> bool:
         return False
+
+    def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
+        return uid in self.holders(key, named)
 
     def is_stray(self, author: bytes, named: bytes) -> bool:
         return False
@@ -292,6 +299,10 @@ class PrimaryAndBackups(_Partial):
 
     def leads(self, named: bytes) -> bool:
         return named != self._me and self._me in self._with_weight
+
+    def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
+        """Only the primary while it is here: the others learn of a session's moves at different times."""
+        return uid == named or (named not in self.view and uid in self.holders(key, named))
 
     def is_stray(self, author: bytes, named: bytes) -> bool:
         return author != named and author in self._with_weight and named in self._with_weight

@@ -298,6 +298,24 @@ class Replica:
 
     # -- keeping house
 
+    def drop(self, key: bytes) -> None:
+        """Placement does not want it here any more, and others have it."""
+        entry = self.partitions[partition_of(key)].pop(key, None)
+        self.changed[partition_of(key)] = 1
+        if entry is not None:
+            if entry.head is None or entry.head.state == LIVE:
+                self.live -= 1
+            else:
+                self.tombstones -= 1
+
+    def strip(self, key: bytes) -> None:
+        """Drop the record, keep the head."""
+        entry = self.get(key)
+        self.changed[partition_of(key)] = 1
+        if entry is not None:
+            entry.body = None
+            entry.touches = ()
+
     def forget(self, key: bytes) -> None:
         """Drop a tombstone whose retention is over."""
         entry = self.get(key)

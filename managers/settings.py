@@ -13,7 +13,29 @@ __all__ = ["ManagerSettings"]
 class ManagerSettings:
     """Table `[managers.NAME]` of the configuration file."""
 
-    type: str = knob("delta", "Which members hold a session. `delta`: every member of the domain.", choices=("delta",))
+    type: str = knob(
+        "delta",
+        "Which members hold a session. `delta`: every member of the domain; for a few nodes. `backup`: the one that serves it, and `backups` others; "
+        "for sticky balancers and many nodes. `partitioned`: `backups` + 1 nodes by the session's key, others read from them; for many nodes without "
+        "stickiness. The same on all nodes.",
+        choices=("delta", "backup", "partitioned"),
+    )
+    backups: int = knob(
+        1,
+        "Copies of a session besides the first, for types `backup` and `partitioned`. So many nodes may be lost at once without losing a session; each costs "
+        "a message a write and the session's memory once more. The same on all nodes.",
+        minimum=0,
+        maximum=16,
+    )
+    near_cache_max: int = knob(
+        10_000,
+        "Sessions held elsewhere of which this node keeps a copy for reading, the least recently used dropped first. A copy is trusted until the "
+        "node it came from says that it changed. 0: each read asks.",
+        minimum=0,
+    )
+    watched_max: int = knob(
+        1_000_000, "Sessions of which this node remembers who reads them from it; over it, readers are told to ask again. About 300 bytes each.", minimum=1000
+    )
     acks: str = knob(
         "none",
         "Whose confirmation a commit waits for: `none`, `one`, `quorum`, `all`, or a number of members besides the writer. "
@@ -73,3 +95,8 @@ class ManagerSettings:
         5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1
     )
     expire_check_s: float = knob(1.0, "Granularity of expiry: sessions whose time has come are looked at this often.", minimum=0.05)
+
+    @property
+    def kind(self) -> str:
+        """What all members of a manager must have in common: its type, and how many backups."""
+        return self.type if self.type == "delta" else f"{self.type}/{self.backups}"

@@ -65,6 +65,10 @@ class Member:
         """Names of the session managers this member takes part in."""
         return frozenset(self.payload.get("managers", ()))
 
+    def kind_of(self, manager: str) -> str:
+        """How it runs that manager; members take part in a manager of the same name only if they run it in the same way."""
+        return str(self.payload.get("kinds", {}).get(manager, "delta"))
+
     def with_payload(self, **changes: Any) -> Member:
         """The same incarnation announcing something new."""
         return replace(self, payload={**self.payload, **changes})
@@ -103,6 +107,9 @@ class Member:
         managers = payload.get("managers", [])
         if type(managers) is not list or not all(type(name) is str for name in managers):
             raise RemoteError("member: payload 'managers' is malformed")
+        kinds = payload.get("kinds", {})
+        if type(kinds) is not dict or not all(type(name) is str and type(kind) is str for name, kind in kinds.items()):
+            raise RemoteError("member: payload 'kinds' is malformed")
         return cls(
             uid=take("uid", bytes, lambda v: len(v) == UID_BYTES),
             name=take("name", str, lambda v: bool(v) and text(v)),

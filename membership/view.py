@@ -40,9 +40,9 @@ class View:
     def __len__(self) -> int:
         return len(self.members)
 
-    def announcing(self, manager: str) -> View:
-        """The part of this view that takes part in the manager of that name."""
-        return View(self.number, tuple(member for member in self.members if manager in member.managers))
+    def announcing(self, manager: str, kind: str = "delta") -> View:
+        """The part of this view that takes part in the manager of that name, and runs it as this kind."""
+        return View(self.number, tuple(member for member in self.members if manager in member.managers and member.kind_of(manager) == kind))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ lanes of a clogged link do.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -106,14 +106,23 @@ class MemoryChannel:
 
 
 class Net:
-    """`count` members with a `DeltaManager` each. All hear each other from the start. `old`: numbers (from 0) of those that announce protocol 1."""
+    """`count` members with a manager each, a `DeltaManager` unless `kind` is another. All hear each other from the start.
 
-    def __init__(self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False, old: Collection[int] = ()) -> None:
+    `old`: numbers (from 0) of those that announce protocol 1.
+    """
+
+    def __init__(
+        self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False, old: Collection[int] = (),
+        kind: type[SessionManager] = DeltaManager, weights: Sequence[float] = (),
+    ) -> None:  # fmt: skip
+        self.kind: Any = kind
         self.clock = Clock()
         self.overtaking = overtaking
         self.frozen: set[bytes] = set()
         self.rng = Random(seed)
-        self.members = [member(number, versions=(1, 1) if number - 1 in old else (1, 2)) for number in range(1, count + 1)]
+        self.members = [
+            member(number, versions=(1, 1) if number - 1 in old else (1, 2), weight=weights[number - 1] if weights else 1.0) for number in range(1, count + 1)
+        ]
         self.skew_ms = {m.uid: m.uid[0] * 1000 for m in self.members}
         self.channels = {m.uid: MemoryChannel(self, m) for m in self.members}
         self.cut: set[frozenset[bytes]] = set()
@@ -128,7 +137,7 @@ class Net:
         self.deliver()
 
     def _manager(self, of: Member) -> SessionManager:
-        return DeltaManager(MANAGER, self.channels[of.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes)
+        return self.kind(MANAGER, self.channels[of.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes)
 
     def view(self) -> View:
         return View.of(1, [m for m in self.members if m.uid in self.alive])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
+from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
+from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net
 
-KINDS = {"delta": Net}
+KINDS = {"delta": Net, "backup": partial(Net, kind=BackupManager), "partitioned": partial(Net, kind=PartitionedManager)}
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -18,26 +22,30 @@ def net(request: pytest.FixtureRequest) -> Net:
     return KINDS[request.param](3, ManagerSettings(idle_timeout_s=60, absolute_timeout_s=0))
 
 
-def found(net: Net, number: int, session_id: str) -> dict[str, Any] | None:
-    """What a request on this member finds, asking others if it must. None: no such session."""
-    result: list[Any] = []
+def opened(net: Net, number: int, session_id: str | None) -> Session:
+    """What a request on this member gets, asking others if it must."""
+    result: list[Session] = []
     net.managers[number].open_deferred(session_id).addCallback(result.append)
     net.deliver()
-    net.managers[number].release(result[0])
     assert not result[0].unknown
-    return None if result[0].id is None else dict(result[0])
+    return result[0]
+
+
+def found(net: Net, number: int, session_id: str) -> dict[str, Any] | None:
+    """What a request on this member finds. None: no such session."""
+    session = opened(net, number, session_id)
+    net.managers[number].release(session)
+    return None if session.id is None else dict(session)
 
 
 def change(net: Net, number: int, session_id: str | None, acks: str = "none", **attributes: Any) -> str:
-    result: list[Any] = []
-    net.managers[number].open_deferred(session_id).addCallback(result.append)
-    net.deliver()
-    result[0].update(attributes)
-    receipt = net.managers[number].commit(result[0], acks)
-    net.managers[number].release(result[0])
+    session = opened(net, number, session_id)
+    session.update(attributes)
+    receipt = net.managers[number].commit(session, acks)
+    net.managers[number].release(session)
     net.deliver()
     assert receipt.satisfied
-    return result[0].id  # type: ignore[no-any-return]
+    return session.id  # type: ignore[return-value]
 
 
 def test_every_member_finds_a_session_wherever_it_was_made(net):
@@ -62,7 +70,7 @@ def test_a_confirmed_write_survives_the_loss_of_its_writer(net):
 
 def test_an_ended_session_is_found_by_nobody(net):
     session_id = change(net, 0, None, a=1)
-    session = net.managers[1].open_local(session_id)
+    session = opened(net, 1, session_id)
     session.invalidate()
     net.managers[1].commit(session)
     net.deliver()
@@ -71,7 +79,7 @@ def test_an_ended_session_is_found_by_nobody(net):
 
 def test_a_new_id_has_the_contents_and_the_old_one_is_found_by_nobody(net):
     old = change(net, 0, None, a=1)
-    session = net.managers[2].open_local(old)
+    session = opened(net, 2, old)
     session.cycle_id()
     net.managers[2].commit(session)
     net.deliver()

@@ -43,7 +43,7 @@ class Fixture:
         self.core = one._core
         self.peer = self.net.members[1].uid
         self.core.link_opened(1000, self.peer, False)
-        self.core.ask_keepers(b"?" * 16, 1000)
+        self.core.finding.ask(b"?" * 16, 1000)
 
     def feed(self, message: object) -> None:
         """What the channel lets through is an array [name, operation, ...]."""

@@ -7,7 +7,7 @@ import pytest
 from caterwaul.managers.changes import batch_prefix, encode_batch, encode_delta
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head, live_head
 from caterwaul.managers.merging import COUNTER, MAX, MIN, NEVER, NUMBER, SET, TEXT, Birth, State, build, parse
-from caterwaul.managers.messages import DELTAS, GONE, Session, Speaker
+from caterwaul.managers.messages import DELTAS, GONE, HEAD_MARK, RECORD_MARK, Session, Speaker
 from caterwaul.managers.record import Record
 from caterwaul.membership.channel import CONTROL, DATA
 from caterwaul.membership.codec import decode
@@ -62,6 +62,9 @@ MESSAGES = [
      ["web", 13, [[KEY, [UID, 1000, 1000], True]]]),
     (14, DATA, SAY.sums(9, 0, b"\xcc" * 8 + bytes(8)), "85" + NAME + "0e" + "09" + "00" + "50" + "cc" * 8 + "00" * 8, ["web", 14, 9, 0, b"\xcc" * 8 + bytes(8)]),
     (15, DATA, SAY.differ(9, 0, 9, [0, 8]), "86" + NAME + "0f" + "09" + "00" + "09" + "42" + "0101", ["web", 15, 9, 0, 9, b"\x01\x01"]),
+    (16, DATA, SAY.check([(KEY, RECORD_MARK + DIGEST)]), "83" + NAME + "10" + "5819" + KEY_HEX + "72" + DIGEST.hex(), ["web", 16, KEY + b"r" + DIGEST]),
+    (17, DATA, SAY.checked([(KEY, HEAD_MARK + DIGEST)]), "83" + NAME + "11" + "5819" + KEY_HEX + "68" + DIGEST.hex(), ["web", 17, KEY + b"h" + DIGEST]),
+    (18, DATA, SAY.changed([KEY]), "83" + NAME + "12" + "8150" + KEY_HEX, ["web", 18, [KEY]]),
 ]  # fmt: skip
 
 
@@ -75,7 +78,7 @@ def test_each_operation_has_these_bytes_which_say_this(op, lane, message, golden
 
 
 def test_there_is_a_golden_message_of_every_operation():
-    assert [case[0] for case in MESSAGES] == list(range(1, 16))
+    assert [case[0] for case in MESSAGES] == list(range(1, 19))
 
 
 def test_an_inventory_of_some_partitions_has_these_bytes():

@@ -18,9 +18,10 @@ from .run import attempt
 @click.option("--seeds", type=click.IntRange(1), default=30, show_default=True, help="How many seeds that prove something (void ones are replaced).")
 @click.option("--first", type=int, default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=str, help="Run this one only, and print its trace's digest.")
+@click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="The type of session manager.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> None:
+def main(seeds: int, first: int, seed: str | None, manager: str, jobs: int, as_json: bool) -> None:
     """Run seeds of the simulator. Exit code 1 when a promise was broken; the output says how to replay it."""
     begin = monotonic()
     wanted = 1 if seed is not None else seeds
@@ -30,14 +31,14 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
     voids: dict[str, str] = {}
     done = 0
     with ProcessPoolExecutor(jobs) as pool:
-        running = {pool.submit(attempt, one): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
+        running = {pool.submit(attempt, one, manager): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
         while running:
             future = next(as_completed(running))
             this = running.pop(future)
             result = future.result()
             if isinstance(result, str):
                 failed[str(this)] = result
-                click.echo(f"\n{result}\n\nreplay: make sim SEED={this}\n", err=True)
+                click.echo(f"\n{result}\n\nreplay: make sim SEED={this} MANAGER={manager}\n", err=True)
             elif result.void and seed is None:
                 voids[str(this)] = result.void
             else:
@@ -48,7 +49,7 @@ def main(seeds: int, first: int, seed: str | None, jobs: int, as_json: bool) -> 
             if len(failed) < 10 and done + len(failed) + len(running) < wanted:
                 following = next(queue, None)
                 if following is not None:
-                    running[pool.submit(attempt, following)] = following
+                    running[pool.submit(attempt, following, manager)] = following
             if sys.stderr.isatty():
                 click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
             elif not as_json and done and done % 100 == 0 and not isinstance(result, str) and not result.void:

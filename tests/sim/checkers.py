@@ -21,6 +21,7 @@ from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
 from tests.doubles import wrong_sums
 
+from .copies import difference
 from .history import Add, Cookie, Ended, History, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
@@ -30,6 +31,7 @@ __all__ = ["COUNTER", "Checkers"]
 COUNTER = "visits"  # the attribute that is a Counter
 _LOOK_EVERY_S = 0.05
 _SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
+_RESTORED_S = 12.0  # a loss is noticed and the copies are restored
 _WAKING_S = 0.5  # what a process does so soon after it woke is its reaction to that
 
 
@@ -49,6 +51,7 @@ class Checkers:
         self._woke: dict[str, float] = {}
         self._asleep: set[str] = set()
         self._slept_at: dict[str, float] = {}
+        self._deaths: list[float] = []
         cluster.on_start = self._watch
         for number, node in cluster.nodes.items():
             self._watch(number, node)
@@ -79,9 +82,22 @@ class Checkers:
         before = self.history.shown.get((life, session.id, attribute))
         if before is not None and self.history.writes[before].at < self._ended.get(session.key, -1.0):
             before = None  # it expired in between, and lives on with what those had who used it: S6 speaks of sessions not ended
-        if before is not None and before != token and self.history.is_older(token, before):
+        if before is not None and before != token and self.history.is_older(token, before) and self._is_in_reach(node, session.key, attribute, before):
             self.fail("S3/S6", f"{life} shows {token!r} after {before!r}, which replaced it")
         self.history.shown[life, session.id, attribute] = token
+
+    def _is_in_reach(self, node: SimNode, key: bytes, attribute: str, token: str) -> bool:
+        """Whether a member that this node sees has that write or a later one. Where some hold a session, who gave up its copy relies on them."""
+        view = node.manager._core.placement.view
+        if node.manager._core.placement.everywhere:
+            return True
+        for other in self.cluster.nodes.values():
+            if other.managers and other.me.uid in view:
+                there = self._token(other, key, attribute)
+                if there is not None and (there == token or self.history.is_older(token, there)):
+                    return True
+        self.world.counters["out_of_reach"] += 1
+        return False
 
     def read_own(self, node: SimNode, cookie: Cookie, session: Session, shown: dict[str, str]) -> None:
         """A browser with this cookie was shown this."""
@@ -143,6 +159,8 @@ class Checkers:
             if isinstance(write, Add):
                 continue
             there = self._token(node, key, write.attribute)
+            if there is None and not node.manager._core.placement.everywhere:
+                continue  # it has handed the session over since
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
                 self.fail("S4", f"{node.reactor.name} confirmed {write.token!r} and has {there!r}")
 
@@ -195,6 +213,8 @@ class Checkers:
         for number, host in enumerate(hosts):
             node = self.cluster.nodes.get(number)
             if node is None or node.reactor.paused or not node.managers:
+                if node is None and self._absent.get(number, -1.0) < now - 2 * _LOOK_EVERY_S:
+                    self._deaths.append(now)
                 self._absent[number] = now
             if node is not None:
                 self._look_at(node, now)
@@ -222,20 +242,8 @@ class Checkers:
 
     # -- after healing
 
-    def copies(self) -> dict[str, dict[bytes, Any]]:
-        """What each node holds, to compare."""
-        result = {}
-        for _, node in sorted(self.cluster.nodes.items()):
-            replica = node.manager._core.replica
-            result[node.reactor.name] = {
-                key: (entry.head.state if entry.head else 0, entry.head.version if entry.head else None, replica.body_of(entry))
-                for key, entry in replica.entries()
-            }
-        return result
-
     def agree(self) -> bool:
-        copies = list(self.copies().values())
-        return all(copy == copies[0] for copy in copies[1:])
+        return not difference(self.cluster)
 
     def settled(self) -> None:
         """Faults are over and had time to be forgotten."""
@@ -243,14 +251,13 @@ class Checkers:
             views = {node.reactor.name: sorted(member.name for member in node.view) for node in self.cluster.nodes.values()}
             self.fail("S5", f"not all in sync after healing: {views}")
         if not self.agree():
-            self.fail("S5", f"copies differ after healing: {self._difference()}")
+            self.fail("S5", f"copies differ after healing: {difference(self.cluster)}")
         for node in self.cluster.nodes.values():
-            if wrong := wrong_sums(node.manager):
+            if node.manager._core.placement.everywhere and (wrong := wrong_sums(node.manager)):
                 self.fail("S5", f"{node.reactor.name} has wrong sums of partitions {wrong[:5]}: a change that nobody marked")
         alive = {node.reactor.name for node in self.cluster.nodes.values()}
-        some = self.cluster.nodes[0]
         for ended in self.history.ended.values():
-            entry = some.manager._core.replica.get(key_of(ended.session_id))
+            entry = self._anywhere(key_of(ended.session_id)).manager._core.replica.get(key_of(ended.session_id))
             if entry is not None and (entry.head is None or entry.head.state == LIVE) and ended.refused_by & alive:
                 self.fail("S2", f"{key_of(ended.session_id).hex()[:8]} ended at {ended.at:.3f}, refused by {sorted(ended.refused_by & alive)}, and lives")
         for write in self.history.writes.values():
@@ -260,18 +267,21 @@ class Checkers:
             if write.at < self._ended.get(key_of(write.session_id), -1.0):
                 continue  # it had expired, and lives on
             self.world.counters["writes_checked"] += 1
-            there = self._token(some, key_of(write.session_id), write.attribute)
+            there = self._token(self._anywhere(key_of(write.session_id)), key_of(write.session_id), write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
+                if self._is_beyond(write):
+                    self.world.counters["beyond_backups"] += 1
+                    continue
                 self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
-        self._count(some, alive)
+        self._count(alive)
 
-    def _count(self, some: SimNode, alive: set[str]) -> None:
+    def _count(self, alive: set[str]) -> None:
         """Counters, of sessions that never ended."""
         for session_id, adds in self.history.adds.items():
             key, used = key_of(session_id), self.history.used.get(session_id, 0.0)
             if session_id in self.history.ended or key in self._ended or self.world.now - used > self._idle_s / 2:
                 continue
-            value = self._value(some, key, COUNTER)
+            value = self._value(self._anywhere(key), key, COUNTER)
             began = self.history.carried.get(session_id, 0)
             least = sum(1 for add in adds if add.holders & alive)
             if value is None and not least:
@@ -297,19 +307,20 @@ class Checkers:
             return None
         return node.manager.types.decode(register[2])
 
-    def _difference(self) -> str:
-        copies = self.copies()
-        first, *rest = copies
-        for other in rest:
-            for key in sorted({*copies[first], *copies[other]}):
-                one, two = copies[first].get(key), copies[other].get(key)
-                if one != two:
-                    return f"{key.hex()[:8]}: {first} has {_short(one)}, {other} has {_short(two)}"
-        return "none"
+    def _anywhere(self, key: bytes) -> SimNode:
+        """A node that holds the session or its tombstone, if there is one: the copies are equal."""
+        nodes = [node for _, node in sorted(self.cluster.nodes.items())]
+        for node in nodes:
+            entry = node.manager._core.replica.get(key)
+            if entry is not None and (entry.body is not None or (entry.head is not None and entry.head.state != LIVE)):
+                return node
+        return nodes[0]
 
-
-def _short(copy: Any) -> str:
-    if copy is None:
-        return "nothing"
-    state, version, body = copy
-    return f"(state {state}, version {version and (version[0], version[1].hex()[:4])}, body {body and body.hex()[-80:]})"
+    def _is_beyond(self, write: Write) -> bool:
+        """Whether more members died than copies are kept, before the copies can have been restored."""
+        manager = self.cluster.nodes[0].manager
+        if manager._core.placement.everywhere:
+            return False
+        deaths = sorted(at for at in self._deaths if at > write.at)
+        copies = min(manager.settings.backups + 1, len(write.holders))
+        return any(later - first < _RESTORED_S for first, later in zip(deaths, deaths[copies - 1 :], strict=False))

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 
 from caterwaul.cluster.node import Node
 from caterwaul.cluster.settings import Settings
-from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.base import SessionManager
 
 from .network import Host
 from .reactor import SimReactor
@@ -28,7 +28,7 @@ class SimNode(Node):
         self.reactor = reactor
 
     @property
-    def manager(self) -> DeltaManager:
+    def manager(self) -> SessionManager:
         return self.managers["default"]
 
     def _member(self, payload: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, opening, record, replica
+from caterwaul.managers import antientropy, base, handover, moving, near, opening, record, replica
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -21,12 +21,13 @@ Patch = Callable[[Any, str, Any], None]
 
 @dataclass(frozen=True)
 class Bug:
-    """`plant(patch)` uses ``patch(target, name, value)``. `promise`: how the failure's text begins. `kinds`: classes of faults, None: all."""
+    """`plant(patch)` uses ``patch(target, name, value)``. `promise`: how the failure's text begins. `kinds`: classes of faults, None: all. `manager`: its type."""
 
     name: str
     plant: Callable[[Patch], None]
     promises: tuple[str, ...]
     kinds: tuple[str, ...] | None = None
+    manager: str = "delta"
 
 
 def _skip_a_tombstone(patch: Patch) -> None:
@@ -113,11 +114,29 @@ def _last_writer_of_a_counter_wins(patch: Patch) -> None:
 
 
 def _never_reconcile(patch: Patch) -> None:
-    def begin(self: Any, peer: bytes, version: int, now_ms: int) -> list[Any]:
+    def begin(self: Any, peer: bytes, version: int, now_ms: int, stuck: bool = False) -> list[Any]:
         self.in_sync.add(peer)
         return []
 
     patch(antientropy.AntiEntropy, "begin", begin)
+
+
+def _drop_before_confirmation(patch: Patch) -> None:
+    patch(handover.Handover, "_missing", lambda self, key, entry, placement: {})
+
+
+def _any_copy_is_the_truth(patch: Patch) -> None:
+    """What was left behind, or was under way for long, is served and given to others as if it had been told of every change."""
+    patch(handover.Handover, "_doubt", lambda self, key: None)
+
+
+def _the_displaced_are_not_told(patch: Patch) -> None:
+    """Who has taken a session over tells those it knows of, and nobody tells the others."""
+    patch(moving.Moving, "displaced", lambda self, before, peer, heads: [])
+
+
+def _readers_are_not_told(patch: Patch) -> None:
+    patch(near.Watchers, "changed", lambda self, keys, author=b"": None)
 
 
 def _serve_before_it_arrived(patch: Patch) -> None:
@@ -134,5 +153,9 @@ BUGS = (
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
+    Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
+    Bug("any copy is the truth", _any_copy_is_the_truth, ("S2", "S3/S6", "S4", "S5"), manager="backup"),
+    Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
+    Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
 )

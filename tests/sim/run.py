@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .checkers import Checkers
 from .faults import Injector, draw, missing
@@ -29,7 +30,8 @@ _USERS = 40
 _DROP_TIME_S = 1.5
 _IDLE_S = 8.0
 _OUTBOX_MAX = 65536
-_SETTINGS = {
+_BACKUPS = 2
+_SETTINGS: dict[str, Any] = {
     "membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3},
     "channel": {"outbox_max_bytes": _OUTBOX_MAX, "reconnect_max_s": 1.0},
     "managers": {"default": {"idle_timeout_s": _IDLE_S, "pack_after_s": 3.0, "expire_check_s": 0.5, "read_your_writes": "cluster"}},
@@ -46,10 +48,10 @@ class Result:
     counters: Counter[str]
 
 
-def run_seed(seed: int | str, kinds: Sequence[str] | None = None) -> Result:
-    """Run one seed. Raises `SimulationError` when a promise is broken. `kinds`: only these classes of faults (never void)."""
+def run_seed(seed: int | str, kinds: Sequence[str] | None = None, manager: str = "delta") -> Result:
+    """Run one seed. Raises `SimulationError` when a promise is broken. `kinds`: only these classes of faults (never void). `manager`: its type."""
     with World(seed) as world:
-        cluster = SimCluster(world, NODES, **_SETTINGS)
+        cluster = SimCluster(world, NODES, **_settings(manager))
         checkers = Checkers(world, cluster, _OUTBOX_MAX, _DROP_TIME_S, _IDLE_S)
         world.run_until(_CALM_UNTIL)
         faults = draw(world.rng("faults"), NODES, _CALM_UNTIL, _HEAL_AT, _DROP_TIME_S)
@@ -69,10 +71,17 @@ def run_seed(seed: int | str, kinds: Sequence[str] | None = None) -> Result:
         return Result(seed, _void(world) if kinds is None else "", world.digest(), world.counters)
 
 
-def attempt(seed: int | str) -> Result | str:
+def _settings(manager: str) -> dict[str, Any]:
+    chosen: dict[str, Any] = {**_SETTINGS["managers"]["default"], "type": manager}
+    if manager != "delta":
+        chosen["backups"] = _BACKUPS
+    return {**_SETTINGS, "managers": {"default": chosen}}
+
+
+def attempt(seed: int | str, manager: str = "delta") -> Result | str:
     """The same for a worker process: a broken promise comes back as its text."""
     try:
-        return run_seed(seed)
+        return run_seed(seed, manager=manager)
     except SimulationError as error:
         return str(error)
 

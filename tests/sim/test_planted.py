@@ -17,7 +17,7 @@ def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> N
     reports = []
     for seed in _SEEDS:
         try:
-            run_seed(seed, bug.kinds)
+            run_seed(seed, bug.kinds, bug.manager)
         except SimulationError as error:
             what = str(error).splitlines()[0].split(" s: ", 1)[1]
             reports.append(what)

@@ -11,7 +11,7 @@ from caterwaul.managers.digests import Digests
 from caterwaul.managers.entry import Entry, Outcome
 from caterwaul.managers.heads import INVALIDATED, Head, live_head
 from caterwaul.managers.messages import COVERED, DIFFER, INVENTORY, OFFER, RECORDS, SUMS, SYNCED, Speaker, read_covered, read_differ, read_inventory, read_sums
-from caterwaul.managers.placement import PARTITIONS, partition_of
+from caterwaul.managers.placement import NOTHING, PARTITIONS, WHOLE, partition_of
 from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -375,7 +375,7 @@ def test_sums_count_for_each_peer_what_is_shared_with_it() -> None:
     replica = Replica(b"m" * 16)
     a, b = b"a" * 16, b"b" * 16
     held = {a: {1, 2, 3}, b: {2, 3, 4}}
-    sums = Digests(replica, 1000, lambda peer, key, entry: entry.body[0] in held[peer])
+    sums = Digests(replica, 1000, lambda peer, key, named: WHOLE if key[1] in held[peer] else NOTHING)
     alone = {peer: Digests(Replica(b"m" * 16), 1000) for peer in held}
     for number in range(1, 5):
         key = bytes([0, number]) + bytes(14)

@@ -1,0 +1,129 @@
+"""Where is this session? Asked by requests here, and by other members.
+
+Its keepers are asked, and the primary that an old copy names. A member answers with the session itself where it is a holder whose
+copy is the truth; one that knows only the head, or has a copy on its way out, says with whom it is; one whose copy may be
+out of date gives it and says that it is unsure. "Gone" takes a tombstone, or two who are sure that there is nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+
+from ..membership.effects import Effect, Send
+from .antientropy import AntiEntropy
+from .entry import Entry, is_whole
+from .freshness import Freshness
+from .heads import LIVE
+from .lookup import Lookups
+from .messages import ABSENT, ELSEWHERE, FOUND, GONE, UNSURE, Session, Speaker
+from .moving import Moving
+from .placement import WHOLE, partition_of
+from .replica import Replica
+from .tokens import Written, claimed, is_of
+
+__all__ = ["Finding"]
+
+
+class Finding:
+    """A part of the manager's core. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist."""
+
+    def __init__(
+        self,
+        me: bytes,
+        speaker: Speaker,
+        replica: Replica,
+        entropy: AntiEntropy,
+        lookups: Lookups,
+        freshness: Freshness,
+        moving: Moving,
+        cut: Set[bytes],
+        sure: Callable[[int], bool],
+    ) -> None:
+        self.me = me
+        self._say = speaker
+        self._replica = replica
+        self._entropy = entropy
+        self._lookups = lookups
+        self._freshness = freshness
+        self._moving = moving
+        self._cut = cut
+        self._sure = sure
+
+    # -- asking
+
+    def ask(self, key: bytes, now_ms: int, token: str = "") -> list[Effect]:
+        """Who it is that a browser's token says wrote the session is asked too."""
+        placement, entry = self._moving.placement, self._replica.get(key)
+        peers = [uid for uid in placement.keepers(partition_of(key)) if uid != self.me]
+        if not placement.everywhere:
+            if entry is not None and entry.primary in placement.view and entry.primary not in (self.me, *peers):
+                peers.append(entry.primary)
+        elif entry is None and len(peers) < 2:
+            peers += [uid for uid in placement.peers() if uid in self._entropy.in_sync and uid not in peers][: 2 - len(peers)]
+        authors = claimed(token)
+        peers += [uid for uid in placement.peers() if authors and is_of(uid, authors) and uid not in peers]
+        peers = peers or list(placement.peers()[:2])
+        alone = len(peers) < 2 and entry is None and not self._sure(now_ms)  # "gone" takes two who are sure, and we are not
+        return self.ask_for(key, peers, now_ms, alone)
+
+    def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, unsure: bool) -> list[Effect]:
+        """Ask these. `unsure`: whatever they say, "gone" is not believed."""
+        effects = self._lookups.ask(key, peers, now_ms, unsure)
+        for uid in sorted(self._cut):
+            effects += self._lookups.lost(uid)
+        return effects
+
+    def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
+        """A browser has written these to this session, and they are not here."""
+        placement, entry = self._moving.placement, self._replica.get(key)
+        others = [uid for uid in placement.view.by_uid if uid != self.me]
+        holders = {*placement.keepers(partition_of(key)), *placement.holders(key, entry.primary if entry is not None else b"")}
+        return self._freshness.begin(key, missing, [uid for uid in others if uid in holders], others, now_ms)
+
+    def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
+        """An ANSWER. What it speaks of came before it, and is merged."""
+        moving = self._moving
+        completed = self._lookups.is_completed_by(peer, key)
+        if verdict == ELSEWHERE:
+            entry = self._replica.get(key)
+            named = entry.primary if entry is not None else b""
+            known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
+            effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view])
+        else:
+            if verdict == FOUND and not moving.placement.everywhere:
+                moving.fetched(key, peer, now_ms)
+            effects = self._lookups.answered(peer, key, verdict) + self._freshness.answered(peer, key, verdict)
+        if completed and not self._lookups.is_pending(key):
+            moving.handover.recovered(key)  # nobody here has more
+        return effects
+
+    # -- being asked
+
+    def asked(self, peer: bytes, key: bytes, now_ms: int) -> list[Effect]:
+        """A LOOKUP."""
+        entry = self._replica.get(key)
+        if entry is None:
+            return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
+        if entry.head is not None and entry.head.state != LIVE:
+            return [*self._entropy.records(peer, [key]), self._verdict(peer, key, GONE)]
+        if self._is_elsewhere(peer, key, entry):
+            head = Session(key, entry.head, entry.created_ms, entry.touches, None)
+            return [Send((peer,), self._say.records([head])), self._verdict(peer, key, ELSEWHERE)]
+        if not is_whole(entry):
+            return [self._verdict(peer, key, UNSURE)]
+        if key in self._moving.handover.recovering:
+            return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
+        if not self._moving.placement.everywhere:  # also one that should hold it, by our view: by its own it may not
+            self._moving.watchers.watch(key, peer)
+        return [*self._entropy.records(peer, [key]), self._verdict(peer, key, FOUND)]
+
+    def _is_elsewhere(self, peer: bytes, key: bytes, entry: Entry) -> bool:
+        """Whether others hold it, and this member does not."""
+        placement = self._moving.placement
+        if placement.everywhere or entry.head is None or placement.depth(self.me, key, entry.primary) == WHOLE:
+            return False
+        holders = self._moving.handover.holders(key, entry.primary, placement)
+        return any(uid in placement.view and uid not in (self.me, peer) for uid in holders)
+
+    def _verdict(self, peer: bytes, key: bytes, verdict: int) -> Send:
+        return Send((peer,), self._say.answer(key, verdict))

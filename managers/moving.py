@@ -1,0 +1,202 @@
+"""Sessions on the move: from one primary to another, to new holders, into and out of near caches.
+
+What the placements by which some members hold a session need besides what all need. Everything here follows from two
+facts: every member computes from a head who should hold the session, and a head with a higher version stands. So whoever
+serves a session may take it over and say so; who loses it hands over what it has; and copies in the wrong place
+go when those in the right place are confirmed (`handover.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any
+
+from ..membership.effects import Effect, Send
+from .antientropy import AntiEntropy
+from .entry import Entry, is_whole
+from .handover import Handover
+from .heads import LIVE, Head
+from .messages import Speaker
+from .near import NearCache, Watchers
+from .placement import WHOLE, Groups, Placement, Uids, partition_of
+from .replica import Replica
+from .settings import ManagerSettings
+
+__all__ = ["Moving"]
+
+
+class Moving:
+    """A part of the manager's core. `placement`: the present one, set by the core at each change of view."""
+
+    def __init__(
+        self,
+        me: bytes,
+        speaker: Speaker,
+        replica: Replica,
+        entropy: AntiEntropy,
+        placement: Placement,
+        settings: ManagerSettings,
+        keep: Callable[[bytes], bool],
+    ) -> None:
+        self.me = me
+        self.placement = placement
+        self._say = speaker
+        self._replica = replica
+        self._entropy = entropy
+        self.near = NearCache(settings.near_cache_max)
+        self.watchers = Watchers(settings.watched_max)
+        self.handover = Handover(me, speaker, replica, self.near, self.watchers, keep)
+
+    # -- primaries
+
+    def take_over(self, key: bytes, entry: Entry, now_ms: int) -> tuple[Groups, Groups]:
+        """This member becomes the primary. Returns (who must get the new head, who must get the record: those who are to hold it from now on)."""
+        placement = self.placement
+        old = entry.primary
+        had = self.handover.holders(key, old, placement)
+        told = dict.fromkeys(placement.heads(key, old))
+        fresh = self.near.is_fresh(key)
+        self._replica.take_over(key, entry)
+        self.watchers.changed((key,))
+        told |= dict.fromkeys(placement.heads(key, self.me))
+        if placement.everywhere:
+            return tuple(told), ()
+        if old in placement.view:
+            told[(old,)] = None
+        self.handover.settle(key, placement, now_ms)
+        if fresh:
+            self.handover.recovered(key)
+        return tuple(told), tuple(group for group in placement.others(key, self.me) if group[0] not in had)
+
+    def forward(self, peer: bytes, deltas: list[list[Any]]) -> list[Effect]:
+        """Commits of one who is not the primary (any more): tell it who is, and give the primary what it has not heard."""
+        strays: dict[bytes, list[bytes]] = {}
+        for delta in deltas:
+            entry = self._replica.get(delta[0])
+            if entry is not None and self.placement.is_stray(peer, entry.primary) and is_whole(entry):
+                strays.setdefault(entry.primary, []).append(delta[0])
+        effects: list[Effect] = []
+        for primary, keys in sorted(strays.items()):
+            effects += self._entropy.records(peer, keys)
+            if primary != self.me:
+                effects += self._entropy.records(primary, keys)
+        return effects
+
+    def needs_record(self, key: bytes) -> bool:
+        """Whether a head alone is not enough here: this member holds the session, or has to judge whether it lives again."""
+        entry = self._replica.get(key)
+        return entry is None or entry.head is None or entry.head.state != LIVE or self.placement.depth(self.me, key, entry.head.primary) == WHOLE
+
+    def primaries(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """Who leads these, as far as is known here. For `displaced`, before something is merged."""
+        if self.placement.everywhere:
+            return {}
+        entries = ((key, self._replica.get(key)) for key in keys)
+        return {key: entry.primary for key, entry in entries if entry is not None}
+
+    def deposed(self, keys: Iterable[bytes]) -> list[Effect]:
+        """This member led these: who has taken one over gets what we have, as it may have missed some of it."""
+        lost: dict[bytes, list[bytes]] = {}
+        for key in keys:
+            entry = self._replica.get(key)
+            if entry is not None and entry.primary != self.me and entry.body is not None:
+                lost.setdefault(entry.primary, []).append(key)
+        return [effect for winner, some in sorted(lost.items()) for effect in self._entropy.records(winner, some)]
+
+    def displaced(self, before: dict[bytes, bytes], peer: bytes, heads: Iterable[tuple[bytes, Head]]) -> list[Effect]:
+        """Tell the primary of before of the new one; the keepers tell the others who held the session by the old head: the author may
+        not have known of them. And tell `peer`, whose heads these are, where it is behind."""
+        tells: dict[bytes, list[tuple[bytes, Head]]] = {}
+        for key, old in before.items():
+            entry = self._replica.get(key)
+            if entry is None or entry.head is None or entry.primary == old:
+                continue
+            lost = {old}  # the author may not have seen it, and nor may our view yet, though its link is there
+            if self.me in self.placement.keepers(partition_of(key)):
+                lost.update(uid for group in self.placement.heads(key, old) for uid in group)
+                lost.difference_update(*self.placement.heads(key, entry.primary))
+                lost.add(old)
+            for uid in lost.difference((self.me, peer)):
+                tells.setdefault(uid, []).append((key, entry.head))
+        for key, head in heads if before else ():
+            entry = self._replica.get(key)
+            if entry is not None and entry.head is not None and head.version < entry.head.version and head.primary != entry.primary:
+                tells.setdefault(peer, []).append((key, entry.head))
+        return [Send((uid,), self._say.heads(heads)) for uid, heads in sorted(tells.items())]
+
+    def came(self, keys: Sequence[bytes], new: Container[bytes], peer: bytes, now_ms: int) -> list[Effect]:
+        """Records came for these; `new`: of which no record was here before."""
+        self.merged(keys, peer, now_ms)
+        return [] if self.placement.everywhere else [*self.handover.came(peer, keys, new, self.placement, now_ms)]
+
+    def merged(self, keys: Sequence[bytes], peer: bytes, now_ms: int) -> None:
+        """Something came for these: tell who reads them from us, and see that each is where it should be."""
+        if self.watchers:
+            self.watchers.changed(keys, peer)
+        if not self.placement.everywhere:
+            for key in keys:
+                self.handover.settle(key, self.placement, now_ms)
+
+    def committed(self, key: bytes, named: bytes, now_ms: int) -> None:
+        """A commit was made here."""
+        if self.watchers:
+            self.watchers.changed((key,))
+        if self.placement.depth(self.me, key, named) != WHOLE:
+            self.handover.settle(key, self.placement, now_ms)
+
+    def fetched(self, key: bytes, peer: bytes, now_ms: int) -> None:
+        """A holder has given this session, and watches over our copy if we hold none."""
+        entry = self._replica.get(key)
+        if entry is None or entry.body is None:
+            return
+        if self.placement.depth(self.me, key, entry.primary) == WHOLE:
+            self.handover.recovered(key)
+        else:
+            self.near.fetched(key, peer)
+            self.handover.settle(key, self.placement, now_ms)
+
+    def stale(self, keys: Iterable[bytes], now_ms: int) -> None:
+        """A holder says that these have changed."""
+        for key in self.near.changed(keys):
+            self.handover.settle(key, self.placement, now_ms)
+
+    def tick(self, now_ms: int) -> tuple[list[Effect], list[tuple[bytes, Uids]]]:
+        """(effects, keys to ask these members for): copies that may go or are out of date, and sessions whose primary is gone."""
+        tasks = self.handover.tick(now_ms, self.placement)
+        heads: dict[Uids, list[tuple[bytes, Head]]] = {}
+        records: dict[Uids, list[bytes]] = {(uid,): keys for uid, keys in tasks.given.items()}
+        for key in tasks.heirs:
+            entry = self._replica.get(key)
+            assert entry is not None
+            told, given = self.take_over(key, entry, now_ms)
+            assert entry.head is not None
+            for group in told:
+                heads.setdefault(group, []).append((key, entry.head))
+            for group in given:
+                records.setdefault(group, []).append(key)
+        effects: list[Effect] = [*tasks.sends]
+        effects += [Send(group, self._say.heads(some)) for group, some in sorted(heads.items())]
+        effects += [Send(group, message) for group, keys in sorted(records.items()) for message in self._entropy.messages(keys)]
+        return effects, tasks.recover
+
+    def tell_readers(self) -> list[Send]:
+        return [Send((uid,), self._say.changed(keys)) for uid, keys in self.watchers.take()]
+
+    # -- members come and go
+
+    def unlinked(self, peer: bytes, now_ms: int) -> None:
+        """The connection to this member is gone: it cannot tell us of changes."""
+        for key in self.near.lost(peer):
+            self.handover.settle(key, self.placement, now_ms)
+
+    def relinked(self, peer: bytes, now_ms: int) -> None:
+        """The link to this member began anew."""
+        self.left(peer, now_ms)
+        if not self.placement.everywhere:
+            self.handover.review(now_ms)
+
+    def left(self, peer: bytes, now_ms: int) -> None:
+        """It is gone, or its link began anew: what was on its way to either side is lost."""
+        self.unlinked(peer, now_ms)
+        self.handover.forget(peer)
+        self.watchers.lost(peer)

@@ -1,0 +1,69 @@
+"""S5, as a look from outside: what every node holds, against what placement says it should hold.
+
+Where every member holds everything, all copies are equal. Where some do: each session has one head, known to its keepers and
+holders; its record is the same on every holder that the rank names; nobody else holds anything of it, but for near caches,
+whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from caterwaul.managers.heads import LIVE
+from caterwaul.managers.placement import partition_of
+from caterwaul.managers.replica import Entry
+
+from .node import SimCluster, SimNode
+
+__all__ = ["difference"]
+
+_Copy = tuple[int, Any, bytes | None]  # state, version and primary, body
+
+
+def difference(cluster: SimCluster) -> str:
+    """What is wrong, in one line; empty when all is as it should be."""
+    nodes = [node for _, node in sorted(cluster.nodes.items())]
+    held = {node.reactor.name: {key: (entry, _copy(node, entry)) for key, entry in node.manager._core.replica.entries()} for node in nodes}
+    everywhere = nodes[0].manager._core.placement.everywhere
+    for key in sorted({key for copies in held.values() for key in copies}):
+        copies = {name: found[key][1] for name, found in held.items() if key in found}
+        if everywhere:
+            wrong = len(copies) != len(nodes) or len(set(copies.values())) != 1
+        else:
+            entries = {name: found[key][0] for name, found in held.items() if key in found}
+            wrong = _is_misplaced(nodes, key, copies, entries)
+        if wrong:
+            return f"{key.hex()[:8]}: " + ", ".join(f"{node.reactor.name} has {_short(copies.get(node.reactor.name))}" for node in nodes)
+    return ""
+
+
+def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
+    fresh = {node.reactor.name for node in nodes if node.manager._core.moving.near.is_fresh(key)}
+    placement = nodes[0].manager._core.placement
+    names = {node.me.uid: node.reactor.name for node in nodes}
+    keepers = [names.get(uid, "?") for uid in placement.keepers(partition_of(key))]
+    if any(copy[0] != LIVE for copy in copies.values()):
+        return any(copy[0] == LIVE for copy in copies.values()) or not set(keepers) <= set(copies)
+    heads = {copy[:2] for copy in copies.values()}
+    if len(heads) != 1:
+        return True
+    named = next(iter(entries.values())).primary
+    holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
+    bodies = {copies[name][2] for name in holders if name in copies}
+    return (
+        set(copies) - fresh != {*keepers, *holders} or any(copies[name][2] not in bodies for name in fresh & set(copies)) or len(bodies) != 1 or None in bodies
+        or any(copies[name][2] is not None for name in copies if name not in (*holders, *fresh))
+        or (placement.primary(key, named) != named and placement.leads(b""))
+    )  # fmt: skip
+
+
+def _copy(node: SimNode, entry: Entry) -> _Copy:
+    head = entry.head
+    return (head.state, (head.version, head.primary), node.manager._core.replica.body_of(entry)) if head is not None else (LIVE, None, None)
+
+
+def _short(copy: _Copy | None) -> str:
+    if copy is None:
+        return "nothing"
+    state, head, body = copy
+    return f"(state {state}, head {head and (head[0][0], head[0][1].hex()[:4], head[1].hex()[:4])}, body {body and body.hex()[-40:]})"

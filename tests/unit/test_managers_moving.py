@@ -1,0 +1,234 @@
+"""Sessions on the move between members: who holds, who is told, and when a copy may go. Five members, in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.heads import LIVE
+from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.placement import WHOLE, partition_of
+from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.settings import ManagerSettings
+from tests.doubles import Net
+
+BACKUP = ManagerSettings(type="backup", backups=1, idle_timeout_s=600, absolute_timeout_s=0)
+PARTITIONED = ManagerSettings(type="partitioned", backups=1, idle_timeout_s=600, absolute_timeout_s=0)
+
+
+@pytest.fixture
+def backup() -> Net:
+    return Net(5, BACKUP, kind=BackupManager)
+
+
+@pytest.fixture
+def partitioned() -> Net:
+    return Net(5, PARTITIONED, kind=PartitionedManager)
+
+
+def opened(net: Net, number: int, session_id: str | None) -> Session:
+    result: list[Session] = []
+    net.managers[number].open_deferred(session_id).addCallback(result.append)
+    net.deliver()
+    return result[0]
+
+
+def visit(net: Net, number: int, session_id: str | None = None, **attributes: Any) -> str:
+    """A request on this member; its session's id."""
+    session = opened(net, number, session_id)
+    session.update(attributes)
+    net.managers[number].commit(session)
+    net.managers[number].release(session)
+    net.deliver()
+    assert session.id is not None
+    return session.id
+
+
+def holding(net: Net, session_id: str) -> set[int]:
+    """The members that have the record."""
+    entries = [manager._core.replica.get(key_of(session_id)) for manager in net.managers]
+    return {number for number, entry in enumerate(entries) if entry is not None and entry.body is not None and net.members[number].uid in net.alive}
+
+
+def due(net: Net, session_id: str) -> set[int]:
+    """The members that should have it."""
+    key = key_of(session_id)
+    alive = [manager._core for manager in net.managers if manager.me.uid in net.alive]
+    entries = [entry for core in alive if (entry := core.replica.get(key)) is not None and entry.head is not None]
+    named = max(entries, key=lambda entry: entry.head.version).primary
+    placement = alive[0].placement
+    return {number for number, m in enumerate(net.members) if m.uid in placement.holders(key, named)}
+
+
+def primary(net: Net, number: int, session_id: str) -> int:
+    entry = net.managers[number]._core.replica.get(key_of(session_id))
+    assert entry is not None
+    return next(at for at, m in enumerate(net.members) if m.uid == entry.primary)
+
+
+def lose(net: Net, number: int, clean: bool = False) -> None:
+    (net.leave if clean else net.kill)(number)
+    net.deliver()
+
+
+def test_a_session_is_held_by_its_primary_and_one_backup_and_found_from_everywhere(backup: Net) -> None:
+    ids = [visit(backup, 0, n=n) for n in range(30)]
+    for session_id in ids:
+        assert holding(backup, session_id) == due(backup, session_id)
+        assert len(holding(backup, session_id)) == 2
+        assert 0 in holding(backup, session_id)
+    for n, session_id in enumerate(ids):
+        session = opened(backup, 1 + n % 4, session_id)
+        assert session["n"] == n
+
+
+def test_who_serves_a_session_becomes_its_primary_and_the_copies_follow(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    visit(backup, 3, session_id, b=2)
+    assert primary(backup, 3, session_id) == 3
+    backup.advance(3.0)
+    assert holding(backup, session_id) == due(backup, session_id)
+    assert dict(opened(backup, 2, session_id)) == {"a": 1, "b": 2}
+
+
+def test_a_copy_in_the_wrong_place_stays_until_all_who_should_have_it_confirmed(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    keepers = {number for number, m in enumerate(backup.members) if m.uid in backup.managers[0]._core.placement.keepers(partition_of(key_of(session_id)))}
+    stranger = next(number for number in range(1, 5) if number not in keepers)
+    for keeper in keepers - {0}:
+        backup.hold(keeper, 0)  # its confirmations do not come
+    visit(backup, stranger, session_id, b=2)
+    backup.advance(3.0)
+    if 0 not in keepers:
+        assert 0 in holding(backup, session_id)
+    backup.let_go()
+    backup.advance(3.0)
+    assert holding(backup, session_id) == due(backup, session_id)
+
+
+def test_the_best_surviving_holder_inherits_at_once_and_the_copies_are_restored(backup: Net) -> None:
+    ids = [visit(backup, 0, n=n) for n in range(40)]
+    lose(backup, 0)
+    backup.advance(4.0)
+    for n, session_id in enumerate(ids):
+        assert holding(backup, session_id) == due(backup, session_id)
+        assert len(holding(backup, session_id)) == 2
+        at = min(holding(backup, session_id))
+        assert primary(backup, at, session_id) in holding(backup, session_id)
+        assert opened(backup, at, session_id)["n"] == n
+
+
+def test_two_losses_one_after_the_other_lose_nothing(backup: Net) -> None:
+    ids = [visit(backup, n % 5, n=n) for n in range(50)]
+    for number in (0, 1):
+        lose(backup, number)
+        backup.advance(4.0)
+    assert [opened(backup, 2 + n % 3, session_id)["n"] for n, session_id in enumerate(ids)] == list(range(50))
+
+
+def test_a_farewell_moves_keepers_and_copies_too(backup: Net) -> None:
+    ids = [visit(backup, 1, n=n) for n in range(40)]
+    lose(backup, 4, clean=True)
+    backup.advance(4.0)
+    for session_id in ids:
+        assert holding(backup, session_id) == due(backup, session_id)
+
+
+def test_a_keeper_that_comes_to_know_of_a_take_over_tells_those_who_lost(backup: Net) -> None:
+    """Two members serve one session while they do not hear each other: in the end all know one primary."""
+    session_id = visit(backup, 0, a=1)
+    backup.part(1, 2)
+    visit(backup, 1, session_id, b=1)
+    visit(backup, 2, session_id, c=1)
+    backup.heal(1, 2)
+    backup.advance(5.0)
+    assert len({primary(backup, number, session_id) for number in holding(backup, session_id)}) == 1
+    assert holding(backup, session_id) == due(backup, session_id)
+    assert dict(opened(backup, 4, session_id)) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_readers_that_hold_nothing_read_from_memory_until_the_session_changes(partitioned: Net) -> None:
+    session_id = visit(partitioned, 0, a=1)
+    readers = [number for number in range(5) if number not in due(partitioned, session_id)]
+    reader, writer = readers[0], readers[1]
+    assert opened(partitioned, reader, session_id)["a"] == 1
+    local = partitioned.managers[reader].open_local(session_id)
+    assert local is not None
+    assert local["a"] == 1
+    visit(partitioned, writer, session_id, a=2)
+    assert partitioned.managers[reader].open_local(session_id) is None
+    assert opened(partitioned, reader, session_id)["a"] == 2
+
+
+def test_an_ended_session_is_gone_for_readers(partitioned: Net) -> None:
+    session_id = visit(partitioned, 0, a=1)
+    readers = [number for number in range(5) if number not in due(partitioned, session_id)]
+    for number in readers:
+        opened(partitioned, number, session_id)
+    session = opened(partitioned, readers[0], session_id)
+    session.invalidate()
+    partitioned.managers[readers[0]].commit(session)
+    partitioned.deliver()
+    assert all(opened(partitioned, number, session_id).new for number in range(5))
+
+
+def test_near_copies_over_the_bound_go(partitioned: Net) -> None:
+    net = Net(5, ManagerSettings(type="partitioned", near_cache_max=5, idle_timeout_s=600, absolute_timeout_s=0), kind=PartitionedManager)
+    ids = [visit(net, 0, n=n) for n in range(40)]
+    for session_id in ids:
+        net.managers[1].release(opened(net, 1, session_id))
+    net.advance(4.0)
+    core = net.managers[1]._core
+    assert len(core.moving.near) <= 5
+    held = [key for key, entry in core.replica.entries() if entry.body is not None and core.placement.depth(core.me, key, entry.primary) != WHOLE]
+    assert len(held) <= 5
+
+
+def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> None:
+    """A member that dropped its copy is offered an old one by a former holder: it asks the holders before it serves that."""
+    session_id = visit(backup, 0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    one, two = [number for number in range(5) if number not in keepers][:2]
+    visit(backup, one, session_id, b=1)
+    for number in range(5):
+        if number != one:
+            backup.hold(number, one)
+            backup.hold(one, number)
+    visit(backup, two, session_id, c=1)
+    backup.let_go()
+    backup.advance(5.0)
+    assert holding(backup, session_id) == due(backup, session_id)
+    assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_tombstones_are_with_all_who_should_know_them(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    session = opened(backup, 3, session_id)
+    session.invalidate()
+    backup.managers[3].commit(session)
+    backup.deliver()
+    lose(backup, 3, clean=True)
+    backup.advance(4.0)
+    key = key_of(session_id)
+    for number in range(3):
+        placement = backup.managers[number]._core.placement
+        entry = backup.managers[number]._core.replica.get(key)
+        if backup.members[number].uid in placement.keepers(partition_of(key)):
+            assert entry is not None
+            assert entry.head is not None
+            assert entry.head.state != LIVE
+    assert opened(backup, 1, session_id).new
+
+
+def test_a_member_of_no_weight_holds_nothing_for_good_and_serves_all(partitioned: Net) -> None:
+    net = Net(5, PARTITIONED, kind=PartitionedManager, weights=(1, 1, 1, 1, 0))
+    ids = [visit(net, 4, n=n) for n in range(20)]
+    assert all(4 not in due(net, session_id) for session_id in ids)
+    assert [opened(net, 4, session_id)["n"] for session_id in ids] == list(range(20))
+    lose(net, 0)
+    net.advance(4.0)
+    assert [opened(net, 4, session_id)["n"] for session_id in ids] == list(range(20))
