@@ -39,8 +39,8 @@ _PACK_SOON_MS = 4  # while many wait: an unpacked record takes three times the m
 _PACK_MANY = 5000
 _LONG_AGO_MS = -(2**50)
 _TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
-_WANTED_MAX = 4096  # fetches under way
-_WANT_AGAIN_MS = 1000
+_WANTED_MAX, _WANT_AGAIN_MS = 4096, 1000  # fetches under way
+_SETTLED_MS = 2000  # after a change of the view
 
 
 class SessionCore:
@@ -321,6 +321,7 @@ class SessionCore:
         self.moving.placement = self.placement
         if not self.placement.everywhere:
             self.moving.handover.review(now_ms, before)
+            self._compare_at_ms = now_ms + min(_SETTLED_MS, self._compare_ms)  # who saw it sooner or later may have told others than should hold it now
         effects: list[Effect] = []
         peers = self.placement.peers()
         self.digests.placed(peers)
@@ -380,10 +381,8 @@ class SessionCore:
         return effects + self.moving.tell_readers()
 
     def _compare(self, now_ms: int) -> list[Effect]:
-        """In the background: whatever slipped through every other occasion ends here.
-
-        With all that this member leads at once, so that what has changed is read once for all of them. A round that gets on needs no
-        other. Members of protocol 1 compare whole inventories, and begin themselves.
+        """In the background: whatever slipped through every other occasion ends here. With all that this member leads at once, so that
+        what has changed is read once for all of them. A round that gets on needs no other. Members of protocol 1 begin themselves.
         """
         self._compare_at_ms = now_ms + self._compare_ms
         self.digests.doubt_some()
