@@ -114,6 +114,11 @@ class ClusterManager:
         return sorted(self.view, key=lambda member: (member.name, member.uid))
 
     @property
+    def everyone(self) -> list[Member]:
+        """The members of all domains, by name: who can be met on this network, whether or not they hold our sessions."""
+        return sorted(self._running().everyone, key=lambda member: (member.name, member.uid))
+
+    @property
     def is_ready(self) -> bool:
         """This node holds what it should, so that balancers may send users here."""
         return self._running().is_ready

@@ -84,6 +84,11 @@ class Node:
         return self.membership.view if self.membership is not None else View(0, ())
 
     @property
+    def everyone(self) -> View:
+        """The same of all domains."""
+        return self.membership.everyone if self.membership is not None else View(0, ())
+
+    @property
     def is_ready(self) -> bool:
         """Others had time to be found, and every manager holds what it should: balancers may send users here."""
         if self.membership is None or self._stopped is not None or self._reactor.seconds() < self._ready_at:
@@ -253,12 +258,14 @@ class Node:
     # -- reports, for the admin service
 
     def members_report(self) -> list[dict[str, Any]]:
-        """Each member of the view, by name: what this node knows of it."""
+        """Each member of the group, by name, those of other domains too: what this node knows of it."""
         channel, membership = self._running()
         report = []
-        for member in sorted(membership.view, key=lambda member: (member.name, member.uid)):
+        for member in sorted(membership.everyone, key=lambda member: (member.name, member.uid)):
             here = member.uid == channel.me.uid
-            if here:
+            if member.domain != channel.me.domain:
+                state = "other domain"
+            elif here:
                 state = "in sync" if self.is_ready else "joining"
             elif channel.is_degraded(member.uid):
                 state = "degraded"

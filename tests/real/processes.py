@@ -225,11 +225,11 @@ class Cluster:
         for node in self.nodes:
             node.end()
 
-    def start(self, name: str, port: int = 0, wheel: Path | None = None, **membership: Any) -> Node:
+    def start(self, name: str, port: int = 0, wheel: Path | None = None, domain: str = "", **membership: Any) -> Node:
         """One more; returns before it has started."""
         node = Node(
             {
-                "node": {"name": name, "port": port}, "cluster": {"name": self.name}, "admin": {"socket": ""},
+                "node": {"name": name, "port": port, **({"domain": domain} if domain else {})}, "cluster": {"name": self.name}, "admin": {"socket": ""},
                 "membership": {**self.membership, **membership}, "channel": self._channel,
             },
             wheel,
@@ -275,6 +275,9 @@ class Served:
 
     def names(self) -> list[str]:
         return [member.name for member in self.cluster.members]
+
+    def everyone(self) -> list[list[str]]:
+        return [[member.name, member.domain] for member in self.cluster.everyone]
 
     def changes(self) -> list[dict[str, Any]]:
         return list(self._changes)
