@@ -46,6 +46,7 @@ class _Question(NamedTuple):
     token: str  #: empty where tokens are not looked at
     missing: Written | None = None  #: commits to wait for; None: the session is looked for
     waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
+    placement: Placement | None = None  #: of when it came up
 
 
 class Opening:
@@ -133,7 +134,7 @@ class Opening:
                 return self._lost_or_unknown(first, now_ms)
             trusted = False
         if not trusted:
-            return _Question(session_id, key, token, None, waited)
+            return _Question(session_id, key, token, None, waited, self._core.placement)
         self._unknown.pop(key, None)
         return self._made() if entry is None else self._bind(session_id, key, token, waited, entry)
 
@@ -247,6 +248,8 @@ class Opening:
         self._unknown.pop(key, None)
         if entry is not None:
             return self._bind(about.session_id, key, about.token, about.waited, entry)
+        if about.token and about.placement is not core.placement and core.replica.get(key) is None:
+            return about._replace(placement=core.placement)  # who has come meanwhile may be one that its browser wrote through
         if about.token:
             _keep(self._denied, key, (now_ms, core.placement))
         return self._made()

@@ -15,6 +15,7 @@ from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.tokens import TOKEN_KEY, claimed, write_token
+from caterwaul.membership.view import View
 from tests.doubles import Net
 
 CLUSTER = ManagerSettings(read_your_writes="cluster")
@@ -341,6 +342,27 @@ def test_a_session_whose_author_cannot_answer_in_time_is_unknown_not_new(net):
     net.let_go()
     net.deliver()
     assert dict(net.managers[1].open_local(*cookie)) == {"a": 1}
+
+
+def test_who_comes_while_others_say_no_is_asked_too():
+    """Two members that have met only each other are sure; the browser wrote through a third, which they meet just then."""
+    net = Net(3, CLUSTER)
+    first, second, third = net.members
+    for number in (1, 2):
+        net.show_view(number, View.of(2, [second, third]), frozenset({first.uid}))
+    net.deliver()
+    net.hold(0, 1)
+    net.hold(0, 2)
+    net.hold(2, 1)
+    result = come(net, 1, begin(net, a=1))
+    net.deliver()
+    net.show_view(1, net.view())
+    net.held.discard((third.uid, second.uid))
+    net.deliver()
+    assert not result
+    net.let_go()
+    net.deliver()
+    assert dict(result[0]) == {"a": 1}
 
 
 def test_a_record_that_a_full_outbox_holds_back_makes_the_session_unknown():
