@@ -213,6 +213,8 @@ def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
 
 @main.command()
 @click.option("--nodes", type=click.IntRange(2, 9), default=3, show_default=True, help="How many node processes.")
+@click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="Which nodes hold a session.")
+@click.option("--backups", type=click.IntRange(1, 8), default=1, show_default=True, help="Copies besides the first, for backup and partitioned.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the page. 0: any free one.")
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the output of the nodes in this directory.")
 @click.option("--check", is_flag=True, help="Run the story without a person, and say what was lost (nothing should be).")
@@ -220,13 +222,15 @@ def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
 @click.option("--writes", type=click.IntRange(10_000), default=10_000, show_default=True, help="With --check: writes through the proxy.")
 @_as_json
 @click.pass_context
-def demo(ctx: click.Context, nodes: int, port: int, logs: Path | None, check: bool, visitors: int, writes: int, as_json: bool) -> None:
+def demo(
+    ctx: click.Context, nodes: int, manager: str, backups: int, port: int, logs: Path | None, check: bool, visitors: int, writes: int, as_json: bool
+) -> None:
     """Run a cluster on this machine and lose no session when a node is killed.
 
     Starts the nodes behind a balancer and prints the address of a page. With --check, clients use it instead: one node is
     killed and one paused in mid-run, everything is read back, and the last line is the result as JSON.
     """
-    ctx.exit(run_check(nodes, visitors, writes, logs, as_json) if check else run_demo(nodes, port, logs))
+    ctx.exit(run_check(nodes, visitors, writes, logs, as_json, manager, backups) if check else run_demo(nodes, port, logs, manager, backups))
 
 
 @contextmanager

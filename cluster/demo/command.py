@@ -33,12 +33,12 @@ _CHECK_S = 120.0  # the check ends by then, whatever happens
 _PROGRESS_S = 0.2
 
 
-def run_demo(nodes: int, port: int, logs: Path | None) -> int:
+def run_demo(nodes: int, port: int, logs: Path | None, manager: str = "delta", backups: int = 1) -> int:
     """Run the demo until it is interrupted; returns the exit status. Runs, and so uses up, this process's reactor."""
     out = sys.stdout
 
     async def main(reactor: Any) -> int:
-        cluster = DemoCluster(reactor, nodes, port, logs, lambda event: _tell(cluster, event, out))
+        cluster = DemoCluster(reactor, nodes, port, logs, lambda event: _tell(cluster, event, out), manager, backups)
         interrupted: Deferred[None] = Deferred()
         reactor.addSystemEventTrigger("before", "shutdown", _finish, cluster, interrupted)
         cluster.start()
@@ -50,13 +50,13 @@ def run_demo(nodes: int, port: int, logs: Path | None) -> int:
     return _run(main)
 
 
-def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_only: bool) -> int:
+def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_only: bool, manager: str = "delta", backups: int = 1) -> int:
     """Run the story of `check.py`; returns 0 if every promise was kept. The last line of standard output is the result as JSON."""
     out = sys.stdout
 
     async def main(reactor: Any) -> int:
         progress = _Progress(sys.stderr, json_only)
-        cluster = DemoCluster(reactor, nodes, 0, logs)
+        cluster = DemoCluster(reactor, nodes, 0, logs, manager=manager, backups=backups)
         check = Check(reactor, cluster, visitors, writes, progress.say)
         stopped: Deferred[None] = Deferred()
         reactor.addSystemEventTrigger("before", "shutdown", _finish, cluster, stopped)
@@ -73,7 +73,7 @@ def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_on
         finally:
             looking.stop()
             progress.clear()
-        result = {**check.result, "ok": not problem, "seconds": round(reactor.seconds() - began, 1), "proxy": cluster.proxy.statistics()}
+        result = {**check.result, "manager": manager, "ok": not problem, "seconds": round(reactor.seconds() - began, 1), "proxy": cluster.proxy.statistics()}
         if problem:
             result["problem"] = problem
             _print(sys.stderr, f"FAILED: {problem}")

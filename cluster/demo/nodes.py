@@ -48,7 +48,8 @@ heartbeat_interval_s = {heartbeat}
 drop_time_s = {drop}
 
 [managers.{manager}]
-type = "delta"
+type = "{type}"
+backups = {backups}
 
 [managers.{manager}.cookie]
 name = "{cookie}"
@@ -64,9 +65,19 @@ manager = "{manager}"
 class DemoCluster:
     """`start` and `stop`; in between `url`, and every node by name. Reactor thread only."""
 
-    def __init__(self, reactor: Any, nodes: int, port: int, logs: Path | None = None, listener: Callable[[Event], None] = lambda event: None) -> None:
-        """`port` 0: any free one. `logs`: a directory where the nodes' output is kept, made if it is not there."""
+    def __init__(
+        self,
+        reactor: Any,
+        nodes: int,
+        port: int,
+        logs: Path | None = None,
+        listener: Callable[[Event], None] = lambda event: None,
+        manager: str = "delta",
+        backups: int = 1,
+    ) -> None:
+        """`port` 0: any free one. `logs`: a directory where the nodes' output is kept, made if it is not there. `manager`: its type, with so many `backups`."""
         self._reactor = reactor
+        self._manager, self._backups = manager, backups
         self._port = port
         self._logs = logs
         self._files: dict[str, IO[str]] = {}
@@ -114,6 +125,8 @@ class DemoCluster:
                     heartbeat=HEARTBEAT_S,
                     drop=DROP_S,
                     manager=MANAGER,
+                    type=self._manager,
+                    backups=self._backups,
                     cookie=COOKIE.name,
                     host=host,
                     port=port,

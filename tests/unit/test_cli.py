@@ -171,4 +171,5 @@ class TestWhole:
         monkeypatch.setattr(cli, "run_check", started)
         assert run("demo", "--nodes", "4", "--port", "0").exit_code == 1
         assert run("demo", "--check", "--json").exit_code == 1
-        assert got == [(4, 0, None), (3, 200, 10_000, None, True)]
+        assert run("demo", "--manager", "backup", "--backups", "2", "--port", "0").exit_code == 1
+        assert got == [(4, 0, None, "delta", 1), (3, 200, 10_000, None, True, "delta", 1), (3, 0, None, "backup", 2)]
