@@ -125,11 +125,6 @@ def _drop_before_confirmation(patch: Patch) -> None:
     patch(handover.Handover, "_missing", lambda self, key, entry, placement: {})
 
 
-def _any_copy_is_the_truth(patch: Patch) -> None:
-    """What was left behind, or was under way for long, is served and given to others as if it had been told of every change."""
-    patch(handover.Handover, "_doubt", lambda self, key: None)
-
-
 def _the_displaced_are_not_told(patch: Patch) -> None:
     """Who has taken a session over tells those it knows of, and nobody tells the others."""
     patch(moving.Moving, "displaced", lambda self, before, peer, heads: [])
@@ -154,7 +149,6 @@ BUGS = (
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
-    Bug("any copy is the truth", _any_copy_is_the_truth, ("S2", "S3/S6", "S4", "S5"), manager="backup"),
     Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
