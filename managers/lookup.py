@@ -45,7 +45,7 @@ class Lookups:
     def ask(self, key: bytes, keepers: Sequence[bytes], now_ms: int, unsure: bool = False) -> list[Effect]:
         """Ask these members, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once.
 
-        `unsure`: this member would have to know it itself, and may have missed it; so "no" from all is unknown.
+        `unsure`: "no" from all of them is unknown, and not gone.
         """
         if key in self._pending:
             return []
