@@ -37,7 +37,6 @@ from .transport import Connection, Endpoints, PlainTcp
 __all__ = ["GroupChannel"]
 
 _log = Logger()
-
 _UNANNOUNCED = ("", "?")  # membership and requests: every member has them
 
 
@@ -47,7 +46,7 @@ class GroupChannel:
     `reactor` provides IReactorTCP, IReactorTime and `callFromThread`; its `seconds` must be monotonic. `stages` are the
     application's own, in outbound order, the same on all members. `bind_host`: where to listen, `me.host` if empty.
     Hooks, set by the node: `on_traffic(uid)` for every chunk of bytes from a member, `on_refused(uid)` when nobody
-    listens any more where a member was, `on_announce(me)` when the managers attached here have changed.
+    listens any more where a member was, `on_announce(me)` when this member says something else of itself.
     """
 
     def __init__(
@@ -70,8 +69,7 @@ class GroupChannel:
         self._step = 0  # depth of steps; nothing is written while it is not 0
         self._hasty = False  # the step runs in another thread than the reactor's
         self._touched: dict[bytes, Link] = {}  # links with something to write at the end of the step
-        self._counts: Counter[str] = Counter()
-        self._gone: Counter[str] = Counter()  # counts of links that are gone
+        self._counts, self._gone = Counter[str](), Counter[str]()  # ours; of links that are gone
         self.on_traffic: Callable[[bytes], None] = _nothing
         self.on_refused: Callable[[bytes], None] = _nothing
         self.on_announce: Callable[[Member], None] = _nothing
@@ -111,11 +109,19 @@ class GroupChannel:
 
     def attach(self, name: str, receiver: Receiver) -> None:
         self._receivers[name] = receiver
-        self._announce()
+        self.announce()
 
     def detach(self, name: str) -> None:
         self._receivers.pop(name, None)
-        self._announce()
+        self.announce()
+
+    def announce(self, weight: int | None = None, **payload: Any) -> None:
+        """Change what this member says of itself: handshakes carry it from now on. The managers attached here are part of it."""
+        payload["managers"] = sorted(name for name in self._receivers if name not in _UNANNOUNCED)
+        me = replace(self._me.with_payload(**payload), weight=self._me.weight if weight is None else weight)
+        if me.to_wire() != self._me.to_wire():
+            self._me = me
+            self.on_announce(me)
 
     def send(self, to: Iterable[bytes], message: Message) -> None:
         with self.lock:
@@ -388,12 +394,6 @@ class GroupChannel:
             except Exception:
                 _log.failure("receiver {name!r} failed on an event of a link", name=name)
                 self._counts["failures"] += 1
-
-    def _announce(self) -> None:
-        managers = sorted(name for name in self._receivers if name not in _UNANNOUNCED)
-        if managers != sorted(self._me.managers):
-            self._me = self._me.with_payload(managers=managers)
-            self.on_announce(self._me)
 
 
 def _nothing(_: object) -> None:

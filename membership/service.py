@@ -92,9 +92,9 @@ class MembershipService(Service):
         self._subscribers.append(callback)
         return lambda: self._subscribers.remove(callback) if callback in self._subscribers else None
 
-    def announce(self, **payload: Any) -> None:
-        """Change these keys of this member's payload and tell everybody."""
-        self._run(self._group.announce(self.me.with_payload(**payload)))
+    def announce(self, me: Member) -> None:
+        """Tell everybody what this member says of itself now. Raises `LocalError` if it were another one, or elsewhere."""
+        self._run(self._group.announce(me))
 
     def statistics(self) -> dict[str, int]:
         return {

@@ -40,6 +40,10 @@ class View:
     def __len__(self) -> int:
         return len(self.members)
 
+    def without(self, uid: bytes) -> View:
+        """This view as it would be if that member were not here."""
+        return View(self.number, tuple(member for member in self.members if member.uid != uid))
+
     def announcing(self, manager: str, kind: str = "delta") -> View:
         """The part of this view that takes part in the manager of that name, and runs it as this kind."""
         return View(self.number, tuple(member for member in self.members if manager in member.managers and member.kind_of(manager) == kind))

@@ -164,14 +164,16 @@ def test_a_malformed_control_message_is_a_remote_error_for_the_channel():
 def test_announcing_tells_the_members_and_changes_my_member():
     rig = Rig()
     rig.service.link_opened(A, False)
-    rig.service.announce(managers=["cart"])
+    rig.service.announce(rig.service.me.with_payload(managers=["cart"]))
     assert rig.service.me.managers == {"cart"}
     assert ((A.uid,), Announcement(rig.service.me)) in rig.channel.said()
 
 
 def test_events_come_in_order_to_everybody_even_if_one_answers_with_a_change():
     rig, numbers = Rig(), []
-    rig.service.subscribe(lambda event: rig.service.announce(size=len(rig.service.view)) if isinstance(event, ViewChanged) else None)
+    rig.service.subscribe(
+        lambda event: rig.service.announce(rig.service.me.with_payload(size=len(rig.service.view))) if isinstance(event, ViewChanged) else None
+    )
     rig.service.subscribe(lambda event: numbers.append((type(event).__name__, event.after.number)))
     rig.service.link_opened(A, False)
     assert numbers == [("ViewChanged", 2), ("EveryoneChanged", 2), ("ViewChanged", 3), ("EveryoneChanged", 3)]
