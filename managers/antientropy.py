@@ -12,8 +12,8 @@ Of two copies that differ nobody knows which is the newer, and mostly it is one 
 two were in sync last, and sends it only if the leader's copy, when it has come, turns out to lack something (`_owed`); and the leader does not send back
 what, merged, has become the follower's copy.
 
-The first round with a member goes without sums: mostly one side is empty, and they would be made in vain. So does
-every round with a member that speaks protocol 1 only.
+Where everybody holds everything, the first round with a member goes without sums: mostly one side is empty, and they would be made in
+vain. So does every round with a member that speaks protocol 1 only.
 
 Several members lead a joiner at once, each from another place of the circle of partitions, so that the joiner gets each
 record about once.
@@ -91,6 +91,7 @@ class AntiEntropy:
         self._met: dict[bytes, int] = {}  # members we were in sync with, and when that was last
         self._owed: dict[bytes, dict[bytes, bytes]] = {}  # by leader, the digest of its copy of what we have kept back
         self._number = 0
+        self.doubts: Callable[[bytes], bool] = lambda key: False  #: whether our copy may be out of date; set by the core
         self.in_sync: set[bytes] = set()
         self.rounds = self.differing = self.records_sent = self.bytes_sent = 0
 
@@ -108,7 +109,7 @@ class AntiEntropy:
         self.rounds += 1
         start = int.from_bytes(blake2b(min(self.me, peer) + max(self.me, peer), digest_size=2).digest(), "big") % PARTITIONS
         old = version < SUMS_SINCE
-        self._rounds[peer] = _Round(self._number, start, old, not old and peer in self._met)
+        self._rounds[peer] = _Round(self._number, start, old, not old and (peer in self._met or not self._digests.uniform))
         return self._next(peer, now_ms)
 
     def is_moving(self, peer: bytes) -> bool:
@@ -190,7 +191,7 @@ class AntiEntropy:
                 if session is None:
                     continue  # what is not whole here is fetched, if it is whole there
                 other = items.pop(key, None)
-                if other is None and not self._digests.offers(peer, key, entry, now_ms, again):
+                if other is None and not self._digests.offers(entry, now_ms, again):
                     continue
                 body = session.body
                 if other is not None:
@@ -298,7 +299,7 @@ class AntiEntropy:
     def _session(self, key: bytes, entry: Entry, depth: int) -> Session | None:
         """What is said of it: all, or only its head. None: it is not whole here, or not known well enough."""
         if depth == WHOLE:
-            return Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry)) if is_whole(entry) else None
+            return Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry), self.doubts(key)) if is_whole(entry) else None
         return Session(key, entry.head, entry.created_ms, entry.touches, None) if entry.head is not None else None
 
     def _records(self, peer: bytes, sessions: list[Session]) -> list[Send]:

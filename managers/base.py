@@ -23,7 +23,7 @@ from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
 from .freshness import WaitEnded
-from .listeners import Listeners
+from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
 from .lookup import LookupEnded
 from .messages import DELTAS
@@ -32,6 +32,7 @@ from .placement import Strategy
 from .session import Session
 from .settings import ManagerSettings
 from .summaries import summaries
+from .surveying import compare, items_of, page
 from .values import ValueTypes
 
 __all__ = ["SessionManager"]
@@ -210,6 +211,11 @@ class SessionManager:
         """Whether a node of this name takes part."""
         return any(member.name == name for member in self._core.placement.view)
 
+    def remaining(self) -> tuple[int, int]:
+        """While this member announces no weight: (sessions and tombstones that are not handed over yet, sessions that nobody else can hold)."""
+        with self._lock:
+            return self._core.remaining()
+
     @property
     def count(self) -> int:
         """Live sessions held."""
@@ -218,11 +224,26 @@ class SessionManager:
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""
         self._listeners.add(kind, callback, replicas)
+        if replicas and kind is AttributeChanged:
+            self._core.telling.on = True
 
     def summaries(self, limit: int = 100, after: bytes = b"") -> list[dict[str, Any]]:
         """Sessions by key, for operators: never ids or values."""
         with self._lock:
             return summaries(self._core, limit, after, self._channel.now_ms())
+
+    def survey_page(self, after: bytes, limit: int) -> list[bytes]:
+        """Items of what is held here (`surveying.py`); so `survey_items` for these keys. `survey_compare`: how ours are beside others' items."""
+        with self._lock:
+            return page(self._core, after, limit)
+
+    def survey_items(self, keys: Sequence[bytes]) -> list[bytes]:
+        with self._lock:
+            return items_of(self._core, keys)
+
+    def survey_compare(self, items: Sequence[bytes]) -> bytes:
+        with self._lock:
+            return compare(self._core, items)
 
     def statistics(self) -> dict[str, int]:
         core, replica = self._core, self._core.replica
@@ -234,7 +255,7 @@ class SessionManager:
             "token_waits": core.freshness.waits, "token_questions": core.freshness.asked, "stale_reads": self._opening.stale_reads,
             "reconcile_rounds": core.entropy.rounds, "partitions_differing": core.entropy.differing,
             "near_copies": len(core.moving.near), "near_hits": core.moving.near.hits, "near_stale": core.moving.near.stale,
-            "copies_leaving": len(core.moving.handover.leaving), "copies_dropped": core.moving.handover.dropped,
+            "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
         }  # fmt: skip

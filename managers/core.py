@@ -23,20 +23,20 @@ from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
 from .finding import Finding
 from .freshness import Freshness
-from .heads import LIVE, Head, Ours
+from .heads import LIVE, Ours
 from .lookup import Lookups
 from .moving import Moving
-from .placement import HEAD, WHOLE, Strategy, Uids
+from .near import NearCache
+from .packing import Packing
+from .placement import Strategy, gather
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
+from .sharing import Sharing
+from .telling import Telling
 
 __all__ = ["SessionCore"]
 
-_PACK_AT_ONCE = 200  # records packed in one go: about 3 ms under the lock
-_PACK_EVERY_MS = 20
-_PACK_SOON_MS = 4  # while many wait: an unpacked record takes three times the memory, and what the allocator once had it hardly gives back
-_PACK_MANY = 5000
 _LONG_AGO_MS = -(2**50)
 _TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
 _WANTED_MAX, _WANT_AGAIN_MS = 4096, 1000  # fetches under way
@@ -52,20 +52,22 @@ class SessionCore:
         self.say = m.Speaker(name)
         self.replica = Replica(me)
         self.in_use: dict[bytes, int] = {}  #: open requests by key
-        self.digests = Digests(self.replica, int(settings.retention_s * 1000), None if settings.type == "delta" else self._common)
-        self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._common)
+        near = NearCache(settings.near_cache_max)
+        self._sharing = Sharing(me, near, self.placement)
+        self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
+        self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
         self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
-        self.moving = Moving(me, self.say, self.replica, self.entropy, self.placement, settings, self.in_use.__contains__)
+        self.moving = Moving(me, self.say, self.replica, self.entropy, near, self.placement, settings, self._is_needed)
+        self.entropy.doubts = self.moving.doubts
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure)
-        self._pack_ms = int(settings.pack_after_s * 1000)
-        self._sweep_at_ms = now_ms + self._pack_ms
-        self._packing_at_ms: int | None = None
+        self.telling = Telling(self.replica)
+        self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self._compare_ms = int(settings.reconcile_period_s * 1000)
         self._compare_at_ms = now_ms + self._compare_ms
         self._asleep_ms = asleep_ms
@@ -78,13 +80,11 @@ class SessionCore:
             m.SUMS: self._sums, m.DIFFER: self._differ,
         }  # fmt: skip
 
-    def _common(self, peer: bytes, key: bytes, named: bytes) -> int:
-        """What both must hold of a session."""
-        placement = self.placement
-        mine = HEAD if key in self.moving.near else WHOLE
-        return min(mine, placement.depth(self.me, key, named), placement.depth(peer, key, named))
-
     # -- what is known
+
+    def _is_needed(self, key: bytes) -> bool:
+        """A request uses our copy, or is about to."""
+        return key in self.in_use or self.lookups.is_pending(key)
 
     @property
     def in_sync(self) -> bool:
@@ -120,6 +120,10 @@ class SessionCore:
             return None
         return entry
 
+    def remaining(self) -> tuple[int, int]:
+        """Of a member that parts from all it has; see `Handover.remaining`."""
+        return (0, self.replica.live) if self.placement.everywhere else self.moving.handover.remaining(self.placement)
+
     # -- inputs
 
     def receive(self, now_ms: int, peer: bytes, message: list[Any], offset_ms: int) -> list[Effect]:
@@ -154,7 +158,9 @@ class SessionCore:
             raise RemoteError("deltas: not the sender's own")
         check_deltas(message[3])
         outcome = Outcome()
+        before = self.telling.before(delta[0] for delta in message[3])
         self.replica.merge_deltas(origin, message[3], ours, outcome)
+        self.telling.after(before)
         effects = self._settle(peer, outcome, now_ms) if outcome else []
         if not self.placement.everywhere or self.moving.watchers:
             self.moving.merged([delta[0] for delta in message[3]], peer, now_ms)
@@ -165,15 +171,18 @@ class SessionCore:
         sessions = m.read_records(message[2], ours)
         records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
+        before = self.telling.before(session.key for session in sessions)
         led = self.moving.primaries(session.key for session in sessions)
         new = {session.key for session in sessions if session.body is not None and ((entry := self.replica.get(session.key)) is None or entry.body is None)}
         for session, record in zip(sessions, records, strict=True):
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
+        self.telling.after(before)
         effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(
             led, peer, [(session.key, session.head) for session in sessions if session.head is not None]
         )
-        return effects + self.moving.came([session.key for session in sessions], new, peer, now_ms)
+        doubtful = {session.key for session in sessions if session.doubtful}
+        return effects + self.moving.came([session.key for session in sessions], new, doubtful, peer, now_ms)
 
     def _touches(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
@@ -211,15 +220,12 @@ class SessionCore:
 
     def _spread(self, keys: Sequence[bytes]) -> list[Effect]:
         """Everybody who should get the whole session, or its head."""
-        by_group: dict[Uids, list[bytes]] = {}
-        for key in keys:
-            entry = self.replica.get(key)
-            for group in self.placement.heads(key, entry.primary if entry is not None else b""):
-                by_group.setdefault(group, []).append(key)
-        effects: list[Effect] = []
-        for group, some in sorted(by_group.items()):
-            effects += [Send(group, message) for message in self.entropy.messages(some)]
-        return effects
+        told = gather((group, key) for key in keys for group in self.placement.heads(key, self._named(key)))
+        return [Send(group, message) for group, some in told for message in self.entropy.messages(some)]
+
+    def _named(self, key: bytes) -> bytes:
+        entry = self.replica.get(key)
+        return entry.primary if entry is not None else b""
 
     def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
@@ -267,7 +273,7 @@ class SessionCore:
         return self.finding.asked(peer, key, now_ms)
 
     def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        m.need(len(message) >= 4 and type(message[2]) is bytes and type(message[3]) is int, "answer")
+        m.need(len(message) >= 4 and type(message[2]) is bytes and len(message[2]) == KEY_BYTES and type(message[3]) is int, "answer")
         return self.finding.answered(peer, message[2], message[3], now_ms)
 
     def _check(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
@@ -291,14 +297,11 @@ class SessionCore:
 
     def _ended(self, effects: Sequence[Effect]) -> list[Effect]:
         """Turn what expired into one message of heads for each group."""
-        ended: dict[Uids, list[tuple[bytes, Head]]] = {}
-        for effect in effects:
-            if isinstance(effect, Ended):
-                self.moving.watchers.changed((effect.key,))
-                for group in self.placement.heads(effect.key, effect.head.primary):
-                    ended.setdefault(group, []).append((effect.key, effect.head))
+        over = [effect for effect in effects if isinstance(effect, Ended)]
+        self.moving.watchers.changed(effect.key for effect in over)
+        told = gather((group, (effect.key, effect.head)) for effect in over for group in self.placement.heads(effect.key, effect.head.primary))
         rest = [effect for effect in effects if not isinstance(effect, Ended)]
-        return rest + [Send(group, self.say.heads(heads)) for group, heads in sorted(ended.items())]
+        return rest + [Send(group, self.say.heads(heads)) for group, heads in told]
 
     def link_opened(self, now_ms: int, peer: bytes, resumed: bool) -> list[Effect]:
         self._cut.discard(peer)
@@ -318,13 +321,13 @@ class SessionCore:
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
-        self.moving.placement = self.placement
+        self.moving.placement = self._sharing.placement = self.placement
         if not self.placement.everywhere:
-            self.moving.handover.review(now_ms, before)
+            self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me))
             self._compare_at_ms = now_ms + min(_SETTLED_MS, self._compare_ms)  # who saw it sooner or later may have told others than should hold it now
         effects: list[Effect] = []
         peers = self.placement.peers()
-        self.digests.placed(peers)
+        self.digests.placed(self._sharing.sharers)
         self._cut.intersection_update(peers)
         for member in change.disappeared:
             self.entropy.forget(member.uid)
@@ -335,8 +338,11 @@ class SessionCore:
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
         new = {member.uid for member in change.appeared}
+        holds = {uid for uid in change.after.by_uid if uid in before.view and before.is_lite(uid) and not self.placement.is_lite(uid)}
         for uid in peers:
-            if uid in new or lost:  # of a loss each tells the other: what came from the lost until now is compared
+            if uid in holds or self.me in holds:  # it had no weight, and holds sessions from now on
+                effects += self.entropy.doubt(uid, self._version(uid), now_ms)
+            elif uid in new or lost:  # of a loss each tells the other: what came from the lost until now is compared
                 effects += self._reconcile(uid, now_ms)
         self._check_sync()
         return effects
@@ -370,14 +376,8 @@ class SessionCore:
                 effects += self.finding.ask_for(key, peers, now_ms, unsure=True)
         if now_ms >= self._compare_at_ms:
             effects += self._compare(now_ms)
-        if now_ms >= self._sweep_at_ms:
-            self._sweep_at_ms = now_ms + self._pack_ms
-            self.replica.start_sweep()
-            self._packing_at_ms = now_ms
+        if self.packing.tick(now_ms):
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
-        if self._packing_at_ms is not None and now_ms >= self._packing_at_ms:
-            left = self.replica.pack_some(_PACK_AT_ONCE)
-            self._packing_at_ms = now_ms + (_PACK_SOON_MS if left > _PACK_MANY else _PACK_EVERY_MS) if left else None
         return effects + self.moving.tell_readers()
 
     def _compare(self, now_ms: int) -> list[Effect]:
@@ -395,5 +395,5 @@ class SessionCore:
     @property
     def deadline_ms(self) -> int:
         parts = (self.lookups, self.freshness, self.expiry, self.moving.handover)
-        times = (*(part.deadline_ms for part in parts), self._packing_at_ms, self._ticked_ms + _TICK_MS)
-        return min([self._sweep_at_ms, self._compare_at_ms, *(t for t in times if t is not None)])
+        times = (*(part.deadline_ms for part in parts), self._ticked_ms + _TICK_MS)
+        return min([self.packing.deadline_ms, self._compare_at_ms, *(t for t in times if t is not None)])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from .heads import LIVE, Head
 from .record import Record, Touches, last_access
 
-__all__ = ["Created", "Destroyed", "Entry", "Outcome", "is_whole"]
+__all__ = ["Changed", "Created", "Destroyed", "Entry", "Outcome", "is_whole"]
 
 
 class Entry:
@@ -37,6 +37,14 @@ class Created(NamedTuple):
 
     key: bytes
     by: bytes | None
+
+
+class Changed(NamedTuple):
+    """A merge changed this attribute here."""
+
+    key: bytes
+    name: str
+    removed: bool
 
 
 class Destroyed(NamedTuple):

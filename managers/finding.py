@@ -15,7 +15,7 @@ from .entry import Entry, is_whole
 from .freshness import Freshness
 from .heads import LIVE
 from .lookup import Lookups
-from .messages import ABSENT, ELSEWHERE, FOUND, GONE, UNSURE, Session, Speaker
+from .messages import ABSENT, ELSEWHERE, FOUND, GONE, LEFT, UNSURE, Session, Speaker
 from .moving import Moving
 from .placement import WHOLE, partition_of
 from .replica import Replica
@@ -56,8 +56,8 @@ class Finding:
         placement, entry = self._moving.placement, self._replica.get(key)
         peers = [uid for uid in placement.keepers(partition_of(key)) if uid != self.me]
         if not placement.everywhere:
-            if entry is not None and entry.primary in placement.view and entry.primary not in (self.me, *peers):
-                peers.append(entry.primary)
+            more = (*self._moving.handover.keepers_before(key, now_ms), entry.primary if entry is not None else b"")
+            peers = [*dict.fromkeys((*peers, *(uid for uid in more if uid in placement.view and uid != self.me)))]
         elif entry is None and len(peers) < 2:
             peers += [uid for uid in placement.peers() if uid in self._entropy.in_sync and uid not in peers][: 2 - len(peers)]
         authors = claimed(token)
@@ -68,7 +68,7 @@ class Finding:
 
     def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, unsure: bool) -> list[Effect]:
         """Ask these. `unsure`: whatever they say, "gone" is not believed."""
-        effects = self._lookups.ask(key, peers, now_ms, unsure)
+        effects = self._lookups.ask(key, peers, now_ms, unsure, self._is_here(key))
         for uid in sorted(self._cut):
             effects += self._lookups.lost(uid)
         return effects
@@ -83,19 +83,33 @@ class Finding:
     def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """An ANSWER. What it speaks of came before it, and is merged."""
         moving = self._moving
+        if moving.handover.parting.was_truth(key):
+            self._lookups.believe(key)
         completed = self._lookups.is_completed_by(peer, key)
-        if verdict == ELSEWHERE:
-            entry = self._replica.get(key)
-            named = entry.primary if entry is not None else b""
+        entry = self._replica.get(key)
+        named = entry.primary if entry is not None else b""
+        if verdict == FOUND and not self._may_know(peer, key, named):
+            verdict = LEFT
+        if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
-            effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view])
+            effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
         else:
             if verdict == FOUND and not moving.placement.everywhere:
                 moving.fetched(key, peer, now_ms)
-            effects = self._lookups.answered(peer, key, verdict) + self._freshness.answered(peer, key, verdict)
-        if completed and not self._lookups.is_pending(key):
-            moving.handover.recovered(key)  # nobody here has more
+            effects = self._lookups.answered(peer, key, verdict, now_ms, self._is_here(key)) + self._freshness.answered(peer, key, verdict)
+        if completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
+            effects += self._lookups.found(key)  # nobody here has more than we
         return effects
+
+    def _may_know(self, peer: bytes, key: bytes, named: bytes) -> bool:
+        """By our view this member holds the session or keeps its head. Another, asked because it did lately, may not have heard that it does no more."""
+        placement = self._moving.placement
+        return placement.everywhere or peer in placement.keepers(partition_of(key)) or peer in placement.holders(key, named)
+
+    def _is_here(self, key: bytes) -> bool:
+        """There is a copy, the truth or not: the session exists."""
+        entry = self._replica.get(key)
+        return not self._moving.placement.everywhere and entry is not None and entry.body is not None and is_whole(entry)
 
     # -- being asked
 
@@ -107,13 +121,15 @@ class Finding:
         if entry.head is not None and entry.head.state != LIVE:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, GONE)]
         if self._is_elsewhere(peer, key, entry):
+            if self._moving.handover.parting.was_truth(key):
+                return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT)]
             head = Session(key, entry.head, entry.created_ms, entry.touches, None)
             return [Send((peer,), self._say.records([head])), self._verdict(peer, key, ELSEWHERE)]
         if not is_whole(entry):
             return [self._verdict(peer, key, UNSURE)]
         if key in self._moving.handover.recovering:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
-        if not self._moving.placement.everywhere:  # also one that should hold it, by our view: by its own it may not
+        if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)
         return [*self._entropy.records(peer, [key]), self._verdict(peer, key, FOUND)]
 

@@ -1,16 +1,15 @@
-"""Copies in the wrong place, copies that may be out of date, and sessions whose primary is gone.
+"""Where sessions should be: copies in the wrong place, copies that may be out of date, and sessions whose primary is gone.
 
 After a change of view, or when something about a session was merged, each member looks where its own copies should be:
 
-- **A copy that placement does not want here** is stale at once (`near.py`) unless a holder watches over it, and *is dropped
-  only when every member that should have it has confirmed that it has all that is in it*: CHECK carries a mark (a digest) to
-  each of them, again and again, until all have said CHECKED; who has something else asks for the record, merges it,
-  and confirms then. A former keeper parts from its heads in the same way; tombstones are handed on and kept.
+- **A copy that placement does not want here** is stale at once (`near.py`) unless a holder watches over it, and leaves when all who should
+  hold the session have what is in it (`parting.py`).
 - **A copy that was in the wrong place when this member became a holder** is out of date, as nobody told this member of changes meanwhile:
   until a holder has given the session, or all have answered, it is not served and not given as the truth (*recovering*).
+- **What was the truth until a calm change of view** (one member came, or one gave up its weight) is the truth for who takes it over.
 - **A new holder that had nothing** is given the session by the first of those who were holders before (*newcomers*).
-- **A session whose primary is gone** gets the best ranked of the surviving holders as its new one, by the placement of before
-  the loss; if that does not come about, the best ranked of now does it, as soon as it holds the record (*orphans*).
+- **A session whose primary is gone**, or is about to leave, gets the best ranked of the surviving holders as its new one, by the
+  placement of before; if that does not come about, the best ranked of now does it, as soon as it holds the record (*orphans*).
 
 All keys are looked at after a change of view, some at a time; single keys whenever something about them was merged.
 """
@@ -22,20 +21,22 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 from ..membership.effects import Send
-from .digests import digest
+from ..membership.view import ViewChanged
 from .entry import Entry, is_whole
 from .heads import LIVE
-from .messages import HEAD_MARK, RECORD_MARK, Speaker
+from .messages import HEAD_MARK, TRUTH_MARK, Speaker
 from .near import NearCache, Watchers
-from .placement import HEAD, NOTHING, PARTITIONS, WHOLE, Placement, Uids, partition_of
+from .parting import AT_ONCE, OURSELVES, Parting
+from .placement import NOTHING, PARTITIONS, WHOLE, Placement, Uids, partition_of
 from .replica import Replica
 
 __all__ = ["Handover", "Tasks"]
 
 _LOOKS_AT_ONCE = 500  # entries looked at in one go: a few milliseconds under the lock
 _LOOK_AGAIN_MS = 5
-_CHECKS_AT_ONCE = 512  # keys in one CHECK, and in one go of recovering
 _CHECK_AGAIN_MS = 1000
+_RECOVER_MS = 250  # in which a copy in doubt may become the truth by itself
+_RECENT_MS = 10_000  # after a change of view, who kept sessions before it is asked for them too
 _ORPHAN_MS = 2000  # a session without a primary for this long: whoever ranks best now may have it
 
 
@@ -49,33 +50,46 @@ class Tasks(NamedTuple):
 
 
 class Handover:
-    """A part of the manager's core. `keep(key)`: somebody here uses the copy now."""
+    """A part of the manager's core. `keep(key)`: somebody here uses the copy now. `absent`: any placement, until the view changes."""
 
-    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, near: NearCache, watchers: Watchers, keep: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self, me: bytes, speaker: Speaker, replica: Replica, near: NearCache, watchers: Watchers, absent: Placement, keep: Callable[[bytes], bool]
+    ) -> None:
         self.me = me
         self._say = speaker
         self._replica = replica
         self._near = near
         self._watchers = watchers
-        self._keep = keep
+        self.parting = Parting(me, speaker, replica, keep)
         self._before: Placement | None = None  # of before the change under review
+        self._absent = absent
+        self._recent_until_ms = 0
         self._queue: deque[int] = deque()  # partitions still to be looked at
         self._look_at_ms: int | None = None
-        self.leaving: dict[bytes, dict[bytes, bytes]] = {}  #: keys held in the wrong place -> {member: mark it has confirmed}
         self.recovering: dict[bytes, None] = {}  #: keys of ours that may be out of date
         self._orphans: dict[bytes, int] = {}  # keys without a present primary -> when that was first seen
         self._check_at_ms: int | None = None
-        self._asked: set[bytes] = set()  # members that have not answered the last CHECK yet: one is under way at a time
-        self._owing: dict[bytes, dict[bytes, bytes]] = {}  # by member, marks of its that are confirmed when its record has come
-        self.dropped = 0  #: copies dropped after all who should hold them had confirmed
+        self._all_due_ms = 0
 
-    def review(self, now_ms: int, before: Placement | None = None) -> None:
-        """The view has changed, or a link began anew and what was on its way is lost: look at everything again.
+    def view_changed(self, now_ms: int, change: ViewChanged, before: Placement, now: Placement, absent: Placement) -> None:
+        """`absent`: the placement as it would be without this member."""
+        self._absent = absent
+        self._recent_until_ms = now_ms + _RECENT_MS
+        if not self._queue:
+            self._before = before
+        calm = None
+        if not change.disappeared and len(change.appeared) == 1:
+            calm = change.appeared[0].uid
+        elif not change.disappeared and not change.appeared and now.is_lite(self.me) and not before.is_lite(self.me):
+            calm = OURSELVES
+        self.review(now_ms, calm)
+
+    def review(self, now_ms: int, calm: bytes | None = None) -> None:
+        """The view has changed (`calm`: see `Parting.calm`), or a link began anew and what was on its way is lost: look at everything again.
 
         Near copies are stale then: what was written to one of them may not have come to everybody that is a holder now.
         """
-        if before is not None and not self._queue:
-            self._before = before
+        self.parting.changed(calm)
         self._near.expire()
         self._queue = deque(number for number in range(PARTITIONS) if self._replica.partitions[number])
         self._look_at_ms = now_ms if self._queue else None
@@ -86,15 +100,15 @@ class Handover:
         if entry is None:
             self._forget(key)
             return False
+        truth = is_whole(entry) and key not in self._near
         if self._is_in_place(key, entry, placement):
-            self.leaving.pop(key, None)
-        elif key not in self.leaving:
-            self.leaving[key] = {}
-        if key in self.leaving:
+            self.parting.stay(key)
+        else:
+            self.parting.part(key, truth)
             self._check_soon(now_ms)
-        elif key in self.recovering:
+        if key in self.recovering:
             self._check_later(now_ms)
-        if entry.head is None or entry.head.state != LIVE or entry.head.primary in placement.view:
+        if entry.head is None or entry.head.state != LIVE or not placement.is_orphan(entry.head.primary):
             self._orphans.pop(key, None)
             return False
         return self._is_heir(key, entry, placement, now_ms)
@@ -125,25 +139,38 @@ class Handover:
             self._near.hold(key)
             self._replica.changed[partition_of(key)] = 1
 
-    def recovered(self, key: bytes) -> None:
-        """A holder has given this session, or all have answered."""
-        if self.recovering.pop(key, key) is None:
-            self._near.forget(key)
-            self._replica.changed[partition_of(key)] = 1
+    def recovered(self, key: bytes) -> bool:
+        """A holder has given this session, or all have answered. Whether it was in doubt until now."""
+        doubtful = self.recovering.pop(key, key) is None
+        if doubtful:
+            self._trust(key)
+        return doubtful
+
+    def _trust(self, key: bytes) -> None:
+        """Our copy is the truth."""
+        self._near.forget(key)
+        self._replica.changed[partition_of(key)] = 1
 
     def holders(self, key: bytes, named: bytes, placement: Placement) -> Uids:
         """Who holds the session, as far as it is known: by the placement of when its primary was last here."""
-        if named in placement.view or self._before is None:
+        if self._before is None or not placement.is_orphan(named):
             return placement.holders(key, named)
         return self._before.holders(key, named)
 
+    def keepers_before(self, key: bytes, now_ms: int) -> Uids:
+        """The session's keepers of before the last change of view, if that was lately: those of now may not have heard of it yet."""
+        return self._before.keepers(partition_of(key)) if self._before is not None and now_ms < self._recent_until_ms else ()
+
     def _is_heir(self, key: bytes, entry: Entry, placement: Placement, now_ms: int) -> bool:
-        since = self._orphans.setdefault(key, now_ms)
-        self._check_soon(now_ms)
-        if not placement.leads(entry.primary) or entry.body is None or not is_whole(entry):
+        if not placement.leads(entry.primary):
             return False
-        survivors = [uid for uid in self.holders(key, entry.primary, placement) if uid in placement.view]
-        return survivors[:1] == [self.me] or (now_ms - since >= _ORPHAN_MS and placement.primary(key, entry.primary) == self.me)
+        since = self._orphans.setdefault(key, now_ms)
+        self._check_later(now_ms)
+        if entry.body is None or not is_whole(entry):
+            return False
+        survivors = [uid for uid in self.holders(key, entry.primary, placement) if not placement.is_orphan(uid)]
+        late = not survivors or now_ms - since >= _ORPHAN_MS
+        return survivors[:1] == [self.me] or (late and placement.primary(key, entry.primary) == self.me)
 
     # -- in time
 
@@ -154,11 +181,22 @@ class Handover:
         if self._check_at_ms is not None and now_ms >= self._check_at_ms:
             for key in self._near.trim():
                 self.settle(key, placement, now_ms)
-            tasks.heirs.extend(key for key in list(self._orphans) if self.settle(key, placement, now_ms))
-            tasks.sends.extend(self._check(placement))
+            if now_ms >= self._all_due_ms:
+                self._all_due_ms = now_ms + _CHECK_AGAIN_MS
+                tasks.heirs.extend(key for key in list(self._orphans) if self.settle(key, placement, now_ms))
+                self.parting.all_due()
+            sends, dropped = self.parting.check(placement)
+            for key in dropped:
+                self._forget(key)
+            tasks.sends.extend(sends)
             tasks.recover.extend(self._recover(placement))
-            self._check_at_ms = now_ms + _CHECK_AGAIN_MS if self.leaving or self._orphans or self.recovering else None
+            self._check_at_ms = self._next_check_ms(now_ms)
         return tasks
+
+    def _next_check_ms(self, now_ms: int) -> int | None:
+        if self.parting.is_due:
+            return now_ms + _LOOK_AGAIN_MS
+        return now_ms + _CHECK_AGAIN_MS if self.parting.leaving or self._orphans or self.recovering else None
 
     def _look(self, placement: Placement, now_ms: int, tasks: Tasks) -> None:
         looked = 0
@@ -192,10 +230,10 @@ class Handover:
     def _check_later(self, now_ms: int) -> None:
         """What is recovering may come of itself until then; who is asked for the session asks at once."""
         if self._check_at_ms is None:
-            self._check_at_ms = now_ms + _CHECK_AGAIN_MS
+            self._check_at_ms = now_ms + _RECOVER_MS
 
     def _recover(self, placement: Placement) -> Iterable[tuple[bytes, Uids]]:
-        for key in list(self.recovering)[:_CHECKS_AT_ONCE]:
+        for key in list(self.recovering)[:AT_ONCE]:
             entry = self._replica.get(key)
             named = entry.primary if entry is not None else b""
             had = self._before.holders(key, named) if self._before is not None else ()
@@ -207,130 +245,59 @@ class Handover:
             else:
                 self.recovered(key)
 
-    # -- parting from copies
+    # -- parting from copies, and taking what others part from
 
-    def _check(self, placement: Placement) -> list[Send]:
-        """Ask all that should hold what is leaving here; drop what all of them have."""
-        questions: dict[bytes, list[tuple[bytes, bytes]]] = {}
-        for key in list(self.leaving):
-            entry = self._replica.get(key)
-            if entry is None:
-                self._forget(key)
-                continue
-            asked = self._missing(key, entry, placement) if is_whole(entry) or entry.body is None else {}  # parts are with their authors, too
-            if asked:
-                for uid, mark in asked.items():
-                    questions.setdefault(uid, []).append((key, mark))
-            elif asked is not None and not self._keep(key):
-                self._drop(key, entry, placement)
-        sends = []
-        for uid, items in sorted(questions.items()):
-            if uid not in self._asked:
-                self._asked.add(uid)
-                sends.append(Send((uid,), self._say.check(items[:_CHECKS_AT_ONCE])))
-        return sends
-
-    def _missing(self, key: bytes, entry: Entry, placement: Placement) -> dict[bytes, bytes] | None:
-        """The members whose confirmation is still missing, with the mark to confirm. None: there is nobody to hand over to."""
-        told = [uid for group in placement.heads(key, entry.primary) for uid in group]
-        if not told:
-            return None
-        confirmed = self.leaving[key]
-        wanted = {uid: self._mark(uid, key, entry, placement) for uid in told}
-        return {uid: mark for uid, mark in wanted.items() if confirmed.get(uid) != mark}
-
-    def _mark(self, uid: bytes, key: bytes, entry: Entry, placement: Placement) -> bytes:
-        """Of what that member should hold and this one has: a kind and a digest."""
-        if entry.body is not None and placement.depth(uid, key, entry.primary) == WHOLE:
-            return RECORD_MARK + digest(entry.head, self._replica.body_of(entry))
-        return HEAD_MARK + digest(entry.head, None)
-
-    def _drop(self, key: bytes, entry: Entry, placement: Placement) -> None:
-        del self.leaving[key]
-        if entry.head is not None and entry.head.state != LIVE:
-            return  # who has once refused an id goes on refusing it, for as long as tombstones live
-        self.dropped += 1
-        self._near.forget(key)
-        if placement.depth(self.me, key, entry.primary) != NOTHING:
-            self._replica.strip(key)
-        else:
-            self._forget(key)
-            self._replica.drop(key)
+    def remaining(self, placement: Placement) -> tuple[int, int]:
+        """See `Parting.remaining`; what has not been looked at yet counts as left."""
+        left, stranded = self.parting.remaining(placement)
+        return left + sum(len(self._replica.partitions[number]) for number in self._queue), stranded
 
     def _forget(self, key: bytes) -> None:
-        self.leaving.pop(key, None)
+        self.parting.stay(key)
         self.recovering.pop(key, None)
         self._orphans.pop(key, None)
         self._near.forget(key)
 
-    # -- taking what others part from
-
     def asked(self, peer: bytes, items: Sequence[tuple[bytes, bytes]], placement: Placement) -> list[Send]:
-        """A CHECK: confirm what is the same here, fetch the rest. What does not belong here either is not confirmed: two could part from it at once."""
-        same: list[tuple[bytes, bytes]] = []
-        owing = self._owing[peer] = {}
-        for key, mark in items:
+        """A CHECK."""
+        taken = self.parting.asked(peer, items, placement)
+        for key, mark in taken.same:
             entry = self._replica.get(key)
-            if entry is None or not self._has(entry, mark):
-                owing[key] = mark
-            elif self._stays(key, entry, mark, placement):
-                same.append((key, mark))
-        sends = [Send((peer,), self._say.checked(same))]
-        if owing:
-            sends.append(Send((peer,), self._say.want(list(owing))))
-        return sends
+            if entry is not None and mark[:1] != HEAD_MARK and key in self._near and self._is_vouched(peer, key, entry, mark, placement):
+                self.recovering.pop(key, None)
+                self._trust(key)
+        return taken.sends
 
-    def _has(self, entry: Entry, mark: bytes) -> bool:
-        if mark[:1] == HEAD_MARK:
-            return digest(entry.head, None) == mark[1:]
-        return is_whole(entry) and digest(entry.head, self._replica.body_of(entry)) == mark[1:]
+    def _is_vouched(self, peer: bytes, key: bytes, entry: Entry, mark: bytes, placement: Placement) -> bool:
+        """Whether what this member gives is the truth: as one that is told of every change, or was until the view changed, by its own word and by ours."""
+        if placement.vouches(peer, key, entry.primary):
+            return True
+        if mark[:1] != TRUTH_MARK:
+            return False
+        return self._absent.vouches(peer, key, entry.primary) or (self._before is not None and self._before.vouches(peer, key, entry.primary))
 
-    def _stays(self, key: bytes, entry: Entry, mark: bytes, placement: Placement) -> bool:
-        return placement.depth(self.me, key, entry.primary) >= (WHOLE if mark[:1] == RECORD_MARK else HEAD)
+    def came(self, peer: bytes, keys: Sequence[bytes], new: Container[bytes], doubtful: Container[bytes], placement: Placement, now_ms: int) -> list[Send]:
+        """Records came, and are merged. `new`: of which no record was here before; `doubtful`: that may be out of date.
 
-    def came(self, peer: bytes, keys: Sequence[bytes], new: Container[bytes], placement: Placement, now_ms: int) -> list[Send]:
-        """Records came, and are merged. `new`: of which no record was here before.
-
-        A new one is the truth only if it is of somebody who is told of every change; any other may be an old one, under way for long
+        A new one is the truth only if it is of somebody who is told of every change, or was until the view changed; any other may be an old one, under way for long
         or left where it does not belong any more, and this member may have had a newer one itself.
         """
         for key in keys:
             entry = self._replica.get(key)
             if entry is None or entry.body is None or placement.depth(self.me, key, entry.primary) != WHOLE:
                 continue
-            if placement.vouches(peer, key, entry.primary):
+            if key not in doubtful and self._is_vouched(peer, key, entry, self.parting.owed(peer, key), placement):
                 self.recovered(key)
             elif key in new:
                 self._doubt(key)
                 self.recovering[key] = None
                 self._check_later(now_ms)
-        return self._confirm(peer, keys, placement)
-
-    def _confirm(self, peer: bytes, keys: Iterable[bytes], placement: Placement) -> list[Send]:
-        """What a member parts from has come: all that was in it is here."""
-        owing = self._owing.get(peer)
-        if not owing:
-            return []
-        have = []
-        for key in keys:
-            mark, entry = owing.pop(key, b""), self._replica.get(key)
-            if mark and entry is not None and self._stays(key, entry, mark, placement):
-                have.append((key, mark))
-        return [Send((peer,), self._say.checked(have))] if have else []
+        return self.parting.confirm(peer, keys, placement)
 
     def confirmed(self, peer: bytes, items: Sequence[tuple[bytes, bytes]], now_ms: int) -> None:
-        """A CHECKED. What all have confirmed is dropped with the next look."""
-        self._asked.discard(peer)
-        for key, mark in items:
-            if key in self.leaving:
-                self.leaving[key][peer] = mark
-        if items:  # nothing confirmed: ask again in a while, and no sooner
+        """A CHECKED."""
+        if self.parting.confirmed(peer, items):
             self._check_at_ms = min(self._check_at_ms or now_ms + _LOOK_AGAIN_MS, now_ms + _LOOK_AGAIN_MS)
-
-    def forget(self, peer: bytes) -> None:
-        """The link to this member began anew, or it left: no answer will come."""
-        self._asked.discard(peer)
-        self._owing.pop(peer, None)
 
     @property
     def deadline_ms(self) -> int | None:

@@ -3,7 +3,7 @@
 `created`, `destroyed` and `attribute` events, as the servlet listeners of that name, and `conflict`. `destroyed` fires once where there is
 no fault and at least once otherwise, with a stable event id and the final contents, in one live member: the session's
 primary, or, if that is gone, the member that ended it. Listeners that ask for `replicas` hear of it on every member.
-They run in the reactor's thread and must not block; what they raise is logged and counted.
+Those of attributes fire where the commit is made. They run in the reactor's thread and must not block; what they raise is logged and counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from twisted.logger import Logger
 
 from ..membership.view import View
-from .entry import Created, Destroyed
+from .entry import Changed, Created, Destroyed
 from .errors import ValueDamaged
 from .heads import REASONS
 from .record import PRINCIPAL, Clash, Record
@@ -84,7 +84,7 @@ class Listeners:
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 
-    def tell(self, happened: Created | Destroyed | AttributeChanged | Clash, view: View) -> None:
+    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | Clash, view: View) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
         if isinstance(happened, Destroyed):
             head = happened.head
@@ -95,6 +95,8 @@ class Listeners:
         elif isinstance(happened, Clash):
             if happened.name[:1] != "\0" and any(kind is Conflict for kind, _, _ in self._listeners):
                 self._call(self._conflict(happened), happened.lost[1] == self._me)
+        elif isinstance(happened, Changed):
+            self._call(AttributeChanged(happened.key, happened.name, happened.removed), False)
         else:
             self._call(happened, True)
 

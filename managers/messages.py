@@ -26,13 +26,15 @@ SUMS, DIFFER = 14, 15  #: since protocol 2
 
 SUMS, DIFFER, CHECK, CHECKED, CHANGED = range(14, 19)
 
-#: What a CHECK speaks of: the head only, or head and record.
-HEAD_MARK, RECORD_MARK = b"h", b"r"
+#: What a CHECK speaks of: the head only; head and record; and these of a copy that was the truth until its placement changed.
+HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
 
 #: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
-#: ELSEWHERE: it lives, and the head that came before this answer says with whom.
-FOUND, GONE, ABSENT, UNSURE, ELSEWHERE = range(5)
+#: ELSEWHERE: it lives, and the head that came before this answer says with whom. LEFT: the same, and the whole record came, which was the
+#: truth here until the session's place changed.
+FOUND, GONE, ABSENT, UNSURE, ELSEWHERE, LEFT = range(6)
 
+_DOUBTFUL = (True,)
 DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 _MARKED_BYTES = KEY_BYTES + 1 + DIGEST_BYTES
@@ -47,6 +49,7 @@ class Session(NamedTuple):
     created_ms: int
     touches: Touches
     body: bytes | None
+    doubtful: bool = False  #: its sender's copy may be out of date
 
 
 class Inventory(NamedTuple):
@@ -89,7 +92,7 @@ class Speaker:
         return Message(self.name, CONTROL, encode([self.name, *body]), keys, waiters)
 
     def records(self, sessions: Sequence[Session], waiters: Sequence[Waiter] = ()) -> Message:
-        wire = [[s.key, s.head and head_to_wire(s.head), s.created_ms, list(s.touches), s.body] for s in sessions]
+        wire = [[s.key, s.head and head_to_wire(s.head), s.created_ms, list(s.touches), s.body, *_DOUBTFUL[: s.doubtful]] for s in sessions]
         return self._data([s.key for s in sessions], RECORDS, wire, waiters=waiters)
 
     def touches(self, touches: Sequence[tuple[bytes, int]]) -> Message:
@@ -119,7 +122,11 @@ class Speaker:
         return self._data((), SYNCED, number)
 
     def sums(self, number: int, start: int, sums: bytes) -> Message:
-        return self._data((), SUMS, number, start, sums)
+        """Most are zero where members hold a part of all sessions each: only the others travel."""
+        stop = start + len(sums) // SUM_BYTES
+        present = [] if sums.count(0) == len(sums) else [start + i for i, one in enumerate(memoryview(sums).cast("Q")) if one]
+        some = b"".join([sums[(i - start) * SUM_BYTES : (i - start + 1) * SUM_BYTES] for i in present])
+        return self._data((), SUMS, number, start, stop, _bits(start, stop, present), some)
 
     def differ(self, number: int, start: int, stop: int, partitions: Iterable[int]) -> Message:
         return self._data((), DIFFER, number, start, stop, _bits(start, stop, partitions))
@@ -129,7 +136,7 @@ class Speaker:
 
     def answer(self, key: bytes, verdict: int) -> Message:
         """One that speaks of what has just been sent counts as a message about the session: in a full outbox it must not overtake that."""
-        return self._data((key,) if verdict in (FOUND, GONE, ELSEWHERE) else (), ANSWER, key, verdict)
+        return self._data((key,) if verdict in (FOUND, GONE, ELSEWHERE, LEFT) else (), ANSWER, key, verdict)
 
     def check(self, items: Iterable[tuple[bytes, bytes]]) -> Message:
         """Whether the receiver has the same: (key, mark)."""
@@ -208,6 +215,7 @@ def read_records(value: object, ours: Ours) -> list[Session]:
                 ours(created),
                 _read_touches(touches, ours, "record"),
                 body,
+                len(item) > 5 and item[5] is True,
             )
         )
     return sessions
@@ -248,17 +256,25 @@ def read_inventory(message: list[Any]) -> Inventory:
 def _read_bits(bits: object, start: int, stop: int, what: str) -> list[int]:
     """Partitions, ascending."""
     count = stop - start
+    if bits == bytes((count + 7) // 8):
+        return []
     if type(bits) is not bytes or len(bits) != (count + 7) // 8 or int.from_bytes(bits, "little") >> count:
         raise RemoteError(f"{what}: malformed")
     return [start + i for i in range(count) if bits[i >> 3] >> (i & 7) & 1]
 
 
 def read_sums(message: list[Any]) -> Sums:
-    need(len(message) >= 5, "sums")
-    number, start, blob = message[2:5]
-    need(type(number) is int and type(start) is int and start >= 0 and type(blob) is bytes and len(blob) > 0, "sums")
-    need(len(blob) % SUM_BYTES == 0 and start + len(blob) // SUM_BYTES <= PARTITIONS, "sums")
-    return Sums(number, start, blob)
+    need(len(message) >= 7, "sums")
+    number, start, stop, bits, blob = message[2:7]
+    need(type(number) is int and type(start) is int and type(stop) is int and 0 <= start < stop <= PARTITIONS and type(blob) is bytes, "sums")
+    present = _read_bits(bits, start, stop, "sums")
+    need(len(blob) == len(present) * SUM_BYTES, "sums")
+    if len(present) == stop - start:
+        return Sums(number, start, blob)
+    sums = bytearray((stop - start) * SUM_BYTES)
+    for at, partition in enumerate(present):
+        sums[(partition - start) * SUM_BYTES : (partition - start + 1) * SUM_BYTES] = blob[at * SUM_BYTES : (at + 1) * SUM_BYTES]
+    return Sums(number, start, bytes(sums))
 
 
 def read_differ(message: list[Any]) -> Differ:
@@ -285,7 +301,7 @@ def read_marks(value: object, what: str) -> list[tuple[bytes, bytes]]:
     need(type(value) is bytes and len(value) % _MARKED_BYTES == 0 and len(value) <= _KEYS_MAX * _MARKED_BYTES, what)
     assert type(value) is bytes
     items = [(value[i : i + KEY_BYTES], value[i + KEY_BYTES : i + _MARKED_BYTES]) for i in range(0, len(value), _MARKED_BYTES)]
-    need(all(mark[:1] in (HEAD_MARK, RECORD_MARK) for _, mark in items), what)
+    need(all(mark[:1] in (HEAD_MARK, RECORD_MARK, TRUTH_MARK) for _, mark in items), what)
     return items
 
 

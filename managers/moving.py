@@ -8,7 +8,7 @@ go when those in the right place are confirmed (`handover.py`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..membership.effects import Effect, Send
@@ -18,7 +18,7 @@ from .handover import Handover
 from .heads import LIVE, Head
 from .messages import Speaker
 from .near import NearCache, Watchers
-from .placement import WHOLE, Groups, Placement, Uids, partition_of
+from .placement import WHOLE, Groups, Placement, Uids, gather, partition_of
 from .replica import Replica
 from .settings import ManagerSettings
 
@@ -34,6 +34,7 @@ class Moving:
         speaker: Speaker,
         replica: Replica,
         entropy: AntiEntropy,
+        near: NearCache,
         placement: Placement,
         settings: ManagerSettings,
         keep: Callable[[bytes], bool],
@@ -43,9 +44,9 @@ class Moving:
         self._say = speaker
         self._replica = replica
         self._entropy = entropy
-        self.near = NearCache(settings.near_cache_max)
+        self.near = near
         self.watchers = Watchers(settings.watched_max)
-        self.handover = Handover(me, speaker, replica, self.near, self.watchers, keep)
+        self.handover = Handover(me, speaker, replica, self.near, self.watchers, placement, keep)
 
     # -- primaries
 
@@ -70,17 +71,18 @@ class Moving:
 
     def forward(self, peer: bytes, deltas: list[list[Any]]) -> list[Effect]:
         """Commits of one who is not the primary (any more): tell it who is, and give the primary what it has not heard."""
-        strays: dict[bytes, list[bytes]] = {}
-        for delta in deltas:
-            entry = self._replica.get(delta[0])
-            if entry is not None and self.placement.is_stray(peer, entry.primary) and is_whole(entry):
-                strays.setdefault(entry.primary, []).append(delta[0])
         effects: list[Effect] = []
-        for primary, keys in sorted(strays.items()):
+        for primary, keys in gather(self._strays(peer, deltas)):
             effects += self._entropy.records(peer, keys)
             if primary != self.me:
                 effects += self._entropy.records(primary, keys)
         return effects
+
+    def _strays(self, peer: bytes, deltas: list[list[Any]]) -> Iterator[tuple[bytes, bytes]]:
+        for delta in deltas:
+            entry = self._replica.get(delta[0])
+            if entry is not None and self.placement.is_stray(peer, entry.primary) and is_whole(entry):
+                yield entry.primary, delta[0]
 
     def needs_record(self, key: bytes) -> bool:
         """Whether a head alone is not enough here: this member holds the session, or has to judge whether it lives again."""
@@ -96,17 +98,14 @@ class Moving:
 
     def deposed(self, keys: Iterable[bytes]) -> list[Effect]:
         """This member led these: who has taken one over gets what we have, as it may have missed some of it."""
-        lost: dict[bytes, list[bytes]] = {}
-        for key in keys:
-            entry = self._replica.get(key)
-            if entry is not None and entry.primary != self.me and entry.body is not None:
-                lost.setdefault(entry.primary, []).append(key)
-        return [effect for winner, some in sorted(lost.items()) for effect in self._entropy.records(winner, some)]
+        entries = ((key, self._replica.get(key)) for key in keys)
+        lost = gather((entry.primary, key) for key, entry in entries if entry is not None and entry.primary != self.me and entry.body is not None)
+        return [effect for winner, some in lost for effect in self._entropy.records(winner, some)]
 
     def displaced(self, before: dict[bytes, bytes], peer: bytes, heads: Iterable[tuple[bytes, Head]]) -> list[Effect]:
         """Tell the primary of before of the new one; the keepers tell the others who held the session by the old head: the author may
         not have known of them. And tell `peer`, whose heads these are, where it is behind."""
-        tells: dict[bytes, list[tuple[bytes, Head]]] = {}
+        tells: list[tuple[bytes, tuple[bytes, Head]]] = []
         for key, old in before.items():
             entry = self._replica.get(key)
             if entry is None or entry.head is None or entry.primary == old:
@@ -116,18 +115,23 @@ class Moving:
                 lost.update(uid for group in self.placement.heads(key, old) for uid in group)
                 lost.difference_update(*self.placement.heads(key, entry.primary))
                 lost.add(old)
-            for uid in lost.difference((self.me, peer)):
-                tells.setdefault(uid, []).append((key, entry.head))
+            tells += ((uid, (key, entry.head)) for uid in sorted(lost.difference((self.me, peer))))
         for key, head in heads if before else ():
             entry = self._replica.get(key)
             if entry is not None and entry.head is not None and head.version < entry.head.version and head.primary != entry.primary:
-                tells.setdefault(peer, []).append((key, entry.head))
-        return [Send((uid,), self._say.heads(heads)) for uid, heads in sorted(tells.items())]
+                tells.append((peer, (key, entry.head)))
+        return [Send((uid,), self._say.heads(heads)) for uid, heads in gather(tells)]
 
-    def came(self, keys: Sequence[bytes], new: Container[bytes], peer: bytes, now_ms: int) -> list[Effect]:
-        """Records came for these; `new`: of which no record was here before."""
+    def doubts(self, key: bytes) -> bool:
+        """Whether our copy may be out of date, and was so before it was to leave."""
+        return key in self.near and not self.handover.parting.was_truth(key)
+
+    def came(self, keys: Sequence[bytes], new: Container[bytes], doubtful: Container[bytes], peer: bytes, now_ms: int) -> list[Effect]:
+        """Records came for these; `new`: of which no record was here before, `doubtful`: that may be out of date, by their sender's word."""
         self.merged(keys, peer, now_ms)
-        return [] if self.placement.everywhere else [*self.handover.came(peer, keys, new, self.placement, now_ms)]
+        if self.placement.everywhere:
+            return [*self.handover.parting.confirm(peer, keys, self.placement)]
+        return [*self.handover.came(peer, keys, new, doubtful, self.placement, now_ms)]
 
     def merged(self, keys: Sequence[bytes], peer: bytes, now_ms: int) -> None:
         """Something came for these: tell who reads them from us, and see that each is where it should be."""
@@ -163,20 +167,18 @@ class Moving:
     def tick(self, now_ms: int) -> tuple[list[Effect], list[tuple[bytes, Uids]]]:
         """(effects, keys to ask these members for): copies that may go or are out of date, and sessions whose primary is gone."""
         tasks = self.handover.tick(now_ms, self.placement)
-        heads: dict[Uids, list[tuple[bytes, Head]]] = {}
-        records: dict[Uids, list[bytes]] = {(uid,): keys for uid, keys in tasks.given.items()}
+        heads: list[tuple[Uids, tuple[bytes, Head]]] = []
+        records: list[tuple[Uids, bytes]] = [((uid,), key) for uid, keys in tasks.given.items() for key in keys]
         for key in tasks.heirs:
             entry = self._replica.get(key)
             assert entry is not None
             told, given = self.take_over(key, entry, now_ms)
             assert entry.head is not None
-            for group in told:
-                heads.setdefault(group, []).append((key, entry.head))
-            for group in given:
-                records.setdefault(group, []).append(key)
+            heads += ((group, (key, entry.head)) for group in told)
+            records += ((group, key) for group in given)
         effects: list[Effect] = [*tasks.sends]
-        effects += [Send(group, self._say.heads(some)) for group, some in sorted(heads.items())]
-        effects += [Send(group, message) for group, keys in sorted(records.items()) for message in self._entropy.messages(keys)]
+        effects += [Send(group, self._say.heads(some)) for group, some in gather(heads)]
+        effects += [Send(group, message) for group, keys in gather(records) for message in self._entropy.messages(keys)]
         return effects, tasks.recover
 
     def tell_readers(self) -> list[Send]:
@@ -198,5 +200,5 @@ class Moving:
     def left(self, peer: bytes, now_ms: int) -> None:
         """It is gone, or its link began anew: what was on its way to either side is lost."""
         self.unlinked(peer, now_ms)
-        self.handover.forget(peer)
+        self.handover.parting.lost(peer)
         self.watchers.lost(peer)

@@ -18,21 +18,36 @@ weight hold nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from math import log
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from ..membership.member import Member
 from ..membership.view import View
 
-__all__ = ["HEAD", "NOTHING", "PARTITIONS", "WHOLE", "EveryMember", "Groups", "Placement", "PrimaryAndBackups", "Ranked", "Strategy", "Uids", "partition_of"]
+__all__ = [
+    "HEAD",
+    "NOTHING",
+    "PARTITIONS",
+    "WHOLE",
+    "EveryMember",
+    "Groups",
+    "Placement",
+    "PrimaryAndBackups",
+    "Ranked",
+    "Strategy",
+    "Uids",
+    "gather",
+    "partition_of",
+]
 
 PARTITIONS = 4096
 NOTHING, HEAD, WHOLE = range(3)
 
 Uids = tuple[bytes, ...]
 Groups = tuple[Uids, ...]  #: members that are told the same things, so that one message serves each group
+_To = TypeVar("_To", bytes, Uids)
 
 
 def partition_of(key: bytes) -> int:
@@ -40,15 +55,24 @@ def partition_of(key: bytes) -> int:
     return key[0] << 4 | key[1] >> 4
 
 
+def gather(pairs: Iterable[tuple[_To, Any]]) -> list[tuple[_To, list[Any]]]:
+    """(member or group, something for it) -> what there is for each, in the order of the members."""
+    gathered: dict[_To, list[Any]] = {}
+    for to, one in pairs:
+        gathered.setdefault(to, []).append(one)
+    return sorted(gathered.items())
+
+
 class Placement(Protocol):
     """Made anew for each view by a strategy. Reactor thread or under the manager's lock; computing a rank is idempotent.
 
     `named` is the primary that a session's head names; it need not be here any more. `everywhere`: this member holds every session,
-    so that what is not here does not exist.
+    so that what is not here does not exist; `uniform`: and so does every other.
     """
 
     view: View
     everywhere: bool
+    uniform: bool
 
     def keepers(self, partition: int) -> Uids:
         """The two keepers, best first (fewer when fewer members hold copies)."""
@@ -76,6 +100,12 @@ class Placement(Protocol):
 
     def leads(self, named: bytes) -> bool:
         """Whether this member, when it serves a session of that primary, should become its primary."""
+
+    def is_lite(self, uid: bytes) -> bool:
+        """Whether this member is here and has no weight: it holds nothing."""
+
+    def is_orphan(self, named: bytes) -> bool:
+        """Whether a session of that primary needs another one, served or not: this one is gone, or is about to leave."""
 
     def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
         """Whether what this member gives of a session is as new as anything that others may have given up relying on it."""
@@ -148,6 +178,7 @@ class EveryMember:
         self._holders = tuple(member.uid for member in self._ranking.members)
         self._with_weight = frozenset(self._holders)
         self.everywhere = me in self._holders or not self._holders
+        self.uniform = len(self._holders) in (0, len(view))
         self._peers = tuple(member.uid for member in view if member.uid != me)
         told = tuple(uid for uid in self._holders if uid != me)
         self._groups: Groups = (told,) if told else ()
@@ -179,7 +210,13 @@ class EveryMember:
         return self._me
 
     def leads(self, named: bytes) -> bool:
-        return named not in self.view and self._me in self._with_weight
+        return named not in self._with_weight and self._me in self._with_weight
+
+    def is_lite(self, uid: bytes) -> bool:
+        return uid in self.view and uid not in self._with_weight
+
+    def is_orphan(self, named: bytes) -> bool:
+        return False  # whoever serves it next takes it over
 
     def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
         return True
@@ -194,7 +231,7 @@ class EveryMember:
 class _Partial:
     """A strategy by which a session is held by some members only."""
 
-    everywhere = False
+    everywhere = uniform = False
 
     def __init__(self, view: View, me: bytes, copies: int) -> None:
         self.view = view
@@ -238,6 +275,12 @@ class _Partial:
         return self._me
 
     def leads(self, named: bytes) -> bool:
+        return False
+
+    def is_lite(self, uid: bytes) -> bool:
+        return uid in self.view and uid not in self._with_weight
+
+    def is_orphan(self, named: bytes) -> bool:
         return False
 
     def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
@@ -286,7 +329,7 @@ class PrimaryAndBackups(_Partial):
         return key[0] << 4 | key[1] >> 4, named if named in self._with_weight else b""
 
     def serves(self, key: bytes, named: bytes) -> bool:
-        return named == self._me
+        return named == self._me or (self.is_lite(named) and self._me in self.holders(key, named))
 
     def appoint(self, key: bytes) -> bytes:
         """A member that holds nothing appoints the best ranked on its machine, else the best ranked."""
@@ -300,9 +343,12 @@ class PrimaryAndBackups(_Partial):
     def leads(self, named: bytes) -> bool:
         return named != self._me and self._me in self._with_weight
 
+    def is_orphan(self, named: bytes) -> bool:
+        return named not in self._with_weight
+
     def vouches(self, uid: bytes, key: bytes, named: bytes) -> bool:
         """Only the primary while it is here: the others learn of a session's moves at different times."""
-        return uid == named or (named not in self.view and uid in self.holders(key, named))
+        return uid == named or (named not in self._with_weight and uid in self.holders(key, named))
 
     def is_stray(self, author: bytes, named: bytes) -> bool:
         return author != named and author in self._with_weight and named in self._with_weight

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from .entry import Created, Destroyed, Entry, Outcome
+from .entry import Changed, Created, Destroyed, Entry, Outcome
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, live_head, winner
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, Clash, Record, Touches, merge_touches, touched
@@ -36,7 +36,7 @@ class Replica:
         self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
         self.live = 0
         self.tombstones = 0
-        self.events: list[Created | Destroyed | Clash] = []
+        self.events: list[Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: unpacked since the last sweep
         self._cooling: set[bytes] = set()
@@ -144,6 +144,8 @@ class Replica:
             elif entry.head is not None and entry.head.state:
                 self._late(key, entry.head, origin, delta[1], outcome)
                 continue
+            elif len(delta) > 6:
+                self._meet_creation(entry, live_head(delta[1], origin, delta[7] if len(delta) > 7 else origin))
             record = entry.body
             if type(record) is not Record:
                 if record is None:
@@ -186,6 +188,11 @@ class Replica:
         entry = Entry(head, record, ours(created), (origin, accessed, ours(accessed)))
         self._insert(key, entry)
         return entry
+
+    def _meet_creation(self, entry: Entry, head: Head) -> None:
+        """Told again, or two members have created what goes by a name that both know (`maps.py`): one head stands everywhere."""
+        if entry.head is None or entry.head.state == LIVE:
+            entry.head = head if entry.head is None else winner(entry.head, head)
 
     def _late(self, key: bytes, head: Head, origin: bytes, counter: int, outcome: Outcome) -> None:
         """A commit to a session that has ended here."""

@@ -226,6 +226,10 @@ class Session(MutableMapping[str, Any]):
         self.key = key_of(self.id)
         self.token = ""
 
+    def adopt(self, session_id: str) -> None:
+        """This new session gets this id, and not one of its own. For ids that are not secrets of a browser (`maps.py`)."""
+        self.id, self.key = session_id, key_of(session_id)
+
     def freeze_id(self) -> None:
         """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""
         self._frozen = True

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from ..membership.knobs import knob
 
-__all__ = ["ManagerSettings"]
+__all__ = ["ManagerSettings", "MapSettings"]
+
+_BUCKET_MAX_BYTES = 16 * 1024 * 1024  # a bucket travels as one message when a member joins; `channel.message_max_bytes` is above it
+_NO_LIMIT = 2**40
 
 
 @dataclass(frozen=True)
@@ -100,3 +103,41 @@ class ManagerSettings:
     def kind(self) -> str:
         """What all members of a manager must have in common: its type, and how many backups."""
         return self.type if self.type == "delta" else f"{self.type}/{self.backups}"
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """Table `[maps.NAME]` of the configuration file: a dictionary that the members share (`maps.py`)."""
+
+    type: str = knob(
+        "replicated",
+        "Which members hold an entry. `replicated`: every member of the domain, so that reading never waits; for a few nodes, or small maps. "
+        "`partitioned`: `backups` + 1 nodes by the entry's key. The same on all nodes.",
+        choices=("replicated", "partitioned"),
+    )
+    backups: int = knob(1, "Copies of an entry besides the first, for type `partitioned`. The same on all nodes.", minimum=0, maximum=16)
+    buckets: int = knob(
+        64,
+        "Parts into which the map is split by key; a part has its place, is read as a whole, and holds up to 16 MiB. "
+        "More for large maps, fewer where all entries are read together. The same on all nodes.",
+        minimum=1,
+        maximum=4096,
+    )
+    acks: str = knob("none", "Whose confirmation a write waits for: as for a session manager.")
+    ack_timeout_s: float = knob(0.8, "Longest wait for confirmations.", minimum=0.01, maximum=60.0)
+    strict_acks: bool = knob(False, "Raise `NotConfirmed` when the wanted confirmations did not come, instead of only saying so in the receipt.")
+    near_cache_max: int = knob(10_000, "Parts held elsewhere of which this node keeps a copy for reading. 0: each read asks.", minimum=0)
+    lookup_timeout_s: float = knob(0.5, "Longest wait for a part that is held elsewhere.", minimum=0.05, maximum=30.0)
+
+    def for_manager(self) -> ManagerSettings:
+        """Of the manager underneath: nothing in it ends by itself."""
+        return ManagerSettings(
+            type="delta" if self.type == "replicated" else "partitioned", backups=self.backups, acks=self.acks, ack_timeout_s=self.ack_timeout_s,
+            strict_acks=self.strict_acks, near_cache_max=self.near_cache_max, lookup_timeout_s=self.lookup_timeout_s, idle_timeout_s=0.0,
+            absolute_timeout_s=0.0, session_max_bytes=_BUCKET_MAX_BYTES, attributes_max=_NO_LIMIT,
+        )  # fmt: skip
+
+    @property
+    def kind(self) -> str:
+        """What all members of a map must have in common."""
+        return f"{self.for_manager().kind}/{self.buckets}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -251,6 +252,11 @@ class Net:
         self.deliver()
         self.alive.discard(uid)
         self.show_views(frozenset((uid,)))
+
+    def reweigh(self, number: int, weight: int) -> None:
+        """This member announces another weight, and everybody hears of it."""
+        self.members[number] = self.channels[self.members[number].uid].me = replace(self.members[number], weight=weight)
+        self.show_views()
 
     def join(self) -> int:
         """One more member. Links to all open, then all see it. Returns its number."""

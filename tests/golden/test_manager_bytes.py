@@ -60,7 +60,7 @@ MESSAGES = [
     (12, CONTROL, SAY.ask([KEY]), "83" + NAME + "0c" + "8150" + KEY_HEX, ["web", 12, [KEY]]),
     (13, CONTROL, SAY.access([(KEY, (UID, 1000, 1000), True)]), "83" + NAME + "0d" + "81" + "8350" + KEY_HEX + "8350" + UID_HEX + "1903e81903e8" + "f5",
      ["web", 13, [[KEY, [UID, 1000, 1000], True]]]),
-    (14, DATA, SAY.sums(9, 0, b"\xcc" * 8 + bytes(8)), "85" + NAME + "0e" + "09" + "00" + "50" + "cc" * 8 + "00" * 8, ["web", 14, 9, 0, b"\xcc" * 8 + bytes(8)]),
+    (14, DATA, SAY.sums(9, 0, b"\xcc" * 8 + bytes(8)), "87" + NAME + "0e" + "09" + "00" + "02" + "4101" + "48" + "cc" * 8, ["web", 14, 9, 0, 2, b"\x01", b"\xcc" * 8]),
     (15, DATA, SAY.differ(9, 0, 9, [0, 8]), "86" + NAME + "0f" + "09" + "00" + "09" + "42" + "0101", ["web", 15, 9, 0, 9, b"\x01\x01"]),
     (16, DATA, SAY.check([(KEY, RECORD_MARK + DIGEST)]), "83" + NAME + "10" + "5819" + KEY_HEX + "72" + DIGEST.hex(), ["web", 16, KEY + b"r" + DIGEST]),
     (17, DATA, SAY.checked([(KEY, HEAD_MARK + DIGEST)]), "83" + NAME + "11" + "5819" + KEY_HEX + "68" + DIGEST.hex(), ["web", 17, KEY + b"h" + DIGEST]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from caterwaul.managers.digests import Digests
 from caterwaul.managers.entry import Entry, Outcome
 from caterwaul.managers.heads import INVALIDATED, Head, live_head
 from caterwaul.managers.messages import COVERED, DIFFER, INVENTORY, OFFER, RECORDS, SUMS, SYNCED, Speaker, read_covered, read_differ, read_inventory, read_sums
-from caterwaul.managers.placement import NOTHING, PARTITIONS, WHOLE, partition_of
+from caterwaul.managers.placement import PARTITIONS, WHOLE, partition_of
 from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -271,8 +272,10 @@ def test_answers_to_another_round_or_range_change_nothing() -> None:
 @pytest.mark.parametrize(
     "message",
     [
-        ["m", SUMS], ["m", SUMS, 1, 0], ["m", SUMS, 1, 0, b""], ["m", SUMS, 1, 0, b"s" * 7], ["m", SUMS, 1, 4095, b"s" * 16], ["m", SUMS, 1, -1, b"s" * 8],
-        ["m", SUMS, None, 0, b"s" * 8], ["m", SUMS, 1, True, b"s" * 8], ["m", SUMS, 1, 0, "s" * 8], ["m", SUMS, 1, 0, b"s" * 8 * 4097],
+        ["m", SUMS], ["m", SUMS, 1, 0, 1], ["m", SUMS, 1, 0, 1, b"\1"], ["m", SUMS, 1, 0, 1, b"\1", b"s" * 7], ["m", SUMS, 1, 0, 2, b"\1", b"s" * 16],
+        ["m", SUMS, 1, 4095, 4097, b"\3", b"s" * 16], ["m", SUMS, 1, -1, 0, b"\1", b"s" * 8], ["m", SUMS, None, 0, 1, b"\1", b"s" * 8],
+        ["m", SUMS, 1, True, 2, b"\1", b"s" * 8], ["m", SUMS, 1, 0, 1, b"\1", "s" * 8], ["m", SUMS, 1, 0, 1, "1", b"s" * 8], ["m", SUMS, 1, 3, 3, b"", b""],
+        ["m", SUMS, 1, 0, 1, b"\2", b"s" * 8], ["m", SUMS, 1, 0, 9, b"\1", b"s" * 8],
         ["m", DIFFER, 1, 0, 8], ["m", DIFFER, 1, 0, 8, b""], ["m", DIFFER, 1, 0, 8, b"bb"], ["m", DIFFER, 1, 0, 7, b"\x80"], ["m", DIFFER, 1, 8, 8, b"b"],
         ["m", DIFFER, 1, 0, 4097, b"b" * 513], ["m", DIFFER, 1, -8, 0, b"b"], ["m", DIFFER, "1", 0, 8, b"b"], ["m", DIFFER, 1, 0, 8, [1]],
         ["m", INVENTORY, 1, 0, 8, b"", b""], ["m", INVENTORY, 1, 0, 7, b"", b"\x80"], ["m", INVENTORY, 1, 0, 8, b"", "b"],
@@ -288,7 +291,9 @@ def test_sums_and_bits_of_another_length_or_type_are_a_remote_error(message: lis
 
 def test_what_is_said_is_read_again() -> None:
     say = Speaker("m")
-    assert read_sums(decode(say.sums(1, 4094, b"s" * 16).payload)) == (1, 4094, b"s" * 16)
+    for sums in (b"s" * 16, bytes(8) + b"s" * 8, bytes(16), bytes(8) + b"s" * 8 + bytes(7 * 8) + b"t" * 8):
+        assert read_sums(decode(say.sums(1, 1000, sums).payload)) == (1, 1000, sums)
+    assert len(say.sums(1, 0, bytes(8 * PARTITIONS)).payload) < 600
     assert read_differ(decode(say.differ(1, 10, 4096, [10, 77, 4095]).payload)) == (1, 10, 4096, [10, 77, 4095])
     assert read_inventory(decode(say.inventory(1, 0, 9, [(bytes(16), b"d" * 8)], [0, 8]).payload)).only == [0, 8]
     assert read_inventory(decode(say.inventory(1, 0, 9, []).payload)).only is None
@@ -375,7 +380,11 @@ def test_sums_count_for_each_peer_what_is_shared_with_it() -> None:
     replica = Replica(b"m" * 16)
     a, b = b"a" * 16, b"b" * 16
     held = {a: {1, 2, 3}, b: {2, 3, 4}}
-    sums = Digests(replica, 1000, lambda peer, key, named: WHOLE if key[1] in held[peer] else NOTHING)
+
+    def sharers(key: bytes, named: bytes) -> Iterator[tuple[bytes, int]]:
+        yield from ((peer, WHOLE) for peer in held if key[1] in held[peer])
+
+    sums = Digests(replica, 1000, sharers)
     alone = {peer: Digests(Replica(b"m" * 16), 1000) for peer in held}
     for number in range(1, 5):
         key = bytes([0, number]) + bytes(14)
@@ -393,9 +402,8 @@ def test_sums_count_for_each_peer_what_is_shared_with_it() -> None:
     assert row(a) != row(b)
     assert {peer: row(peer) for peer in held} == {peer: digests.sums(peer, 0, 8, 0)[1] for peer, digests in alone.items()}
     assert sums.inventory(b, 0, 0) == alone[b].inventory(b, 0, 0)
-    assert not sums.offers(a, bytes([0, 4]) + bytes(14), entry(4), 0, False)
     held[a].add(4)
-    sums.placed([a])
+    sums.placed(sharers)
     assert row(a) not in (row(b), bytes(64))
     assert sums.differing(a, 0, row(a), 0) == (8, [])
     assert sums.differing(b, 0, row(a), 0) == (8, [0])
@@ -422,7 +430,7 @@ def test_a_head_alone_counts_when_it_is_an_end_only() -> None:
 
 def test_an_unknown_element_after_those_of_sums_is_ignored() -> None:
     net = Net(2, QUIET)
-    message = Message("default", DATA, encode(["default", SUMS, 1, 0, bytes(8), "more"]))
+    message = Message("default", DATA, encode(["default", SUMS, 1, 0, 1, b"\0", b"", "more"]))
     traffic = Traffic(net)
     net.channels[net.members[1].uid].deliver(net.members[0], message, 0)
     assert traffic.of(DIFFER) == [["default", DIFFER, 1, 0, 1, b"\0"]]
