@@ -1,24 +1,26 @@
 """The admin service of a node: JSON over HTTP on a Unix socket, for this user on this machine.
 
-Reading only. Sessions show the first half of the hash of their id and never the id, nor values: whoever may read this must
+Sessions show the first half of the hash of their id and never the id, nor values: whoever may read this must
 still not be able to take over a session. `/health/live` answers while the reactor turns; `/health/ready` is 200 once every
-manager holds what it should, which is what balancers wait for.
+manager holds what it should, which is what balancers wait for. What only looks is a GET; what changes something (`/drain`, `/leave`) a POST.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
+from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..membership.errors import LocalError
 from .admin_socket import prepare_path
@@ -26,6 +28,7 @@ from .settings import Settings
 
 __all__ = ["SESSIONS_PAGE_MAX", "AdminService", "Administered", "admin_resource"]
 
+_log = Logger()
 SESSIONS_PAGE_MAX = 1000  #: sessions in one answer: a few hundred KB
 _SESSIONS_PAGE = 100
 
@@ -45,6 +48,16 @@ class Administered(Protocol):
         """Raises `LocalError` for a manager that does not exist or a malformed `after`."""
 
     def statistics(self) -> dict[str, Any]: ...
+
+    def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]: ...
+
+    def drain_report(self) -> dict[str, Any]: ...
+
+    def begin_drain(self) -> dict[str, Any]: ...
+
+    def cancel_drain(self) -> dict[str, Any]: ...
+
+    def end(self) -> dict[str, Any]: ...
 
 
 class AdminService:
@@ -76,23 +89,48 @@ class AdminService:
 
 
 class _Answer(Resource):
-    """GET gives what `make` returns, as JSON; a `LocalError` of it is a bad request."""
+    """GET gives what `make` returns, POST what `act` returns, as JSON; a `LocalError` of it is a bad request."""
 
     isLeaf = True
 
-    def __init__(self, make: Callable[[Request], tuple[int, Any]]) -> None:
+    def __init__(self, make: Callable[[Request], tuple[int, Any]] | None, act: Callable[[Request], Any] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._make = make
+        self._act = act
+        self.allowedMethods = [*([b"GET", b"HEAD"] if make else []), *([b"POST"] if act else [])]
 
-    def render_GET(self, request: Request) -> bytes:
-        try:
-            code, body = self._make(request)
-        except LocalError as error:
-            code, body = 400, {"error": str(error)}
-        request.setResponseCode(code)
-        request.setHeader(b"content-type", b"application/json")
-        request.setHeader(b"cache-control", b"no-store")
-        return json.dumps(body).encode()
+    def render_GET(self, request: Request) -> int:
+        return self._answer(request, self._make)
+
+    def render_POST(self, request: Request) -> int:
+        act = self._act
+        return self._answer(request, None if act is None else lambda request: (200, act(request)))
+
+    def _answer(self, request: Request, make: Callable[[Request], tuple[int, Any]] | None) -> int:
+        if make is None:
+            raise UnsupportedMethod(self.allowedMethods)
+
+        async def answer() -> None:
+            try:
+                code, body = make(request)
+                if isinstance(body, Deferred):
+                    body = await body
+            except LocalError as error:
+                code, body = 400, {"error": str(error)}
+            except Exception:
+                _log.failure("an answer of the admin service failed")
+                code, body = 500, {"error": "internal error; the node's log says more"}
+            if not gone:
+                request.setResponseCode(code)
+                request.setHeader(b"content-type", b"application/json")
+                request.setHeader(b"cache-control", b"no-store")
+                request.write(json.dumps(body).encode())
+                request.finish()
+
+        gone: list[object] = []
+        request.notifyFinish().addErrback(gone.append)
+        ensureDeferred(answer())
+        return NOT_DONE_YET
 
 
 def admin_resource(node: Administered) -> Resource:
@@ -108,18 +146,29 @@ def admin_resource(node: Administered) -> Resource:
     ):
         parent.putChild(name, _Answer(make))
     root.putChild(b"health", health)
+    root.putChild(b"drain", _Answer(lambda request: (200, node.drain_report()), lambda request: _drain(node, request)))
+    root.putChild(b"rehearse", _Answer(lambda request: (200, node.rehearse(_arguments(request, b"lose")))))
+    root.putChild(b"leave", _Answer(None, lambda request: node.end()))
     return root
 
 
-def _sessions(node: Administered, request: Request) -> dict[str, Any]:
-    def argument(name: bytes, default: str) -> str:
-        values = (request.args or {}).get(name, [])
-        return values[0].decode("utf-8", "replace") if values else default
+def _arguments(request: Request, name: bytes) -> list[str]:
+    return [value.decode("utf-8", "replace") for value in (request.args or {}).get(name, [])]
 
-    limit = argument(b"limit", str(_SESSIONS_PAGE))
+
+def _argument(request: Request, name: bytes, default: str) -> str:
+    return next(iter(_arguments(request, name)), default)
+
+
+def _drain(node: Administered, request: Request) -> dict[str, Any]:
+    return node.cancel_drain() if _argument(request, b"cancel", "") else node.begin_drain()
+
+
+def _sessions(node: Administered, request: Request) -> dict[str, Any]:
+    limit = _argument(request, b"limit", str(_SESSIONS_PAGE))
     if not (limit.isascii() and limit.isdecimal() and len(limit) < 6 and int(limit) <= SESSIONS_PAGE_MAX):
         raise LocalError(f"limit: {limit!r} is not a number from 0 to {SESSIONS_PAGE_MAX}")
-    return node.sessions_report(argument(b"manager", ""), int(limit), argument(b"after", ""))
+    return node.sessions_report(_argument(request, b"manager", ""), int(limit), _argument(request, b"after", ""))
 
 
 def _no_log(request: Request) -> None:

@@ -101,11 +101,11 @@ def find_running(name: str = "") -> list[Running]:
     return found
 
 
-def ask(path: Path, target: str) -> Any:
-    """One GET over the socket: the decoded JSON. Raises `LocalError` saying whether nobody runs there, or what was answered."""
-    connection = _UnixConnection(path)
+def ask(path: Path, target: str, method: str = "GET", timeout_s: float = _ANSWER_S) -> Any:
+    """One request over the socket: the decoded JSON. Raises `LocalError` saying whether nobody runs there, or what was answered."""
+    connection = _UnixConnection(path, timeout_s)
     try:
-        connection.request("GET", target)
+        connection.request(method, target)
         response = connection.getresponse()
         body = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError):
@@ -113,7 +113,7 @@ def ask(path: Path, target: str) -> Any:
     except PermissionError:
         raise LocalError(f"{path} belongs to another user; only the user that runs a node may ask it") from None
     except TimeoutError:
-        raise LocalError(f"the node at {path} did not answer within {_ANSWER_S:g} s") from None
+        raise LocalError(f"the node at {path} did not answer within {timeout_s:g} s") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise LocalError(f"the node at {path} gave no usable answer: {error}") from None
     finally:
@@ -134,8 +134,8 @@ def _is_alive(pid: int) -> bool:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_ANSWER_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:

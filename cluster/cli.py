@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -19,10 +20,12 @@ import click
 from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate, globalLogBeginner, textFileLogObserver
 
 from ..membership.errors import LocalError
-from .admin_socket import ask, find_running
+from .admin_socket import answers, ask, find_running
 from .config import SettingsError
 from .demo.command import run_check, run_demo
+from .demo.nodes import Layout
 from .describe import to_json, to_markdown, to_toml
+from .draining import DRAINED, DRAINING, SERVING
 from .embedding import installed_reactor
 from .settings import Settings, load, parse_overrides
 from .tap import NodeService
@@ -30,6 +33,8 @@ from .tap import NodeService
 __all__ = ["main"]
 
 _PAGE = 500  # sessions asked for at a time
+_LOOK_S = 0.1  # between looks at something that goes on
+_REHEARSAL_S = 300.0  # a million sessions take a minute
 T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -212,25 +217,126 @@ def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
 
 
 @main.command()
+@_asking
+@_as_json
+@click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=60.0, show_default=True, metavar="S", help="Give up waiting after so many seconds.")
+@click.option("--stay", is_flag=True, help="Do not end the node afterwards: it goes on as a lite member.")
+@click.option("--cancel", is_flag=True, help="Take part again: the end of a drain, or of having drained.")
+@click.pass_context
+def drain(ctx: click.Context, path: str | None, socket: str | None, as_json: bool, timeout_s: float, stay: bool, cancel: bool) -> None:
+    """Hand all sessions of a running node over to the other nodes, then end it.
+
+    From the first moment the node says that it is not ready, so that balancers send users elsewhere; requests that still come are
+    served. A session counts as handed over when all nodes that should hold it have confirmed it. A node inside an application's own process
+    goes on without sessions until that process ends.
+
+    Exit code 1: something is left after --timeout, or nobody else can hold it; the node goes on draining, and does not end.
+    """
+    where = _find(path, socket)
+    if cancel:
+        _say_drain(ask(where, "/drain?cancel=1", "POST"), as_json)
+        return
+    report = _watch_drain(where, timeout_s)
+    over = report["state"] == DRAINED and not report["stranded"]
+    if over and not stay:
+        report.update(ask(where, "/leave", "POST"))
+        _until(lambda: not report["left_process"] or not answers(where), timeout_s)
+    _say_drain(report, as_json)
+    ctx.exit(0 if over else 1)
+
+
+def _watch_drain(where: Path, timeout_s: float) -> dict[str, Any]:
+    """Begin a drain, and show how far it is until it is over or the time is."""
+    report: dict[str, Any] = ask(where, "/drain", "POST")
+    with _bar(1000, "handing over") as advance:
+        shown = 0
+
+        def over() -> bool:
+            nonlocal shown
+            report.update(ask(where, "/drain"))
+            done = 1000 if report["state"] == DRAINED else 999 * (report["total"] - report["left"]) // max(1, report["total"])
+            advance(max(0, done - shown))
+            shown = max(shown, done)
+            return bool(report["state"] != DRAINING)
+
+        _until(over, timeout_s)
+    return report
+
+
+def _say_drain(report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(report, indent=2))
+    elif report["state"] == SERVING:
+        click.echo("the node takes part again")
+    elif report["state"] == DRAINING:
+        click.echo(f"{report['left']} of {report['total']} sessions are still to be handed over; the node goes on with it", err=True)
+    elif report["stranded"]:
+        click.echo(f"nobody else can hold {report['stranded']} sessions; the node goes on, start another first", err=True)
+    else:
+        stays = "; the node goes on without any until its process ends"
+        ending = (", and the node has left" if report["left_process"] else stays) if "left_process" in report else ""
+        click.echo(f"{report['total']} sessions handed over in {report['seconds']:.1f} s{ending}")
+
+
+@main.command()
+@_asking
+@_as_json
+@click.option("--lose", "names", multiple=True, required=True, metavar="NODE", help="Name of a node that would be lost. Any number of times.")
+@click.pass_context
+def rehearse(ctx: click.Context, path: str | None, socket: str | None, as_json: bool, names: Sequence[str]) -> None:
+    """Say which sessions would not survive the loss of these nodes, all at once. Nothing is harmed.
+
+    LOST: no other node has a copy. BEHIND: others have one, without its last changes. Exit code 1 if there are any.
+    """
+    asked = "&".join(f"lose={quote(name)}" for name in names)
+    found = ask(_find(path, socket), f"/rehearse?{asked}", timeout_s=_REHEARSAL_S)
+    bad = any(part["lost"] or part["behind"] for part in found["managers"].values())
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        rows = [
+            [name, str(part["sessions"]), str(part["lost"]), str(part["behind"]), " ".join(part["keys"]) or "-"] for name, part in found["managers"].items()
+        ]
+        _table(["MANAGER", "HELD THERE", "LOST", "BEHIND", "SUCH AS"], rows)
+        click.echo(f"without {', '.join(found['lose'])}: {', '.join(found['survivors']) or 'nobody'} would go on", err=True)
+    ctx.exit(1 if bad else 0)
+
+
+def _until(condition: Callable[[], bool], timeout_s: float) -> None:
+    """Ask again and again."""
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(_LOOK_S)
+
+
+@main.command()
 @click.option("--nodes", type=click.IntRange(2, 9), default=3, show_default=True, help="How many node processes.")
+@click.option("--data", type=click.IntRange(2, 9), help="Instead: so many nodes that hold sessions, and serve nobody. With --web.")
+@click.option("--web", type=click.IntRange(1, 9), help="Instead: so many nodes that serve users, and hold no sessions (lite members). With --data.")
 @click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="Which nodes hold a session.")
-@click.option("--backups", type=click.IntRange(1, 8), default=1, show_default=True, help="Copies besides the first, for backup and partitioned.")
+@click.option("--backups", type=click.IntRange(1, 8), default=2, show_default=True, help="Copies besides the first, for backup and partitioned.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="Port of the page. 0: any free one.")
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the output of the nodes in this directory.")
 @click.option("--check", is_flag=True, help="Run the story without a person, and say what was lost (nothing should be).")
+@click.option("--rolling", is_flag=True, help="With --check: nobody is killed; each node drains, leaves and is started again, and no request may fail.")
 @click.option("--visitors", type=click.IntRange(200, 5000), default=200, show_default=True, help="With --check: clients, with a session each.")
 @click.option("--writes", type=click.IntRange(10_000), default=10_000, show_default=True, help="With --check: writes through the proxy.")
 @_as_json
 @click.pass_context
 def demo(
-    ctx: click.Context, nodes: int, manager: str, backups: int, port: int, logs: Path | None, check: bool, visitors: int, writes: int, as_json: bool
-) -> None:
+    ctx: click.Context, nodes: int, data: int | None, web: int | None, manager: str, backups: int, port: int, logs: Path | None,
+    check: bool, rolling: bool, visitors: int, writes: int, as_json: bool,
+) -> None:  # fmt: skip
     """Run a cluster on this machine and lose no session when a node is killed.
 
     Starts the nodes behind a balancer and prints the address of a page. With --check, clients use it instead: one node is
-    killed and one paused in mid-run, everything is read back, and the last line is the result as JSON.
+    killed (of more than three nodes another, as soon as the first is dropped) and one paused in mid-run, or with --data and --web a node of each kind is killed
+    and one more started; then everything is read back, and the last line is the result as JSON.
     """
-    ctx.exit(run_check(nodes, visitors, writes, logs, as_json, manager, backups) if check else run_demo(nodes, port, logs, manager, backups))
+    if (data is None) != (web is None):
+        raise click.UsageError("--data and --web go together")
+    layout = Layout(nodes, data or 0, web or 0, manager, backups)
+    ctx.exit(run_check(layout, visitors, writes, logs, as_json, rolling) if check else run_demo(layout, port, logs))
 
 
 @contextmanager

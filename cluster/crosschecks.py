@@ -16,7 +16,7 @@ from ..membership.settings import MembershipSettings
 from .config import Problems
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
 
-__all__ = ["check_admin", "check_channel", "check_cluster", "check_manager", "check_membership", "check_node", "check_web", "split_address"]
+__all__ = ["check_acks", "check_admin", "check_channel", "check_cluster", "check_manager", "check_membership", "check_node", "check_web", "split_address"]
 
 _SOCKET_PATH_MAX = 107  # sun_path of Linux, less its final zero
 _LABEL_MAX = 255  # what a member may announce, see membership/member.py
@@ -77,9 +77,13 @@ def check_channel(channel: ChannelSettings, problems: Problems) -> None:
         problems.add("channel.outbox_max_bytes", f"{channel.outbox_max_bytes} is less than ahead_bytes ({channel.ahead_bytes})")
 
 
+def check_acks(acks: str, where: str, problems: Problems) -> None:
+    if acks not in ("none", "one", "quorum", "all") and not (acks.isascii() and acks.isdecimal() and len(acks) < 6):
+        problems.add(f"{where}.acks", f"{acks!r} is none of none, one, quorum, all, and no number of members")
+
+
 def check_manager(manager: ManagerSettings, where: str, problems: Problems) -> None:
-    if manager.acks not in ("none", "one", "quorum", "all") and not (manager.acks.isascii() and manager.acks.isdecimal() and len(manager.acks) < 6):
-        problems.add(f"{where}.acks", f"{manager.acks!r} is none of none, one, quorum, all, and no number of members")
+    check_acks(manager.acks, where, problems)
     if manager.idle_timeout_s and manager.absolute_timeout_s and manager.idle_timeout_s > manager.absolute_timeout_s:
         problems.add(f"{where}.idle_timeout_s", f"{manager.idle_timeout_s:g} is longer than absolute_timeout_s ({manager.absolute_timeout_s:g})")
 

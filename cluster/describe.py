@@ -46,6 +46,8 @@ def entries(settings: Settings) -> Iterator[Entry]:
     for name, manager in settings.managers.items():
         yield from _of_table(f"managers.{name}", manager)
         yield from _of_table(f"managers.{name}.cookie", settings.cookies[name])
+    for name, shared in settings.maps.items():
+        yield from _of_table(f"maps.{name}", shared)
     yield from _of_table("admin", settings.admin)
     yield from _of_table("web", settings.web)
 
@@ -75,8 +77,8 @@ def to_json(settings: Settings) -> str:
 def to_markdown() -> str:
     """The page docs/configuration.md: every setting with its default."""
     lines = [_PAGE_HEAD]
-    for table, group in groupby(entries(Settings.of()), key=lambda entry: entry.table):
-        shown = table.replace("managers.default", "managers.NAME")
+    for table, group in groupby(entries(Settings.of(maps={"default": {}})), key=lambda entry: entry.table):
+        shown = table.replace(".default", ".NAME")
         lines.append(f"\n## `[{shown}]`\n\n| setting | default | meaning |\n|---|---|---|\n")
         for entry in group:
             facts = "; ".join(filter(None, [entry.unit, entry.bounds]))
@@ -103,7 +105,7 @@ node.toml: membership.drop_time_s: 0.2 is shorter than two heartbeats (1.0)
 ```
 
 `caterwaul config --config node.toml` prints what is in effect, with these explanations; `--json` prints it for programs.
-Several session managers, one for each application, are several tables `[managers.NAME]`; without any there is one named `default`.
+Several session managers, one for each application, are several tables `[managers.NAME]`; without any there is one named `default`. Each table `[maps.NAME]` makes a shared map.
 
 This page is written by `caterwaul config --markdown`.
 """

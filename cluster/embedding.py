@@ -28,7 +28,7 @@ from twisted.python.threadable import isInIOThread
 
 from ..membership.errors import LocalError
 
-__all__ = ["call_in_reactor", "find_reactor", "inside_reactor", "installed_reactor", "require_this_process", "running", "use_monotonic_time"]
+__all__ = ["call_in_reactor", "find_reactor", "inside_reactor", "installed_reactor", "lengthen_exit", "require_this_process", "running", "use_monotonic_time"]
 
 _REACTOR = "twisted.internet.reactor"
 _STOP_S = 8.0  # at exit: farewell and flush take at most a few seconds; then the process goes whatever happens
@@ -36,6 +36,7 @@ _GRACE_S = 1.0  # for a reactor that is busy when a call's time is over
 _START_S = 30.0  # a reactor thread that has not begun by then never will
 
 _lock = threading.Lock()
+_drain_s = 0.0  # what nodes may take at exit besides
 _inherited = False  # a parent of this process had imported the reactor
 _dead = False  # ... and it ran there: what this process has is a copy with no thread
 
@@ -141,11 +142,17 @@ def _run_in_thread() -> Any:
     return reactor
 
 
+def lengthen_exit(drain_s: float) -> None:
+    """A node here may take so long to hand over its sessions at the process's end."""
+    global _drain_s
+    _drain_s = max(_drain_s, drain_s)
+
+
 def _stop(reactor: Any, thread: threading.Thread, pid: int) -> None:
     """At exit. Stopping the reactor fires its shutdown triggers, with which every node leaves; a forked child has nothing to stop."""
     if pid == os.getpid() and reactor.running:
         reactor.callFromThread(reactor.stop)
-        thread.join(_STOP_S)
+        thread.join(_STOP_S + _drain_s)
 
 
 def _after_fork() -> None:

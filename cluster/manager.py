@@ -17,11 +17,12 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from ..managers.base import SessionManager
+from ..managers.maps import ReplicatedMap
 from ..managers.values import ValueTypes
 from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
-from .embedding import call_in_reactor, find_reactor, inside_reactor, require_this_process, running
+from .embedding import call_in_reactor, find_reactor, inside_reactor, lengthen_exit, require_this_process, running
 from .node import Node
 from .settings import Settings, load
 
@@ -78,18 +79,42 @@ class ClusterManager:
         return succeed(None)
 
     def stop(self) -> Deferred[None]:
-        """Leave the cluster: the others know at once. Happens by itself when the reactor or the process ends in good order."""
+        """Leave the cluster: the others know at once (after a drain, if `node.drain_on_term` is set). Happens by itself when the reactor or
+        the process ends in good order."""
         if self._node is None:
             return succeed(None)
         require_this_process(self._pid, "this ClusterManager")
         if inside_reactor():
-            return self._node.stop()
+            return self._node.leave()
         if running():
-            call_in_reactor(self._reactor, self._node.stop, _STOP_S, "the stop of the node")
+            call_in_reactor(self._reactor, self._node.leave, _STOP_S + self._drain_s, "the stop of the node")
         return succeed(None)
 
+    def drain(self, timeout_s: float = 60.0) -> Deferred[dict[str, Any]]:
+        """Hand all sessions over to the other members; this node serves on as a lite member, until it is stopped.
+
+        Fires with, or returns when called outside the reactor's thread as the Deferred's result, what `caterwaul drain --json` prints:
+        `state` is `drained` when nothing is left, `draining` after `timeout_s`.
+        """
+        node = self._running()
+
+        def drain() -> Deferred[dict[str, Any]]:
+            node.begin_drain()
+            assert node.drain is not None, "begun"
+            return node.drain.done(timeout_s).addCallback(lambda _: node.drain_report())
+
+        if inside_reactor():
+            return drain()
+        return succeed(call_in_reactor(self._reactor, drain, timeout_s + _STOP_S, "the drain"))
+
+    @property
+    def _drain_s(self) -> float:
+        node = self.settings.node
+        return node.drain_timeout_s if node.drain_on_term else 0.0
+
     def _started(self, node: Node) -> Deferred[None]:
-        self._reactor.addSystemEventTrigger("before", "shutdown", node.stop)
+        self._reactor.addSystemEventTrigger("before", "shutdown", node.leave)
+        lengthen_exit(self._drain_s)
         return node.start().addErrback(lambda failure: node.stop().addCallback(lambda _: failure))
 
     # -- use
@@ -102,6 +127,15 @@ class ClusterManager:
         if name not in node.managers:
             raise LocalError(f"no manager {name!r}: the settings have {', '.join(sorted(self.settings.managers))}")
         return node.managers[name]
+
+    def map(self, name: str) -> ReplicatedMap:
+        """The shared map of that name. Raises `LocalError` before the start, and for a name that the settings do not have."""
+        node = self._running()
+        if name not in self.settings.maps:
+            raise LocalError(f"no map {name!r}: add a table [maps.{name}] to the settings of all nodes")
+        if name not in node.maps:
+            raise LocalError("the cluster is not started: its start failed, or is not over")
+        return node.maps[name]
 
     @property
     def view(self) -> View:

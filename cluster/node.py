@@ -10,7 +10,7 @@ another incarnation and another `Node`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
@@ -20,7 +20,9 @@ from twisted.logger import Logger
 from ..managers.backup import BackupManager
 from ..managers.base import SessionManager
 from ..managers.delta import DeltaManager
+from ..managers.maps import ReplicatedMap
 from ..managers.partitioned import PartitionedManager
+from ..managers.settings import ManagerSettings
 from ..managers.values import ValueTypes
 from ..membership.channel import DATA, Message
 from ..membership.codec import encode
@@ -33,6 +35,8 @@ from ..membership.view import View, ViewChanged
 from .admin import AdminService
 from .admin_socket import socket_path
 from .channel import GroupChannel
+from .draining import SERVING, Drain
+from .rehearsal import Rehearsal
 from .settings import Settings
 from .web import WebService
 
@@ -41,7 +45,7 @@ __all__ = ["Node"]
 _log = Logger()
 _KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager}
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
-_DRAIN_S = 2.0  # at a stop: time for what is still in the outboxes
+_DELIVER_S = 2.0  # at a stop: time for what is still in the outboxes
 _END_OF_DATA = 255  # an operation that managers skip
 
 
@@ -55,6 +59,10 @@ class Node:
     def __init__(self, settings: Settings, reactor: Any, *, types: ValueTypes | None = None, entropy: Callable[[int], bytes] = os.urandom) -> None:
         self.settings = settings
         self.managers: dict[str, SessionManager] = {}
+        self.maps: dict[str, ReplicatedMap] = {}
+        self._engines: dict[str, SessionManager] = {}  # managers, and those underneath maps
+        self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
+        self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()}
         self.channel: GroupChannel | None = None
         self.membership: MembershipService | None = None
         self._reactor = reactor
@@ -63,6 +71,9 @@ class Node:
         self._rng = Random(int.from_bytes(entropy(8), "big"))
         self._web = WebService(settings.web, reactor) if settings.web.listen else None
         self._admin: AdminService | None = None
+        self.drain: Drain | None = None  #: from the start on
+        self._rehearsal: Rehearsal | None = None
+        self.on_leave: Callable[[], object] | None = None  #: ends the process that is only this node; None: the process is somebody else's
         self._subscribers: list[Subscriber] = []
         self._stopped: Deferred[None] | None = None
         self._ready_at = 0.0  # others that exist are known by then
@@ -93,7 +104,9 @@ class Node:
         """Others had time to be found, and every manager holds what it should: balancers may send users here."""
         if self.membership is None or self._stopped is not None or self._reactor.seconds() < self._ready_at:
             return False
-        return all(manager.in_sync for manager in self.managers.values())
+        if self.drain is not None and self.drain.state != SERVING:
+            return False
+        return all(engine.in_sync for engine in self._engines.values())
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """From now on `callback(event)` in the reactor's thread for each event of membership; what is returned ends it."""
@@ -117,6 +130,18 @@ class Node:
         self._stopped.addBoth(lambda result: waiting.callback(None))
         return waiting
 
+    def leave(self) -> Deferred[None]:
+        """`stop`, after handing all sessions over if `node.drain_on_term` says so. What is not over in time is left to the other copies."""
+        return Deferred.fromCoroutine(self._leave())
+
+    async def _leave(self) -> None:
+        drain, node = self.drain, self.settings.node
+        if node.drain_on_term and drain is not None and self._stopped is None and len(self.view) > 1:
+            drain.begin()
+            if not await drain.done(node.drain_timeout_s):
+                _log.warn("{left} sessions were not handed over within node.drain_timeout_s; their other copies take over", left=drain.report()["left"])
+        await self.stop()
+
     async def _start(self) -> None:
         if self.channel is not None:
             raise LocalError("this node was started before; make another")
@@ -134,7 +159,7 @@ class Node:
     async def _start_parts(self) -> None:
         settings = self.settings
         payload: dict[str, Any] = {"pid": os.getpid()}
-        kinds = {name: chosen.kind for name, chosen in settings.managers.items() if chosen.kind != "delta"}
+        kinds = {name: kind for name, kind in self._kinds.items() if kind != "delta"}
         if kinds:
             payload["kinds"] = kinds
         if self._web is not None:
@@ -144,22 +169,31 @@ class Node:
         )
         await channel.start()
         for name, chosen in settings.managers.items():
-            self.managers[name] = manager = _KINDS[chosen.type](
-                name, channel, chosen, clock=self._reactor, entropy=self._entropy, types=self._types, asleep_s=settings.membership.drop_time_s
-            )
-            manager.start()
+            self.managers[name] = self._start_engine(name, chosen)
+        for name, shared in settings.maps.items():
+            self.maps[name] = ReplicatedMap(name, self._start_engine(f"map:{name}", shared.for_manager()), shared.buckets)
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
         self.membership = membership = MembershipService(channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng)
         membership.subscribe(self._event)
         channel.on_traffic = membership.heard
         channel.on_refused = membership.unreachable
-        channel.on_announce = lambda me: membership.announce(**me.payload) if membership.running else None
+        channel.on_announce = lambda me: membership.announce(me) if membership.running else None
         membership.startService()
+        self.drain = Drain(channel, self._engines, settings.node.weight, settings.node.drain_notice_s, self._reactor)
+        self._rehearsal = Rehearsal(channel, self._engines, self._reactor)
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
         _log.info("{me} of cluster {cluster!r} is listening", me=channel.me, cluster=settings.cluster.name)
+
+    def _start_engine(self, name: str, settings: ManagerSettings) -> SessionManager:
+        manager: SessionManager = _KINDS[settings.type](
+            name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types, asleep_s=self.settings.membership.drop_time_s
+        )
+        self._engines[name] = manager
+        manager.start()
+        return manager
 
     def _start_admin(self) -> None:
         """A socket that the user named must work; without the automatic one, a node is as good."""
@@ -177,14 +211,14 @@ class Node:
             self._admin = admin
 
     async def _stop(self) -> None:
-        parts: list[Callable[[], Any]] = []
+        parts: list[Callable[[], Any]] = [] if self.drain is None else [self.drain.stop]
         if self._web is not None:
             parts.append(self._web.stop)
-        parts += [self.managers[name].flush for name in sorted(self.managers)]
+        parts += [self._engines[name].flush for name in sorted(self._engines)]
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
-            parts += [self._drain, self.membership.stopService]
-        parts += [self.managers[name].stop for name in sorted(self.managers)]
+            parts += [self._deliver, self.membership.stopService]
+        parts += [self._engines[name].stop for name in sorted(self._engines)]
         if self.channel is not None:
             parts.append(self.channel.stop)
         if self._admin is not None:
@@ -197,18 +231,18 @@ class Node:
             except Exception:  # whatever one part runs into, the others have to be stopped
                 _log.failure("a part of the node did not stop cleanly")
 
-    def _drain(self) -> Deferred[None]:
+    def _deliver(self) -> Deferred[None]:
         """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""
         channel, membership = self._running()
-        drained: Deferred[None] = Deferred()
+        delivered: Deferred[None] = Deferred()
         told = Told(
             {member.uid for member in membership.view if not channel.is_degraded(member.uid)} - {channel.me.uid},
-            lambda: drained.callback(None),
+            lambda: delivered.callback(None),
         )
-        for name in sorted(self.managers):  # no receiver knows this operation; the data lane confirms it after all that went before
+        for name in sorted(self._engines):  # no receiver knows this operation; the data lane confirms it after all that went before
             channel.send(sorted(told.uids), Message(name, DATA, encode([name, _END_OF_DATA]), waiters=(told,)))
         told.check()
-        return drained.addTimeout(_DRAIN_S, self._reactor, lambda result, timeout: None)
+        return delivered.addTimeout(_DELIVER_S, self._reactor, lambda result, timeout: None)
 
     def _member(self, payload: dict[str, Any]) -> Member:
         node = self.settings.node
@@ -220,11 +254,11 @@ class Node:
     def _event(self, event: object) -> None:
         match event:
             case ViewChanged():
-                for name in sorted(self.managers):
-                    kind = self.settings.managers[name].kind
+                for name, engine in sorted(self._engines.items()):
+                    kind = self._kinds[name]
                     part = ViewChanged(event.before.announcing(name, kind), event.after.announcing(name, kind), event.clean)
                     try:
-                        self.managers[name].view_changed(part)
+                        engine.view_changed(part)
                     except Exception:  # the others have to hear of it all the same
                         _log.failure("manager {name!r} failed on a change of the view", name=name)
                 for member in event.appeared:
@@ -232,8 +266,8 @@ class Node:
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
             case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
-                for name in sorted(self.managers):
-                    self.managers[name].slept(seconds)
+                for _, engine in sorted(self._engines.items()):
+                    engine.slept(seconds)
         for subscriber in list(self._subscribers):
             try:
                 subscriber(event)
@@ -241,12 +275,11 @@ class Node:
                 _log.failure("a subscriber failed on {event}", event=type(event).__name__)
 
     def _compare_kinds(self, member: Member) -> None:
-        for name in sorted(self.managers):
-            kind = self.settings.managers[name].kind
+        for name, kind in sorted(self._kinds.items()):
             if name in member.managers and member.kind_of(name) != kind:
                 _log.warn(
-                    "{member} runs manager {name!r} as {theirs}, this node as {kind}: they do not replicate to each other; "
-                    "make managers.{name}.type and .backups equal on all nodes",
+                    "{member} runs {name!r} as {theirs}, this node as {kind}: they do not replicate to each other; make what its table in "
+                    "the configuration says of type, backups and buckets equal on all nodes",
                     member=member, name=name, theirs=member.kind_of(name), kind=kind,
                 )  # fmt: skip
 
@@ -265,12 +298,14 @@ class Node:
             here = member.uid == channel.me.uid
             if member.domain != channel.me.domain:
                 state = "other domain"
+            elif member.payload.get("draining") is True:
+                state = "draining"
             elif here:
                 state = "in sync" if self.is_ready else "joining"
             elif channel.is_degraded(member.uid):
                 state = "degraded"
             else:
-                state = "in sync" if all(manager.is_in_sync_with(member.uid) for manager in self.managers.values()) else "joining"
+                state = "in sync" if all(engine.is_in_sync_with(member.uid) for engine in self._engines.values()) else "joining"
             report.append({
                 "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
                 "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
@@ -292,6 +327,35 @@ class Node:
         page = found.summaries(limit, start)
         return {"manager": manager, "count": found.count, "sessions": page}
 
+    def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
+        """Which sessions would not survive the loss of the nodes of these names; see `Rehearsal.run`. Changes nothing."""
+        if self._rehearsal is None:
+            raise LocalError("the node is not started")
+        return self._rehearsal.run(self.view, lose)
+
+    def drain_report(self) -> dict[str, Any]:
+        """How far a drain is; see `Drain.report`."""
+        return self._draining().report()
+
+    def begin_drain(self) -> dict[str, Any]:
+        self._draining().begin()
+        return self.drain_report()
+
+    def cancel_drain(self) -> dict[str, Any]:
+        self._draining().cancel()
+        return self.drain_report()
+
+    def end(self) -> dict[str, Any]:
+        """End the process if it is nothing but this node (`left_process` says whether); an application's own process goes on, with a node that holds nothing."""
+        if self.on_leave is not None:
+            self._reactor.callFromThread(self.on_leave)  # after the answer
+        return {"left_process": self.on_leave is not None}
+
+    def _draining(self) -> Drain:
+        if self.drain is None:
+            raise LocalError("the node is not started")
+        return self.drain
+
     def statistics(self) -> dict[str, Any]:
         """Counters of all parts."""
         channel, membership = self._running()
@@ -299,7 +363,7 @@ class Node:
             "node": {"name": self.name, "uid": channel.me.uid.hex(), "ready": self.is_ready, "view": membership.view.number},
             "membership": membership.statistics(),
             "channel": channel.statistics(),
-            "managers": {name: manager.statistics() for name, manager in sorted(self.managers.items())},
+            "managers": {name: engine.statistics() for name, engine in sorted(self._engines.items())},
         }
 
 

@@ -11,16 +11,16 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..managers.settings import ManagerSettings
+from ..managers.settings import ManagerSettings, MapSettings
 from ..managers.web.cookies import CookieSettings
 from ..membership.settings import MembershipSettings
 from .config import Problems, build, nearest
-from .crosschecks import check_admin, check_channel, check_cluster, check_manager, check_membership, check_node, check_web
+from .crosschecks import check_acks, check_admin, check_channel, check_cluster, check_manager, check_membership, check_node, check_web
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
 
 __all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load", "parse_overrides"]
@@ -35,7 +35,9 @@ _TABLES: dict[str, Any] = {
     "admin": AdminSettings,
     "web": WebSettings,
 }
-_MANAGER_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
+#: Tables that exist once for each name.
+_NAMED_TABLES = ("managers", "maps")
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Settings:
     web: WebSettings
     managers: Mapping[str, ManagerSettings]  #: by manager name, sorted
     cookies: Mapping[str, CookieSettings]  #: `[managers.NAME.cookie]`, by manager name
+    maps: Mapping[str, MapSettings]  #: by map name, sorted
     source: str = ""  #: the file it was read from, empty for keywords
 
     @staticmethod
@@ -76,6 +79,8 @@ class Settings:
         """Plain nested tables, as a TOML file would hold them."""
         tables: dict[str, Any] = {name: dict(vars(getattr(self, name))) for name in _TABLES}
         tables["managers"] = {name: {**vars(manager), "cookie": dict(vars(self.cookies[name]))} for name, manager in self.managers.items()}
+        if self.maps:
+            tables["maps"] = {name: dict(vars(shared)) for name, shared in self.maps.items()}
         return tables
 
 
@@ -138,13 +143,14 @@ def _put(tables: dict[str, Any], path: list[str], value: object, problems: Probl
 
 def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     for name in tables:
-        if name not in _TABLES and name != "managers":
-            problems.add(name, f"no such table{nearest(name, [*_TABLES, 'managers'])}")
+        if name not in _TABLES and name not in _NAMED_TABLES:
+            problems.add(name, f"no such table{nearest(name, [*_TABLES, *_NAMED_TABLES])}")
     built = {name: build(kind, tables.get(name, {}), name, problems) for name, kind in _TABLES.items()}
     managers, cookies = _managers(tables.get("managers", {"default": {}}), problems)
+    maps = {name: build(MapSettings, table, f"maps.{name}", problems) for name, table in _named("maps", tables.get("maps", {}), problems)}
     if not built["node"].name:
         built["node"] = replace(built["node"], name=host_name())
-    settings = Settings(**built, managers=managers, cookies=cookies)
+    settings = Settings(**built, managers=managers, cookies=cookies, maps=maps)
     check_node(settings.node, problems)
     check_cluster(settings.cluster, problems)
     check_membership(settings.membership, settings.node, problems)
@@ -153,6 +159,8 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
+    for name, shared in settings.maps.items():
+        check_acks(shared.acks, f"maps.{name}", problems)
     problems.raise_if_any()
     return settings
 
@@ -160,17 +168,23 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
 def _managers(tables: object, problems: Problems) -> tuple[dict[str, ManagerSettings], dict[str, CookieSettings]]:
     managers: dict[str, ManagerSettings] = {}
     cookies: dict[str, CookieSettings] = {}
-    if not isinstance(tables, Mapping):
-        problems.add("managers", f"{tables!r} is not a table of managers, [managers.NAME]")
-        return managers, cookies
-    for name, table in sorted(tables.items()):
+    for name, table in _named("managers", tables, problems):
         where = f"managers.{name}"
-        if not _MANAGER_NAME.fullmatch(name):
-            problems.add(where, "the name of a manager is 1 to 32 letters, digits, '_' or '-'")
-        plain = dict(table) if isinstance(table, Mapping) else table
-        cookie = plain.pop("cookie", {}) if isinstance(plain, dict) else {}
-        if isinstance(plain, dict) and type(plain.get("acks")) is int:
-            plain["acks"] = str(plain["acks"])  # `acks = 2` is how a number is written in TOML
-        managers[name] = build(ManagerSettings, plain, where, problems)
+        cookie = table.pop("cookie", {}) if isinstance(table, dict) else {}
+        managers[name] = build(ManagerSettings, table, where, problems)
         cookies[name] = build(CookieSettings, cookie, f"{where}.cookie", problems)
     return managers, cookies
+
+
+def _named(kind: str, tables: object, problems: Problems) -> Iterator[tuple[str, Any]]:
+    """(name, table) of `[managers.NAME]` or `[maps.NAME]`."""
+    if not isinstance(tables, Mapping):
+        problems.add(kind, f"{tables!r} is not a table of {kind}, [{kind}.NAME]")
+        return
+    for name, table in sorted(tables.items()):
+        if not _NAME.fullmatch(name):
+            problems.add(f"{kind}.{name}", "the name is 1 to 32 letters, digits, '_' or '-'")
+        plain = dict(table) if isinstance(table, Mapping) else table
+        if isinstance(plain, dict) and type(plain.get("acks")) is int:
+            plain["acks"] = str(plain["acks"])  # `acks = 2` is how a number is written in TOML
+        yield name, plain

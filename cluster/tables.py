@@ -26,7 +26,28 @@ class NodeSettings:
     domain: str = knob("", "Members of another domain hold none of this node's sessions. Splits a large group into small ones that replicate among themselves.")
     zone: str = knob("", "Placement label: what fails together above the machine (room, availability zone). Copies are spread over zones first.")
     machine: str = knob("", "Placement label: the physical machine, where several virtual ones share it.")
-    weight: int = knob(1, "Share of what is spread over members: one with 2 keeps watch over twice as many sessions as one with 1.", minimum=1, maximum=1000)
+    weight: int = knob(
+        1,
+        "Share of what is spread over members: one with 2 keeps watch over twice as many sessions as one with 1. "
+        "0: a lite member, which serves requests and holds no session.",
+        minimum=0,
+        maximum=1000,
+    )
+    drain_on_term: bool = knob(
+        False,
+        "At SIGTERM (and when the process ends in good order) hand all sessions over first, as `caterwaul drain` does. "
+        "Without it the other copies take over, and are made complete again after the node has left.",
+    )
+    drain_timeout_s: float = knob(
+        20.0,
+        "With `drain_on_term`: the longest wait for the others' confirmations. Below the patience of whoever sends SIGTERM (Kubernetes: 30 s).",
+        minimum=0.1,
+    )
+    drain_notice_s: float = knob(
+        1.0,
+        "A drain takes at least this long: time for balancers to see that the node is not ready any more. Above the time between their probes.",
+        minimum=0.0,
+    )
     insecure: bool = knob(
         False, "Allow a `host` outside loopback although nothing is encrypted and nobody is authenticated: anyone on that network reads and forges sessions."
     )

@@ -64,6 +64,7 @@ class NodeService(Service):
         reactor = installed_reactor()
         use_monotonic_time(reactor)
         self.node = Node(self.settings, reactor)
+        self.node.on_leave = reactor.stop
         self.node.start().addErrback(self._failed)  # what is to be listened on is known to work, or not, when this returns
         if self._failure is not None:
             if not self._failure.check(LocalError):
@@ -76,7 +77,7 @@ class NodeService(Service):
 
     def stopService(self) -> Deferred[None] | None:
         super().stopService()  # type: ignore[no-untyped-call]
-        return self.node.stop() if self.node is not None else None
+        return self.node.leave() if self.node is not None else None
 
     def _failed(self, failure: Failure) -> None:
         self._failure = failure

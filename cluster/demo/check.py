@@ -1,6 +1,6 @@
 """The demo's story without a person: write, kill, write on, stop, write on, read everything back, judge.
 
-What the times of the result mean; all are milliseconds:
+What the times of the result mean; all are milliseconds. Where several nodes are killed, each of these is the longest; `failover_ms` is of the users of all of them.
 
 - `detection_ms`: from SIGKILL until no survivor's view holds the killed member any more;
 - `failover_ms`: for each user of the killed node the first answer after the kill, measured from the kill if a request was
@@ -17,13 +17,17 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 
+from ..admin_socket import ask, socket_directory
+from ..draining import DRAINED
 from .ledger import Ledger, Verdict
 from .nodes import DROP_S, DemoCluster
 from .visitors import Browser, Visitors
@@ -39,19 +43,28 @@ _PAUSE_S = DROP_S + 2.0
 _READERS = 32  # sessions read at the same time
 
 
+class _Loss(NamedTuple):
+    """A node that was killed, when, and what its uid was."""
+
+    name: str
+    at: float
+    uid: str
+
+
 class Failed(Exception):
     """The story did not go as promised; the text says where."""
 
 
 class Check:
-    """One run on a cluster that is not started yet. `say` gets a line for each step."""
+    """One run on a cluster that is not started yet. `say` gets a line for each step. `rolling`: nobody is killed; all nodes are restarted in good order."""
 
-    def __init__(self, reactor: Any, cluster: DemoCluster, visitors: int, writes: int, say: Callable[[str], None]) -> None:
+    def __init__(self, reactor: Any, cluster: DemoCluster, visitors: int, writes: int, say: Callable[[str], None], rolling: bool = False) -> None:
         self._reactor = reactor
         self._cluster = cluster
         self._writes = writes
         self._number = visitors
         self._say = say
+        self._rolling = rolling
         self._browser = Browser(reactor)
         self.ledger = Ledger()
         self._visitors: Visitors | None = None
@@ -75,12 +88,13 @@ class Check:
             self._visitors.start(self._number)
             writing = self._reactor.seconds()
             await self._until(lambda: self.ledger.answered >= self._writes * _KILL_AFTER, 2 * _STEP_S, "the first writes are answered")
-            killed, killed_at = await self._kill()
-            await self._pause(other_than=killed)
+            kills = [] if self._rolling else await self._strike_all()
+            if self._rolling:
+                await self._roll()
             await self._until(lambda: self.ledger.answered >= self._writes, 2 * _STEP_S, "all writes are answered")
             await self._visitors.stop()
             self.result["writes_per_s"] = round(self.ledger.answered / (self._reactor.seconds() - writing))
-            verdict = await self._read_back(killed, killed_at)
+            verdict = await self._read_back([(loss.name, loss.at) for loss in kills])
             self._conclude(verdict)
             return self.result
         finally:
@@ -88,40 +102,93 @@ class Check:
             self._continue()
             await self._browser.close()
 
-    async def _kill(self) -> tuple[str, float]:
-        """Kill the node that serves most, and wait until its replacement is in sync."""
+    async def _strike_all(self) -> list[_Loss]:
+        """The losses of the story: of a node that serves; of a data node besides, where there are such, with one more that joins; of two nodes, the second as soon as the
+        first is dropped, where there are enough copies. And where all nodes are of one kind, a stop."""
+        layout = self._cluster.layout
+        if layout.web:
+            losses = [await self._strike(self._busiest(layout.serving))]
+            await self._recover(losses)
+            losses.append(await self._strike(layout.holding[0]))
+            added = f"data{layout.data + 1}"
+            self._cluster.grow(added)
+            self._say(f"started {added}, one more")
+            await self._recover(losses[1:])
+            await self._until_all_say([added], lambda seen: seen["ready"], f"{added} is in sync")
+            return losses
+        losses = [await self._strike(self._busiest(layout.serving))]
+        if layout.nodes > 3 and (layout.manager == "delta" or layout.backups > 1):
+            losses.append(await self._strike(self._busiest(layout.serving, losses[0].name)))
+        await self._recover(losses)
+        await self._pause({loss.name for loss in losses})
+        return losses
+
+    async def _roll(self) -> None:
+        """Each node drains, leaves, and is started again by the supervisor. Nobody's request may fail."""
+        for name in self._cluster.layout.names:
+            uid, pid, begun = await self._uid(name), self._cluster.pid(name), self._reactor.seconds()
+            socket = socket_directory() / f"{name}-{pid}.sock"
+            await deferToThread(ask, socket, "/drain", "POST")
+
+            async def drained(socket: Path = socket) -> bool:
+                report = await deferToThread(ask, socket, "/drain")
+                return bool(report["state"] == DRAINED)
+
+            await self._poll(drained, _STEP_S, f"{name} is drained")
+            drained_ms = self._since(begun)
+            await deferToThread(ask, socket, "/leave", "POST")
+            await self._replacement(name, uid)
+            await self._everyone_in_sync(_STEP_S, f"{name} is back")
+            self.result.setdefault("drained_ms", []).append(drained_ms)
+            self._say(f"{name} was drained in {drained_ms} ms, and back in sync after {self._since(begun)} ms")
+
+    def _busiest(self, names: Iterable[str], *but: str) -> str:
+        """Who served most users last."""
         assert self._visitors is not None
         served = self._visitors.served_by()
-        victim = max(sorted(self._cluster.addresses), key=lambda name: served.get(name, 0))
+        return max(sorted(set(names).difference(but)), key=lambda name: served.get(name, 0))
+
+    async def _strike(self, victim: str) -> _Loss:
+        """Kill this node, and wait until the others have dropped it."""
+        assert self._visitors is not None
         survivors = [name for name in self._cluster.addresses if name != victim]
         uid, pid = await self._uid(victim), self._cluster.pid(victim)
         assert pid is not None
         affected = self._visitors.watch_failover(victim)
-        killed_at = self._reactor.seconds()
+        loss = _Loss(victim, self._reactor.seconds(), uid)
         os.kill(pid, signal.SIGKILL)
+        self.result.setdefault("killed", []).append(victim)
         self._say(f"killed {victim} (pid {pid}), which served {affected} of {self._number} clients")
         await self._until_all_say(survivors, lambda seen: uid not in _uids(seen), f"{victim} is dropped by the survivors")
-        self.result["detection_ms"] = self._since(killed_at)
-        self._say(f"the others dropped it after {self.result['detection_ms']} ms")
-        replacement = await self._replacement(victim, uid)
-        await self._until_all_say(survivors, lambda seen: replacement in _uids(seen), f"the survivors see the replacement of {victim}")
-        self.result["rejoin_ms"] = self._since(killed_at)
-        await self._until_all_say([victim], lambda seen: seen["ready"], f"the replacement of {victim} is in sync")
-        self.result["sync_ms"] = self._since(killed_at)
-        self._say(f"its replacement (pid {self._cluster.pid(victim)}) joined after {self.result['rejoin_ms']} ms, in sync after {self.result['sync_ms']} ms")
-        visitors = self._visitors
-        await self._until(lambda: not visitors.unanswered(), _STEP_S, f"every user of {victim} is answered by another node")
-        waits = sorted(answered - max(asked, killed_at) for _, asked, answered in visitors.failovers)
-        self.result["failover_ms"] = _percentiles(waits)
-        self.result["failed_over"] = len(waits)
-        self._say(f"{len(waits)} users went on elsewhere: p50 {self.result['failover_ms']['p50']} ms, p99 {self.result['failover_ms']['p99']} ms")
-        return victim, killed_at
+        took_ms = self._since(loss.at)
+        self.result["detection_ms"] = max(took_ms, self.result.get("detection_ms", 0))
+        self._say(f"the others dropped it after {took_ms} ms")
+        return loss
 
-    async def _pause(self, other_than: str) -> None:
-        """Stop another node for longer than the drop time, let it go on, and wait until all is as before."""
+    async def _recover(self, losses: Sequence[_Loss]) -> None:
+        """Until the replacements of these are in sync, and all their users were answered by others."""
         assert self._visitors is not None
-        served = self._visitors.served_by()
-        name = max(sorted(set(self._cluster.addresses) - {other_than}), key=lambda each: served.get(each, 0))
+        visitors = self._visitors
+        for loss in losses:
+            replacement = await self._replacement(loss.name, loss.uid)
+            others = [name for name in self._cluster.addresses if name != loss.name]
+            await self._until_all_say(others, lambda seen, uid=replacement: uid in _uids(seen), f"the survivors see the replacement of {loss.name}")  # type: ignore[misc]
+            joined_ms = self._since(loss.at)
+            await self._until_all_say([loss.name], lambda seen: seen["ready"], f"the replacement of {loss.name} is in sync")
+            synced_ms = self._since(loss.at)
+            self.result["rejoin_ms"] = max(joined_ms, self.result.get("rejoin_ms", 0))
+            self.result["sync_ms"] = max(synced_ms, self.result.get("sync_ms", 0))
+            self._say(f"the replacement of {loss.name} (pid {self._cluster.pid(loss.name)}) joined after {joined_ms} ms, in sync after {synced_ms} ms")
+        await self._until(lambda: not visitors.unanswered(), _STEP_S, "every user of the killed is answered by another node")
+        self.result["failover_ms"] = _percentiles(sorted(visitors.failovers))
+        self.result["failed_over"] = len(visitors.failovers)
+        self._say(
+            f"{len(visitors.failovers)} users went on elsewhere: p50 {self.result['failover_ms'].get('p50')} ms, p99 {self.result['failover_ms'].get('p99')} ms"
+        )
+
+    async def _pause(self, other_than: set[str]) -> None:
+        """Stop another node for longer than the drop time, let it go on, and wait until all is as before."""
+        name = self._busiest(self._cluster.addresses, *other_than)
         uid, pid = await self._uid(name), self._cluster.pid(name)
         assert pid is not None
         others = [each for each in self._cluster.addresses if each != name]
@@ -140,7 +207,7 @@ class Check:
         self.result["resume_ms"] = self._since(continued_at)
         self._say(f"dropped after {self.result['pause_detection_ms']} ms; {self.result['resume_ms']} ms after it went on all nodes were in sync")
 
-    async def _read_back(self, killed: str, killed_at: float) -> Verdict:
+    async def _read_back(self, kills: Sequence[tuple[str, float]]) -> Verdict:
         """Every session from every node and through the proxy, again until all is there or the time is over."""
         assert self._visitors is not None
         self._say(f"reading {self._number} sessions back from every node and through the proxy")
@@ -149,7 +216,7 @@ class Check:
         while True:
             readings = {name: await self._read_all(self._cluster.node_url(name), name) for name in sorted(self._cluster.addresses)}
             readings["proxy"] = await self._read_all(self._cluster.url, "")
-            verdict = self.ledger.judge(readings, killed, killed_at)
+            verdict = self.ledger.judge(readings, kills)
             if verdict.good or self._reactor.seconds() - ended > _SETTLE_S:
                 self.result["settle_ms"] = self._since(ended)
                 return verdict
@@ -178,6 +245,8 @@ class Check:
         self.result.update(lost=verdict.lost, foreign=verdict.foreign, lost_unacknowledged=verdict.excused, unread=verdict.unread, found=verdict.found)
         if not verdict.good:
             raise Failed("\n".join([f"{verdict.lost} writes lost, {verdict.foreign} foreign values, {verdict.unread} sessions unreadable:", *verdict.told]))
+        if self._rolling and self._visitors is not None and self._visitors.failed_requests:
+            raise Failed(f"{self._visitors.failed_requests} requests failed while nodes were restarted in good order")
         if self.ledger.acknowledged < self._writes * 0.4:
             raise Failed(f"only {self.ledger.acknowledged} of {self.ledger.answered} writes were acknowledged by another node; half of them asked for it")
 
@@ -231,7 +300,7 @@ class Check:
             return bool(seen["ready"]) and len(seen["members"]) == number and all(member["in_sync"] for member in seen["members"])
 
         await self._until_all_say(self._cluster.addresses, complete, event)
-        await self._until(lambda: all(map(self._cluster.proxy.is_up, self._cluster.addresses)), timeout_s, f"{event}: the proxy uses every node")
+        await self._until(lambda: all(map(self._cluster.proxy.is_up, self._cluster.layout.serving)), timeout_s, f"{event}: the proxy uses every node")
 
     async def _until(self, condition: Callable[[], bool], timeout_s: float, event: str) -> None:
         async def holds() -> bool:

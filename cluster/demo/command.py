@@ -24,7 +24,7 @@ from ..balancer import NodeDown, NodeUp
 from ..embedding import use_monotonic_time
 from ..supervisor import Started
 from .check import Check, Failed
-from .nodes import DemoCluster, Event
+from .nodes import DemoCluster, Event, Layout
 
 __all__ = ["run_check", "run_demo"]
 
@@ -33,12 +33,12 @@ _CHECK_S = 120.0  # the check ends by then, whatever happens
 _PROGRESS_S = 0.2
 
 
-def run_demo(nodes: int, port: int, logs: Path | None, manager: str = "delta", backups: int = 1) -> int:
+def run_demo(layout: Layout, port: int, logs: Path | None) -> int:
     """Run the demo until it is interrupted; returns the exit status. Runs, and so uses up, this process's reactor."""
     out = sys.stdout
 
     async def main(reactor: Any) -> int:
-        cluster = DemoCluster(reactor, nodes, port, logs, lambda event: _tell(cluster, event, out), manager, backups)
+        cluster = DemoCluster(reactor, layout, port, logs, lambda event: _tell(cluster, event, out))
         interrupted: Deferred[None] = Deferred()
         reactor.addSystemEventTrigger("before", "shutdown", _finish, cluster, interrupted)
         cluster.start()
@@ -50,14 +50,14 @@ def run_demo(nodes: int, port: int, logs: Path | None, manager: str = "delta", b
     return _run(main)
 
 
-def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_only: bool, manager: str = "delta", backups: int = 1) -> int:
+def run_check(layout: Layout, visitors: int, writes: int, logs: Path | None, json_only: bool, rolling: bool = False) -> int:
     """Run the story of `check.py`; returns 0 if every promise was kept. The last line of standard output is the result as JSON."""
     out = sys.stdout
 
     async def main(reactor: Any) -> int:
         progress = _Progress(sys.stderr, json_only)
-        cluster = DemoCluster(reactor, nodes, 0, logs, manager=manager, backups=backups)
-        check = Check(reactor, cluster, visitors, writes, progress.say)
+        cluster = DemoCluster(reactor, layout, 0, logs)
+        check = Check(reactor, cluster, visitors, writes, progress.say, rolling)
         stopped: Deferred[None] = Deferred()
         reactor.addSystemEventTrigger("before", "shutdown", _finish, cluster, stopped)
         looking = LoopingCall(lambda: progress.show(check.progress()))
@@ -73,7 +73,14 @@ def run_check(nodes: int, visitors: int, writes: int, logs: Path | None, json_on
         finally:
             looking.stop()
             progress.clear()
-        result = {**check.result, "manager": manager, "ok": not problem, "seconds": round(reactor.seconds() - began, 1), "proxy": cluster.proxy.statistics()}
+        result = {
+            **check.result,
+            "manager": layout.manager,
+            "backups": layout.backups,
+            "ok": not problem,
+            "seconds": round(reactor.seconds() - began, 1),
+            "proxy": cluster.proxy.statistics(),
+        }
         if problem:
             result["problem"] = problem
             _print(sys.stderr, f"FAILED: {problem}")
@@ -169,16 +176,29 @@ def _summary(result: dict[str, Any]) -> str:
         ("acknowledged by another node", f"{result['writes_acknowledged']}"),
         ("lost, foreign", f"{result.get('lost', '-')}, {result.get('foreign', '-')}"),
         ("lost without acknowledgement, last second", f"{result.get('lost_unacknowledged', '-')}"),
-        ("killed node dropped after", f"{result.get('detection_ms', '-')} ms"),
-        ("failover", times("failover_ms")),
-        ("replacement joined, in sync after", f"{result.get('rejoin_ms', '-')} ms, {result.get('sync_ms', '-')} ms"),
-        ("stopped node dropped, in sync again after", f"{result.get('pause_detection_ms', '-')} ms, {result.get('resume_ms', '-')} ms"),
+        *_losses(result, times),
+        *(
+            [("stopped node dropped, in sync again after", f"{result['pause_detection_ms']} ms, {result.get('resume_ms', '-')} ms")]
+            if "pause_detection_ms" in result
+            else []
+        ),
         ("a write", times("write_ms")),
         ("a write with acks = one", times("write_acknowledged_ms")),
     ]
     width = max(len(name) for name, _ in rows)
     verdict = "OK: every promise was kept" if result["ok"] else f"FAILED: {result['problem'].splitlines()[0]}"
     return "\n".join(["", *(f"  {name:<{width}}  {value}" for name, value in rows), "", f"  {verdict}", ""])
+
+
+def _losses(result: dict[str, Any], times: Callable[[str], str]) -> list[tuple[str, str]]:
+    if "drained_ms" in result:
+        return [("drained, one after the other", ", ".join(f"{took} ms" for took in result["drained_ms"]))]
+    return [
+        ("killed", ", then ".join(result.get("killed", ["nobody"]))),
+        ("killed node dropped after", f"{result.get('detection_ms', '-')} ms"),
+        ("failover", times("failover_ms")),
+        ("replacement joined, in sync after", f"{result.get('rejoin_ms', '-')} ms, {result.get('sync_ms', '-')} ms"),
+    ]
 
 
 def _print(stream: TextIO, text: str) -> None:

@@ -4,8 +4,8 @@ Every write has a token that no other write has, under a name of its own, so not
 What a node shows of a client's session is judged so:
 
 - a write that another node had confirmed is missing: *lost*, never allowed;
-- a write that was answered without confirmation is missing: excused if the killed node answered it in the last second
-  before the kill (its outbox died with it), else *lost* too;
+- a write that was answered without confirmation is missing: excused if a killed node answered it in the last second
+  before its kill (its outbox died with it), else *lost* too;
 - a write that was never answered may be there or not;
 - a value that this client did not write under this name: *foreign*, never allowed.
 """
@@ -77,8 +77,9 @@ class Ledger:
         self.answered += 1
         self.acknowledged += bool(confirmed_by)
 
-    def judge(self, readings: Mapping[str, Mapping[int, Mapping[str, str] | None]], killed: str, killed_at: float) -> Verdict:
-        """`readings`: for each place (a node, the proxy) and client the pairs that were read there; None: no session was found or read."""
+    def judge(self, readings: Mapping[str, Mapping[int, Mapping[str, str] | None]], kills: Sequence[tuple[str, float]]) -> Verdict:
+        """`readings`: for each place (a node, the proxy) and client the pairs that were read there; None: no session was found or read.
+        `kills`: the nodes that were killed, and when."""
         verdict = Verdict()
         lost: set[tuple[int, str]] = set()
         excused: set[tuple[int, str]] = set()
@@ -90,7 +91,7 @@ class Ledger:
                         verdict.unread += 1
                         self._tell(verdict, f"{place}: the session of client {client} cannot be read")
                     continue
-                self._judge_session(verdict, place, writes, pairs, lost, excused, killed, killed_at)
+                self._judge_session(verdict, place, writes, pairs, lost, excused, kills)
         verdict.lost, verdict.excused = len(lost), len(excused - lost)
         return verdict
 
@@ -102,8 +103,7 @@ class Ledger:
         pairs: Mapping[str, str],
         lost: set[tuple[int, str]],
         excused: set[tuple[int, str]],
-        killed: str,
-        killed_at: float,
+        kills: Sequence[tuple[str, float]],
     ) -> None:
         known = {write.name: write.token for write in writes}
         for name, value in sorted(pairs.items()):
@@ -116,11 +116,11 @@ class Ledger:
             if not write.node or write.name in pairs:
                 continue
             key = (write.client, write.name)
-            if not write.confirmed_by and write.node == killed and killed_at - EXCUSED_S <= write.answered_at:
+            if not write.confirmed_by and any(write.node == killed and at - EXCUSED_S <= write.answered_at <= at + EXCUSED_S for killed, at in kills):
                 excused.add(key)
                 continue
             lost.add(key)
-            when = f"{write.answered_at - killed_at:+.3f} s from the kill"
+            when = ", ".join(f"{write.answered_at - at:+.3f} s from the kill of {killed}" for killed, at in kills)
             confirmed = f"confirmed by {', '.join(write.confirmed_by)}" if write.confirmed_by else "not confirmed by another node"
             self._tell(verdict, f"{place}: {write.token} of client {write.client} is missing; answered by {write.node} {when}, {confirmed}")
 

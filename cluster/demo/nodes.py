@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,7 +28,7 @@ from ..balancer import BalancerSettings, Node, NodeDown, NodeUp, ReverseProxy
 from ..supervisor import Exited, Started, Supervisor
 from .page import COOKIE, MANAGER
 
-__all__ = ["DROP_S", "HEARTBEAT_S", "DemoCluster", "Event"]
+__all__ = ["DROP_S", "HEARTBEAT_S", "DemoCluster", "Event", "Layout"]
 
 HEARTBEAT_S, DROP_S = 0.5, 3.0  # the defaults of membership, named here because the check sleeps longer than them
 _HOST = "127.0.0.1"
@@ -38,6 +39,7 @@ Event = NodeUp | NodeDown | Started | Exited
 _CONFIGURATION = """\
 [node]
 name = "{name}"
+weight = {weight}
 
 [cluster]
 name = "{cluster}"
@@ -62,22 +64,42 @@ manager = "{manager}"
 """
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What the demo's nodes are: `nodes` that serve users and hold sessions, or `data` nodes that hold them and `web` nodes (lite members) that serve.
+
+    `manager`: its type, with so many `backups`.
+    """
+
+    nodes: int = 3
+    data: int = 0
+    web: int = 0
+    manager: str = "delta"
+    backups: int = 2
+
+    @property
+    def holding(self) -> list[str]:
+        """Names of the nodes that hold sessions."""
+        kind, number = ("data", self.data) if self.data else ("node", self.nodes)
+        return [f"{kind}{n}" for n in range(1, number + 1)]
+
+    @property
+    def serving(self) -> list[str]:
+        """Names of the nodes that the proxy sends users to."""
+        return [f"web{n}" for n in range(1, self.web + 1)] or self.holding
+
+    @property
+    def names(self) -> list[str]:
+        return list(dict.fromkeys((*self.holding, *self.serving)))
+
+
 class DemoCluster:
     """`start` and `stop`; in between `url`, and every node by name. Reactor thread only."""
 
-    def __init__(
-        self,
-        reactor: Any,
-        nodes: int,
-        port: int,
-        logs: Path | None = None,
-        listener: Callable[[Event], None] = lambda event: None,
-        manager: str = "delta",
-        backups: int = 1,
-    ) -> None:
-        """`port` 0: any free one. `logs`: a directory where the nodes' output is kept, made if it is not there. `manager`: its type, with so many `backups`."""
+    def __init__(self, reactor: Any, layout: Layout, port: int, logs: Path | None = None, listener: Callable[[Event], None] = lambda event: None) -> None:
+        """`port` 0: any free one. `logs`: a directory where the nodes' output is kept, made if it is not there."""
+        self.layout = layout
         self._reactor = reactor
-        self._manager, self._backups = manager, backups
         self._port = port
         self._logs = logs
         self._files: dict[str, IO[str]] = {}
@@ -85,8 +107,8 @@ class DemoCluster:
         self._listening: IListeningPort | None = None
         self.supervisor = Supervisor(reactor, listener, self._log_line)
         self.proxy = ReverseProxy(reactor, BalancerSettings(cookie=COOKIE.name, probe_timeout_s=1.0, retry_non_idempotent=True), listener)
-        ports = _free_ports(socket.SOCK_STREAM, nodes)
-        self.addresses = {f"node{number}": (_HOST, port) for number, port in enumerate(ports, start=1)}
+        ports = _free_ports(socket.SOCK_STREAM, len(layout.names))
+        self.addresses = {name: (_HOST, port) for name, port in zip(layout.names, ports, strict=True)}
         self.multicast_port = _free_ports(socket.SOCK_DGRAM, 1)[0]
         self.name = f"demo-{secrets.token_hex(4)}"
 
@@ -113,34 +135,36 @@ class DemoCluster:
             ) from None
         if self._logs is not None:
             self._logs.mkdir(parents=True, exist_ok=True)
-        level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides
         self.proxy.start()
-        for name, (host, port) in self.addresses.items():
-            path = self._directory / f"{name}.toml"
-            path.write_text(
-                _CONFIGURATION.format(
-                    name=name,
-                    cluster=self.name,
-                    multicast_port=self.multicast_port,
-                    heartbeat=HEARTBEAT_S,
-                    drop=DROP_S,
-                    manager=MANAGER,
-                    type=self._manager,
-                    backups=self._backups,
-                    cookie=COOKIE.name,
-                    host=host,
-                    port=port,
-                )
-            )
-            self.supervisor.add(name, [sys.executable, "-m", "twisted", f"--log-level={level}", "--log-format=text", "caterwaul", "--config", str(path)])
-            self.proxy.add(Node(name, host, port))
+        for name in self.layout.names:
+            self._add(name)
         self.supervisor.startService()
+
+    def grow(self, name: str) -> None:
+        """One more node, of the same kind as the others of that name."""
+        self.addresses[name] = (_HOST, _free_ports(socket.SOCK_STREAM, 1)[0])
+        self._add(name)
+
+    def _add(self, name: str) -> None:
+        host, port = self.addresses[name]
+        layout, path = self.layout, self._directory / f"{name}.toml"
+        serves = name in layout.serving
+        path.write_text(
+            _CONFIGURATION.format(
+                name=name, weight=int(not layout.web or not serves), cluster=self.name, multicast_port=self.multicast_port, heartbeat=HEARTBEAT_S, drop=DROP_S,
+                manager=MANAGER, type=layout.manager, backups=layout.backups, cookie=COOKIE.name, host=host, port=port,
+            )
+        )  # fmt: skip
+        level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides
+        self.supervisor.add(name, [sys.executable, "-m", "twisted", f"--log-level={level}", "--log-format=text", "caterwaul", "--config", str(path)])
+        if serves:
+            self.proxy.add(Node(name, host, port))
 
     async def wait_ready(self, timeout_s: float) -> None:
         """Until the proxy may use every node. Raises `LocalError` with what a node printed last, if that takes too long or one keeps dying."""
         deadline = self._reactor.seconds() + timeout_s
         while True:
-            missing = [name for name in self.addresses if not self.proxy.is_up(name)]
+            missing = [name for name in self.layout.serving if not self.proxy.is_up(name)]
             if not missing:
                 return
             name = missing[0]

@@ -99,11 +99,10 @@ class Visitors:
     rng: random.Random
     everybody: list[Visitor] = field(default_factory=list)
     latencies: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  #: seconds, by whether an ack was wanted
-    #: (visitor, asked, answered) of each first answer after `watch_failover`, of those whom that node had served
-    failovers: list[tuple[int, float, float]] = field(default_factory=list)
+    failovers: list[float] = field(default_factory=list)  #: seconds until the first answer after `watch_failover`, of those whom that node had served
     failed_requests: int = 0
     _stopping: bool = False
-    _watched: set[int] = field(default_factory=set)
+    _watched: dict[int, float] = field(default_factory=dict)
     _done: Deferred[list[None]] | None = None
 
     def start(self, number: int) -> None:
@@ -119,8 +118,9 @@ class Visitors:
 
     def watch_failover(self, node: str) -> int:
         """From now on note the next answer to each visitor of this node; how many they are."""
-        self._watched = {visitor.number for visitor in self.everybody if visitor.node == node}
-        return len(self._watched)
+        affected = {visitor.number: self.reactor.seconds() for visitor in self.everybody if visitor.node == node}
+        self._watched |= affected
+        return len(affected)
 
     def unanswered(self) -> int:
         """Watched visitors that still have no answer."""
@@ -163,9 +163,9 @@ class Visitors:
         visitor.node, visitor.answered_at = answer.content["node"], now
         self.ledger.answer(write, now, visitor.node, answer.content["confirmed"])
         self.latencies[wants_ack].append(now - visitor.asked_at)
-        if visitor.number in self._watched:
-            self._watched.discard(visitor.number)
-            self.failovers.append((visitor.number, visitor.asked_at, now))
+        killed_at = self._watched.pop(visitor.number, None)
+        if killed_at is not None:
+            self.failovers.append(now - max(visitor.asked_at, killed_at))
 
     async def _try(self, visitor: Visitor, form: dict[str, str]) -> Answer | None:
         try:

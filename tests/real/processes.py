@@ -32,6 +32,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 import caterwaul
 from caterwaul import ClusterManager
 from caterwaul.cluster.supervisor import service
+from caterwaul.managers.session import key_of
 from caterwaul.membership.view import ViewChanged
 
 T = TypeVar("T")
@@ -132,14 +133,15 @@ class Command(_Child):
 class Node(_Child):
     """A `ClusterManager` with these settings in a process of its own. `do("command", ...)` calls `Served.command`.
 
-    `wheel`: Caterwaul is taken from there.
+    `wheel`: Caterwaul is taken from there. `namespace`: of the network it lives in.
     """
 
-    def __init__(self, settings: dict[str, Any], wheel: Path | None = None) -> None:
+    def __init__(self, settings: dict[str, Any], wheel: Path | None = None, namespace: str = "") -> None:
         self.settings = settings
         self.name: str = settings["node"]["name"]
         environ = {**os.environ, "PYTHONPATH": str(wheel)} if wheel is not None else None
-        super().__init__([sys.executable, __file__], stdin=subprocess.PIPE, environ=environ)
+        inside = [str(shutil.which("ip")), "netns", "exec", namespace] if namespace else []
+        super().__init__([*inside, sys.executable, __file__], stdin=subprocess.PIPE, environ=environ)
         self._answers: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self._write(settings)
@@ -211,9 +213,12 @@ class Node(_Child):
 class Cluster:
     """Nodes of one cluster, of a name of its own, on loopback. Ends them all with the block."""
 
-    def __init__(self, *, port: int = 0, name: str = "", channel: Mapping[str, Any] | None = None, **membership: Any) -> None:
-        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, and the other keywords: settings of these tables."""
+    def __init__(
+        self, *, port: int = 0, name: str = "", channel: Mapping[str, Any] | None = None, manager: Mapping[str, Any] | None = None, **membership: Any
+    ) -> None:
+        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, `manager` and the other keywords: settings of these tables."""
         self._channel = dict(channel or {})
+        self._managers = {"managers": {"default": dict(manager)}} if manager else {}
         self.name = name or f"real-{uuid.uuid4().hex[:12]}"
         self.membership = {"multicast_port": port or free_port(socket.SOCK_DGRAM), **_FAST, **membership}
         self.nodes: list[Node] = []
@@ -225,17 +230,25 @@ class Cluster:
         for node in self.nodes:
             node.end()
 
-    def start(self, name: str, port: int = 0, wheel: Path | None = None, domain: str = "", **membership: Any) -> Node:
-        """One more; returns before it has started."""
-        node = Node(
-            {
-                "node": {"name": name, "port": port, **({"domain": domain} if domain else {})}, "cluster": {"name": self.name}, "admin": {"socket": ""},
-                "membership": {**self.membership, **membership}, "channel": self._channel,
-            },
-            wheel,
-        )  # fmt: skip
-        self.nodes.append(node)
-        return node
+    def start(
+        self,
+        name: str,
+        port: int = 0,
+        wheel: Path | None = None,
+        domain: str = "",
+        namespace: str = "",
+        node: Mapping[str, Any] | None = None,
+        **membership: Any,
+    ) -> Node:
+        """One more; returns before it has started. `namespace`: of the network it lives in. `node`: more settings of that table."""
+        own = {"name": name, "port": port, **({"domain": domain} if domain else {}), **(node or {})}
+        settings = {
+            "node": own, "cluster": {"name": self.name}, "admin": {"socket": ""}, "membership": {**self.membership, **membership}, "channel": self._channel,
+            **self._managers,
+        }  # fmt: skip
+        started = Node(settings, wheel, namespace)
+        self.nodes.append(started)
+        return started
 
     def grow(self, names: str) -> list[Node]:
         """Start a node for each letter, and wait until all nodes see each other and are in sync."""
@@ -342,6 +355,17 @@ class Served:
 
     def count(self) -> int:
         return self.manager.count
+
+    def holders(self, session: str) -> list[str]:
+        """Names of the members that should hold it, the primary first, as this one sees it."""
+        core, key = self.manager._core, key_of(session)
+        entry = core.replica.get(key)
+        names = {member.uid: member.name for member in core.placement.view}
+        return [names[uid] for uid in core.placement.holders(key, entry.primary if entry is not None else b"")]
+
+    def drain(self) -> dict[str, Any]:
+        report: dict[str, Any] = self.cluster.drain(20.0).result
+        return report
 
 
 def _serve(lines: Iterator[bytes]) -> None:

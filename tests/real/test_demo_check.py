@@ -18,7 +18,11 @@ import pytest
 
 def _python(call: str) -> list[str]:
     """What the command line does for `caterwaul demo`, without its lower limits of clients and writes."""
-    return [sys.executable, "-c", f"import sys; from pathlib import Path; from caterwaul.cluster.demo.command import run_check, run_demo; sys.exit({call})"]
+    return [
+        sys.executable,
+        "-c",
+        f"import sys; from pathlib import Path; from caterwaul.cluster.demo.command import run_check, run_demo; from caterwaul.cluster.demo.nodes import Layout; sys.exit({call})",
+    ]
 
 
 def _wait_end(pidfds: list[int], timeout_s: float) -> int:
@@ -33,7 +37,7 @@ def _wait_end(pidfds: list[int], timeout_s: float) -> int:
 
 
 def test_the_check_loses_nothing_and_its_last_line_is_the_result() -> None:
-    run = subprocess.run(_python("run_check(3, 20, 800, None, False)"), capture_output=True, text=True, timeout=150)
+    run = subprocess.run(_python("run_check(Layout(), 20, 800, None, False)"), capture_output=True, text=True, timeout=150)
     lines = run.stdout.splitlines()
     assert lines, run.stderr
     result = json.loads(lines[-1])
@@ -52,7 +56,7 @@ def test_the_check_loses_nothing_and_its_last_line_is_the_result() -> None:
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux 5.3")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_demo_prints_its_url_and_leaves_no_process_behind_however_it_ends(number: signal.Signals, tmp_path: Path) -> None:
-    demo = subprocess.Popen(_python(f"run_demo(3, 0, Path({str(tmp_path / 'logs')!r}))"), stdout=subprocess.PIPE, text=True)
+    demo = subprocess.Popen(_python(f"run_demo(Layout(), 0, Path({str(tmp_path / 'logs')!r}))"), stdout=subprocess.PIPE, text=True)
     pidfds: list[int] = []
     try:
         assert demo.stdout is not None
@@ -87,7 +91,7 @@ def test_a_port_in_use_is_named_in_one_line() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        run = subprocess.run(_python(f"run_demo(3, {port}, None)"), capture_output=True, text=True, timeout=30)
+        run = subprocess.run(_python(f"run_demo(Layout(), {port}, None)"), capture_output=True, text=True, timeout=30)
     assert run.returncode == 1
     assert run.stderr.startswith(f"port {port}, asked for with --port, cannot be used: ")
     assert len(run.stderr.splitlines()) == 1

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.web.error import UnsupportedMethod
 from twisted.web.resource import getChildForRequest
+from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from caterwaul.cluster.admin import admin_resource
@@ -20,6 +24,7 @@ class Node:
 
     def __init__(self) -> None:
         self.asked: list[tuple[str, int, str]] = []
+        self.state = "serving"
 
     def members_report(self) -> list[dict[str, Any]]:
         return [{"name": "a"}]
@@ -33,12 +38,32 @@ class Node:
     def statistics(self) -> dict[str, Any]:
         return {"channel": {"links": 1}}
 
+    def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
+        return succeed({"lose": lose}) if "a" in lose else fail(LocalError("no node 'x'"))
 
-def get(node: Node, path: str, **arguments: str) -> tuple[int, Any]:
+    def drain_report(self) -> dict[str, Any]:
+        return {"state": self.state}
+
+    def begin_drain(self) -> dict[str, Any]:
+        self.state = "draining"
+        return self.drain_report()
+
+    def cancel_drain(self) -> dict[str, Any]:
+        self.state = "serving"
+        return self.drain_report()
+
+    def end(self) -> dict[str, Any]:
+        return {"left_process": True}
+
+
+def get(node: Node, path: str, method: bytes = b"GET", **arguments: str) -> tuple[int, Any]:
     request = DummyRequest([part.encode() for part in path.strip("/").split("/")])
+    request.method = method
     request.args = {name.encode(): [value.encode()] for name, value in arguments.items()}
     resource = getChildForRequest(admin_resource(node), request)
     body = resource.render(request)
+    if body is NOT_DONE_YET:
+        body = b"".join(request.written)
     return request.responseCode or 200, json.loads(body) if body[:1] in b"{[" else body
 
 
@@ -78,3 +103,20 @@ def test_a_page_has_a_bound(limit: str) -> None:
 
 def test_a_question_that_makes_no_sense_is_answered_with_the_reason() -> None:
     assert get(Node(), "/sessions", manager="none") == (400, {"error": "no manager 'none'"})
+
+
+def test_what_changes_something_is_a_post() -> None:
+    node = Node()
+    assert get(node, "/drain") == (200, {"state": "serving"})
+    assert get(node, "/drain", b"POST") == (200, {"state": "draining"})
+    assert get(node, "/drain", b"POST", cancel="1") == (200, {"state": "serving"})
+    assert get(node, "/leave", b"POST") == (200, {"left_process": True})
+    with pytest.raises(UnsupportedMethod):
+        get(node, "/leave")
+    with pytest.raises(UnsupportedMethod):
+        get(node, "/members", b"POST")
+
+
+def test_an_answer_may_take_its_time_and_may_be_a_refusal() -> None:
+    assert get(Node(), "/rehearse", lose="a") == (200, {"lose": ["a"]})
+    assert get(Node(), "/rehearse", lose="x") == (400, {"error": "no node 'x'"})

@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from caterwaul.cluster import cli
 from caterwaul.cluster.admin_socket import Running
+from caterwaul.cluster.demo.nodes import Layout
 from caterwaul.membership.errors import LocalError
 
 MEMBER = {
@@ -172,4 +173,9 @@ class TestWhole:
         assert run("demo", "--nodes", "4", "--port", "0").exit_code == 1
         assert run("demo", "--check", "--json").exit_code == 1
         assert run("demo", "--manager", "backup", "--backups", "2", "--port", "0").exit_code == 1
-        assert got == [(4, 0, None, "delta", 1), (3, 200, 10_000, None, True, "delta", 1), (3, 0, None, "backup", 2)]
+        assert run("demo", "--manager", "partitioned", "--data", "4", "--web", "3", "--check").exit_code == 1
+        assert run("demo", "--data", "4").exit_code == 2
+        assert got == [
+            (Layout(4), 0, None), (Layout(), 200, 10_000, None, True, False), (Layout(manager="backup"), 0, None),
+            (Layout(3, 4, 3, "partitioned"), 200, 10_000, None, False, False),
+        ]  # fmt: skip

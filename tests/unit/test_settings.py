@@ -178,9 +178,16 @@ class TestMistakes:
         (line,) = mistakes(**{"managers.shop.cookie.secure": False})
         assert line.startswith("managers.shop.cookie.name: __Host-sid needs secure = true")
 
-    def test_a_manager_has_a_short_plain_name(self) -> None:
-        assert mistakes(managers={"a b": {}}) == ["managers.a b: the name of a manager is 1 to 32 letters, digits, '_' or '-'"]
-        assert mistakes(managers=3) == ["managers: 3 is not a table of managers, [managers.NAME]"]
+    @pytest.mark.parametrize("kind", ["managers", "maps"])
+    def test_managers_and_maps_have_short_plain_names(self, kind: str) -> None:
+        assert mistakes(**{kind: {"a b": {}}}) == [f"{kind}.a b: the name is 1 to 32 letters, digits, '_' or '-'"]
+        assert mistakes(**{kind: 3}) == [f"{kind}: 3 is not a table of {kind}, [{kind}.NAME]"]
+
+    def test_mistakes_in_maps_are_named(self) -> None:
+        assert mistakes(maps={"prices": {"type": "delta", "acks": "some"}}) == [
+            "maps.prices.type: 'delta' is none of replicated, partitioned",
+            "maps.prices.acks: 'some' is none of none, one, quorum, all, and no number of members",
+        ]
 
     @pytest.mark.parametrize(("text", "line"), [("[node", "not valid TOML"), ("[node]\nname = 1979-05-27", "is not text in quotes")])
     def test_a_file_that_is_no_configuration_is_one_line(self, tmp_path: Path, text: str, line: str) -> None:
