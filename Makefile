@@ -9,10 +9,11 @@ JOBS   ?= 2
 SEEDS  ?= 30
 SEED   ?=
 MANAGER ?= delta
+SCENE  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo check test lint unit real sim simall fuzz bench docs wheel clean
+.PHONY: help venv install demo check test lint unit real sim simall scale fuzz bench docs wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -47,8 +48,8 @@ unit: $(STAMP)  ## all tests but the simulator's seeds
 real: $(STAMP)  ## only the tests with processes, sockets and multicast
 	$(BIN)/python -m pytest tests/real
 
-sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned for those
-	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story
+	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides delta
 	$(BIN)/python -m tests.sim --manager partitioned --seeds 8
@@ -59,6 +60,9 @@ fuzz: $(STAMP)  ## arbitrary bytes against every decoder, longer than make test 
 
 bench: $(STAMP)  ## measure, and print a table; ARGS="--json FILE" and others: see ARGS=--help
 	$(BIN)/python -m benchmarks $(ARGS)
+
+scale: $(STAMP)  ## simulate 100, 300 and 1000 members, and print what each does a second; ARGS=--help
+	$(BIN)/python -m tests.sim.scale $(ARGS)
 
 docs: $(STAMP)  ## write docs/configuration.md from the settings
 	$(BIN)/caterwaul config --markdown > docs/configuration.md

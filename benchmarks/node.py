@@ -24,7 +24,9 @@ from typing import Any
 
 from caterwaul.cluster.manager import ClusterManager
 from caterwaul.managers.base import SessionManager
+from caterwaul.managers.changes import KEY_BYTES
 from caterwaul.managers.messages import DELTAS, RECORDS
+from caterwaul.managers.session import key_of
 from caterwaul.membership.channel import Message, Waiter
 from caterwaul.membership.member import Member
 from caterwaul.membership.view import ViewChanged
@@ -247,6 +249,29 @@ class _Node:
 
     def ids(self, every: int = 1) -> dict[str, Any]:
         return {"ids": self._writer.ids[::every]}
+
+    def keys(self) -> dict[str, Any]:
+        return {"keys": [key_of(session_id).hex() for session_id in self._writer.ids]}
+
+    def items(self) -> dict[str, Any]:
+        """(key, digest) of each session of which this node holds a copy that counts."""
+        items = self._manager.survey_page(b"", sys.maxsize)
+        return {"items": [(item[:KEY_BYTES].hex(), item[KEY_BYTES:].hex()) for item in items]}
+
+    def visit(self, ids: list[str]) -> dict[str, Any]:
+        """Open each of these sessions once, as a request that only reads."""
+        calls, missing = [], 0
+        for session_id in ids:
+            began = time.monotonic_ns()
+            session = self._manager.open(session_id)
+            calls.append(time.monotonic_ns() - began)
+            missing += session.new or session.unknown
+            self._manager.release(session)
+        calls.sort()
+        return {
+            "p50_us": percentile(calls, 0.5) / 1e3, "p99_us": percentile(calls, 0.99) / 1e3, "missing": missing,
+            "near_hits": self._manager.statistics()["near_hits"],
+        }  # fmt: skip
 
     def digests(self, ids: list[str]) -> dict[str, Any]:
         """Of each session's names and values, as an application reads them here; empty where the session is not."""

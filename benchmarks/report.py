@@ -38,6 +38,18 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("visible p50 us", "p50_us"), Column("p99 us", "p99_us"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
         Column("CPU us/update, all nodes", "cpu_all_us"), Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True),
     ]),
+    "nodes": ("one node writes, the others hold what their type of manager wants", [
+        Column("updates/s", "updates_per_s"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"),
+        Column("CPU us/update: writer", "cpu_writer_us"), Column("all nodes", "cpu_all_us"), Column("unconfirmed", "unconfirmed", True), Column("wrong", "wrong", True),
+    ]),
+    "lookup": ("sessions held elsewhere, of four nodes", [
+        Column("first p50 us", "first_p50_us"), Column("p99 us", "first_p99_us"), Column("again p50 us", "again_p50_us"), Column("p99 us", "again_p99_us"),
+        Column("sessions", "opened"), Column("near hits", "near_hits"), Column("missing", "missing", True),
+    ]),
+    "rebalance": ("a fourth node joins", [
+        Column("s from process start until settled", "seconds"), Column("bytes moved", "moved_bytes"), Column("fair share of all bytes", "ideal_bytes"),
+        Column("moved/share", "moved_ideal"), Column("sessions on the joiner", "joiner_holds"), Column("sessions", "sessions"),
+    ]),
     "memory": ("memory of a packed session", [
         Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("sessions", "sessions"), Column("wrong", "wrong", True),
     ]),

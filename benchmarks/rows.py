@@ -2,6 +2,7 @@
 
     flood-2r-100B-none-1t     deltas per second: two replicas, attribute of 100 bytes, acks none, one application thread
     latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
+    nodes-..., lookup-..., rebalance-...   where some members hold a session: see `spread.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
 Rows of one kind that need the same cluster share it, each with its own repetitions; one repetition before the first warms it
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import micro
+from . import micro, spread
 from .figures import chosen, percentile
 from .processes import Group, Process
 
@@ -57,6 +58,7 @@ class Row(NamedTuple):
     size: int = 0
     acks: str = "none"
     threads: int = 1
+    manager: str = "delta"
 
 
 def plan(selections: tuple[str, ...] = ()) -> list[Row]:
@@ -68,19 +70,26 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
                 Row(f"flood-{replicas}r-{size}B-{acks}-{threads}t", "flood", replicas, size, acks, threads) for acks in ("none", "all") for threads in (1, 8)
             ]
             rows += [Row(f"latency-{replicas}r-{size}B-{acks}", "latency", replicas, size, acks) for acks in ("none", "all")]
+    for manager in spread.KINDS:
+        for nodes in spread.NODES:
+            rows += [Row(f"nodes-{manager}-{nodes}n-1000B-{acks}", "nodes", nodes - 1, 1000, acks, manager=manager) for acks in ("none", "all")]
+    for manager in spread.KINDS[1:]:
+        rows += [Row(f"lookup-{manager}", "lookup", 3, 100, manager=manager), Row(f"rebalance-{manager}", "rebalance", 3, 1000, manager=manager)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
 
 def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iterator[tuple[Row, list[Repetition]]]:
     """Each row with its repetitions, as soon as it is measured. `tell` hears what is going on."""
-    for (kind, replicas, size), together in groupby(rows, lambda row: (row.kind, row.replicas, row.size) if row.kind != "latency" else ("flood", *row[2:4])):
+    for (kind, replicas, size, _), together in groupby(rows, _group):
         same = list(together)
         tell(f"{same[0].name}{f' and {len(same) - 1} more' if len(same) > 1 else ''}")
         if kind == "micro":
             yield same[0], [micro.commit_path(size, scale.flood_ms * 10) for _ in range(repetitions)]
         elif kind == "flood":
             yield from _updates(same, replicas, size, scale, repetitions)
+        elif kind in ("nodes", "lookup", "rebalance"):
+            yield from ((row, _spread(row, scale, repetitions)) for row in same)
         elif kind == "memory":
             yield same[0], [_memory(scale) for _ in range(repetitions)]
         elif kind == "join":
@@ -89,6 +98,19 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], _rejoins(scale, repetitions)
         else:
             yield same[0], _losses(scale)
+
+
+def _group(row: Row) -> tuple[str, int, int, str]:
+    """What rows that share a cluster have in common."""
+    return "flood" if row.kind == "latency" else row.kind, row.replicas, row.size, row.manager
+
+
+def _spread(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
+    if row.kind == "nodes":
+        return spread.writes(row.manager, row.replicas + 1, row.size, row.acks, scale.sessions, scale.flood_ms, repetitions)
+    if row.kind == "lookup":
+        return spread.lookups(row.manager, scale.sessions, row.size, repetitions)
+    return spread.rebalances(row.manager, scale.held // 2, row.size, repetitions)
 
 
 # -- updates

@@ -7,11 +7,14 @@ import os
 import sys
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from time import monotonic
 
 import click
 
 from .run import attempt
+from .scenes import SCENES
+from .scenes import attempt as attempt_scene
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,11 +22,14 @@ from .run import attempt
 @click.option("--first", type=int, default=1, show_default=True, help="The first seed.")
 @click.option("--seed", type=str, help="Run this one only, and print its trace's digest.")
 @click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="The type of session manager.")
+@click.option("--scene", type=click.Choice(sorted(SCENES)), help="Not random faults, but this story.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(seeds: int, first: int, seed: str | None, manager: str, jobs: int, as_json: bool) -> None:
+def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | None, jobs: int, as_json: bool) -> None:
     """Run seeds of the simulator. Exit code 1 when a promise was broken; the output says how to replay it."""
     begin = monotonic()
+    if scene is not None:
+        sys.exit(_scene(scene, [int(seed)] if seed is not None else list(range(first, first + seeds)), manager, jobs))
     wanted = 1 if seed is not None else seeds
     queue = iter([int(seed) if seed.lstrip("-").isdigit() else seed] if seed is not None else range(first, first + 10 * seeds + 10))
     totals: Counter[str] = Counter()
@@ -64,6 +70,20 @@ def main(seeds: int, first: int, seed: str | None, manager: str, jobs: int, as_j
             f"{done} seeds passed, {len(failed)} failed, {len(voids)} void, {seconds:.0f} s; {totals['operations']} requests, {totals['acknowledged']} acknowledged writes"
         )
     sys.exit(1 if failed else 0)
+
+
+def _scene(scene: str, seeds: list[int], manager: str, jobs: int) -> int:
+    """The exit code."""
+    failed, totals = 0, Counter[str]()
+    with ProcessPoolExecutor(jobs) as pool:
+        for seed, result in zip(seeds, pool.map(partial(attempt_scene, manager=manager, scene=scene), seeds), strict=True):
+            if isinstance(result, str):
+                failed += 1
+                click.echo(f"\n{result}\n\nreplay: make sim SCENE={scene} SEED={seed} MANAGER={manager}\n", err=True)
+            else:
+                totals.update(result)
+    click.echo(f"{scene}, {manager}: {len(seeds) - failed} of {len(seeds)} seeds passed; {totals['requests']} requests, {totals['unknown']} unknown")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -50,8 +50,9 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
     bodies = {copies[name][2] for name in holders if name in copies}
+    required = {*keepers, *holders}
     return (
-        set(copies) - fresh != {*keepers, *holders} or any(copies[name][2] not in bodies for name in fresh & set(copies)) or len(bodies) != 1 or None in bodies
+        not required <= set(copies) or not set(copies) - required <= fresh or any(copies[name][2] not in bodies for name in fresh & set(copies)) or len(bodies) != 1 or None in bodies
         or any(copies[name][2] is not None for name in copies if name not in (*holders, *fresh))
         or (placement.primary(key, named) != named and placement.leads(b""))
     )  # fmt: skip

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -134,6 +135,7 @@ class Network:
         self.hosts: dict[str, Host] = {}
         self.connections: dict[StreamSocket, None] = {}  #: the dialling ends of those that are open
         self.sockets_made = 0
+        self.audience: Callable[[Host], Iterable[Host]] = lambda sender: self.hosts.values()  #: who hears this host's multicast
         self.chunk_rate = rng.choice((0.0, 0.05, 0.3))  #: how often a read gets less than there is
         self._paths: dict[tuple[Host, Host], Path] = {}
 
@@ -194,7 +196,7 @@ class Network:
     def send_datagram(self, sender: DatagramSocket, data: bytes, to: tuple[str, int]) -> None:
         address, port = to
         if int(address.partition(".")[0]) >= 224:
-            for host in self.hosts.values():
+            for host in self.audience(sender.host):
                 if host is sender.host and not sender.loopback:
                     continue
                 for sock in host.datagram_sockets:

@@ -37,23 +37,27 @@ class SimNode(Node):
 
 
 class SimCluster:
-    """Nodes 0 to `size` - 1, each alone on its host. `settings`: keywords of `Settings.of`, the same for all."""
+    """Nodes 0 to `size` - 1, each alone on its host. `settings`: keywords of `Settings.of`, the same for all; `node_settings(number)`: more for its
+    table `node`. `up`: how many are started at once, all if None."""
 
-    def __init__(self, world: World, size: int = 5, **settings: Any) -> None:
+    def __init__(
+        self, world: World, size: int = 5, up: int | None = None, node_settings: Callable[[int], dict[str, Any]] = lambda number: {}, **settings: Any
+    ) -> None:
         self.world = world
         self.size = size
         self.nodes: dict[int, SimNode] = {}  #: those that are up
         self.lives = [0] * size
         self._settings = settings
+        self._node_settings = node_settings
         #: told of each new life, before it starts
         self.on_start: Callable[[int, SimNode], None] | None = None
-        for number in range(size):
+        for number in range(size if up is None else up):
             self.start(number)
 
     # -- Target
 
     def host(self, node: int) -> Host:
-        return self.world.network.host(f"10.0.0.{node + 1}")
+        return self.world.network.host(f"10.0.{node // 250}.{node % 250 + 1}")
 
     def reactor(self, node: int) -> SimReactor | None:
         return self.nodes[node].reactor if node in self.nodes else None
@@ -62,19 +66,28 @@ class SimCluster:
         self.host(node).up = not whole_host
         self.nodes.pop(node).reactor.end(whole_host)
 
+    def end(self, node: int) -> None:
+        """Its process ends, after the node has left."""
+        self.nodes.pop(node).reactor.end(False)
+
     def start(self, node: int) -> None:
         host = self.host(node)
         if not host.up:
             host.boot()
         self.lives[node] += 1
         life = f"n{node}.{self.lives[node]}"
-        settings = Settings.of(
-            node={"name": f"n{node}", "host": host.address, "port": _PORT, "insecure": True}, admin={"socket": ""}, web={"listen": ""}, **self._settings
-        )
-        self.nodes[node] = started = SimNode(settings, self.world.process(life, host.address), self.world.rng(f"entropy of {life}").randbytes)
+        own = {"name": f"n{node}", "host": host.address, "port": _PORT, "insecure": True, **self._node_settings(node)}
+        settings = Settings.of(node=own, admin={"socket": ""}, web={"listen": ""}, **self._settings)
+        self.nodes[node] = started = self.make(node, settings, self.process(node, life, host.address), self.world.rng(f"entropy of {life}").randbytes)
         if self.on_start is not None:
             self.on_start(node, started)
         started.start().addErrback(self._failed, life)
+
+    def process(self, node: int, name: str, address: str) -> SimReactor:
+        return self.world.process(name, address)
+
+    def make(self, node: int, *arguments: Any) -> SimNode:
+        return SimNode(*arguments)
 
     # -- state
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, handover, moving, near, opening, record, replica
+from caterwaul.managers import antientropy, base, handover, moving, near, opening, parting, record, replica
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -21,13 +21,15 @@ Patch = Callable[[Any, str, Any], None]
 
 @dataclass(frozen=True)
 class Bug:
-    """`plant(patch)` uses ``patch(target, name, value)``. `promise`: how the failure's text begins. `kinds`: classes of faults, None: all. `manager`: its type."""
+    """`plant(patch)` uses ``patch(target, name, value)``. `promises`: how the failure's text may begin. `kinds`: classes of faults, None: all. `manager`: its type.
+    `scene`: the story that shows it; none: random faults do."""
 
     name: str
     plant: Callable[[Patch], None]
     promises: tuple[str, ...]
     kinds: tuple[str, ...] | None = None
     manager: str = "delta"
+    scene: str = ""
 
 
 def _skip_a_tombstone(patch: Patch) -> None:
@@ -122,7 +124,7 @@ def _never_reconcile(patch: Patch) -> None:
 
 
 def _drop_before_confirmation(patch: Patch) -> None:
-    patch(handover.Handover, "_missing", lambda self, key, entry, placement: {})
+    patch(parting.Parting, "_missing", lambda self, key, entry, placement: {})
 
 
 def _the_displaced_are_not_told(patch: Patch) -> None:
@@ -136,6 +138,14 @@ def _readers_are_not_told(patch: Patch) -> None:
 
 def _serve_before_it_arrived(patch: Patch) -> None:
     patch(opening, "uncovered", lambda written, applied: {})
+
+
+def _leave_before_all_is_handed_over(patch: Patch) -> None:
+    patch(handover.Handover, "remaining", lambda self, placement: (0, 0))
+
+
+def _domains_do_not_matter(patch: Patch) -> None:
+    patch(group, "own_domain", lambda me, everyone: tuple(everyone))
 
 
 BUGS = (
@@ -152,4 +162,6 @@ BUGS = (
     Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
+    Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
+    Bug("domains do not matter", _domains_do_not_matter, ("n", "not all domains"), scene="domains"),
 )

@@ -6,6 +6,7 @@ import pytest
 
 from .planted import BUGS, Bug
 from .run import run_seed
+from .scenes import SCENES
 from .world import SimulationError
 
 _SEEDS = range(1, 13)
@@ -17,7 +18,10 @@ def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> N
     reports = []
     for seed in _SEEDS:
         try:
-            run_seed(seed, bug.kinds, bug.manager)
+            if bug.scene:
+                SCENES[bug.scene](2 * seed, bug.manager)
+            else:
+                run_seed(seed, bug.kinds, bug.manager)
         except SimulationError as error:
             what = str(error).splitlines()[0].split(" s: ", 1)[1]
             reports.append(what)

@@ -49,10 +49,10 @@ class World:
     def rng(self, purpose: str) -> Random:
         return Random(f"{self.seed}/{purpose}")
 
-    def process(self, name: str, address: str) -> SimReactor:
+    def process(self, name: str, address: str, kind: type[SimReactor] = SimReactor) -> SimReactor:
         """A new process on the host of this address, with a monotonic clock that begins anywhere."""
         self.note(f"process {name} on {address}")
-        return SimReactor(self.network.host(address), name, self._offsets.uniform(0.0, 1e6))
+        return kind(self.network.host(address), name, self._offsets.uniform(0.0, 1e6))
 
     def note(self, text: str) -> None:
         self.trace.note(text)

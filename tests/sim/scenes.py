@@ -1,0 +1,312 @@
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses, a storm of joins, wide views, domains.
+
+A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted.
+`Clients` are users whose every answer is checked: nobody's session may be lost, unknown or older than what must have survived.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any
+
+from caterwaul.managers.errors import SessionError
+from caterwaul.managers.heads import LIVE
+from caterwaul.managers.session import Session, key_of
+from caterwaul.membership.view import ViewChanged
+
+from .copies import difference
+from .faults import Injector, draw
+from .node import SimCluster, SimNode
+from .world import SimulationError, World
+
+__all__ = ["SCENES", "Clients", "attempt"]
+
+_DROP_TIME_S = 1.5
+_AGREE_WITHIN_S = 10.0
+
+
+def _settings(manager: str, backups: int = 1, **more: Any) -> dict[str, Any]:
+    chosen: dict[str, Any] = {"read_your_writes": "cluster", "type": manager, **more}
+    if manager != "delta":
+        chosen["backups"] = backups
+    return {"membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3}, "channel": {"reconnect_max_s": 1.0}, "managers": {"default": chosen}}
+
+
+class _Client:
+    __slots__ = ("busy", "id", "least", "node", "token", "written")
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self.token = ""
+        self.node: int | None = None
+        self.written = self.least = 0  # the last number written, and the one that must be there
+        self.busy = False
+
+
+class Clients:
+    """`count` users, `rate` requests a second in all, each on its node while that is ready. `acks`: level of their commits; with `none` every write must
+    survive, else those that were confirmed. `patient`: an answer of *unknown* is no failure; `modest`: nor is a new session, or an older one. `nodes`: those that they may use."""
+
+    def __init__(
+        self, world: World, cluster: SimCluster, count: int, rate: float, *,
+        acks: str = "none", patient: bool = False, modest: bool = False, nodes: Collection[int] = (),
+    ) -> None:  # fmt: skip
+        self._world, self._cluster, self._acks, self._patient, self._modest = world, cluster, acks, patient, modest
+        self._nodes = nodes or range(cluster.size)
+        self._rng = world.rng(f"clients of {list(self._nodes)}")
+        self.all = [_Client() for _ in range(count)]
+        self._pause = 1.0 / rate
+        self._running = True
+        world.queue.at(world.now, self._next, None)
+
+    def stop(self) -> None:
+        self._running = False
+
+    def _next(self, _: None) -> None:
+        if not self._running:
+            return
+        self._world.queue.at(self._world.now + self._rng.uniform(0.5, 1.5) * self._pause, self._next, None)
+        self.request(self._rng.choice(self.all))
+
+    def request(self, client: _Client) -> None:
+        ready = [number for number, node in sorted(self._cluster.nodes.items()) if number in self._nodes and node.is_ready and not node.reactor.paused]
+        if client.busy or not ready:
+            return
+        if client.node not in ready:
+            client.node = self._rng.choice(ready)
+        node = self._cluster.nodes[client.node]
+        client.busy = True
+        session = node.manager.open_local(client.id, client.token)
+        if session is not None:
+            self._serve(client, node, session)
+        else:
+            assert node.channel is not None
+            node.channel.wake(lambda: node.manager.open_deferred(client.id, client.token).addCallback(lambda found: self._serve(client, node, found)) and None)
+
+    def _serve(self, client: _Client, node: SimNode, session: Session) -> None:
+        self._world.counters["requests"] += 1
+        try:
+            self._check(client, node, session)
+            if not session.unknown:
+                self._write(client, node, session)
+        except SessionError:
+            self._world.counters["refused"] += 1
+        finally:
+            client.busy = False
+            node.manager.release(session)
+
+    def _check(self, client: _Client, node: SimNode, session: Session) -> None:
+        life = node.reactor.name
+        if session.unknown:
+            self._world.counters["unknown"] += 1
+            if not self._patient:
+                self._world.fail(f"{life} answered unknown for {key_of(client.id or '').hex()[:8]}")
+        elif self._modest:
+            client.written = client.least = session.get("n", 0)
+        elif client.id is not None:
+            there = session.get("n", 0)
+            if not client.least <= there <= client.written:
+                self._world.fail(f"{life} shows {there} in {key_of(client.id).hex()[:8]}; {client.written} was written, {client.least} must be there")
+            client.written = there
+
+    def _write(self, client: _Client, node: SimNode, session: Session) -> None:
+        session["n"] = number = client.written + 1
+        receipt = node.manager.commit(session, self._acks)
+        client.id, client.token, client.written = session.id, session.token, number
+        if self._acks == "none":
+            client.least = number
+        else:
+            receipt.deferred().addCallback(lambda done: self._confirmed(client, done, number))
+
+    def _confirmed(self, client: _Client, receipt: Any, number: int) -> None:
+        if receipt.satisfied:
+            client.least = max(client.least, number)
+            self._world.counters["acknowledged"] += 1
+
+
+def _agree(world: World, cluster: SimCluster, within_s: float = _AGREE_WITHIN_S) -> None:
+    """All in sync, and each copy where it should be."""
+
+    def copies_are_right() -> bool:
+        return cluster.is_ready() and not difference(cluster)
+
+    try:
+        world.counters["ms_to_agree"] += int(world.run_until_true(copies_are_right, within_s, 0.2) * 1000)
+    except AssertionError:
+        if cluster.is_ready():
+            world.fail(f"S5: copies differ: {difference(cluster)}")
+        raise
+
+
+def rolling(seed: int, manager: str) -> Counter[str]:
+    """Every node drains, leaves and is started again, under load: nothing is lost, although nothing is acknowledged and (with even seeds) there are no backups,
+    and nobody is answered "unknown"."""
+    with World(seed) as world:
+        own = {"drain_on_term": True, "drain_notice_s": 0.0}
+        cluster = SimCluster(world, 5, node_settings=lambda number: own, **_settings(manager, backups=seed % 2))
+        world.run_until_true(cluster.is_ready, 10.0)
+        clients = Clients(world, cluster, 60, 100.0)
+        world.run_for(3.0)
+        order = list(range(5))
+        world.rng("order").shuffle(order)
+        for number in order:
+            node, left = cluster.nodes[number], list[object]()
+            node.leave().addCallback(left.append)
+            world.run_until_true(lambda left=left: left, 30.0)  # type: ignore[misc]
+            assert node.drain is not None
+            if node.drain.state != "drained":
+                world.fail(f"n{number} was not drained in time: {node.drain.report()}")
+            cluster.end(number)
+            world.run_for(0.5)
+            cluster.start(number)
+            world.run_until_true(cluster.is_ready, 20.0)
+            world.run_for(2.0)
+        clients.stop()
+        _agree(world, cluster)
+        return world.counters
+
+
+def split(seed: int, manager: str) -> Counter[str]:
+    """Thirty seconds in two parts, both of which go on serving; then one again within ten seconds, and no more view changes than real ones."""
+    with World(seed) as world:
+        cluster = SimCluster(world, 5, **_settings(manager, backups=2))
+        world.run_until_true(cluster.is_ready, 10.0)
+        rng = world.rng("split")
+        one = sorted(rng.sample(range(5), rng.choice((2, 3))))
+        other = [number for number in range(5) if number not in one]
+        changes: Counter[int] = Counter()
+        for number, node in cluster.nodes.items():
+            node.subscribe(lambda event, number=number: changes.update([number]) if isinstance(event, ViewChanged) else None)
+        modest = manager != "delta"  # all copies of a session may be on the other side
+        sides = [Clients(world, cluster, 20, 40.0, patient=True, modest=modest, nodes=side) for side in (one, other)]
+        world.run_for(3.0)
+        changes.clear()
+        ends = [world.network.path(cluster.host(a), cluster.host(b)) for a, b in [(a, b) for a in one for b in other] + [(b, a) for a in one for b in other]]
+        for path in ends:
+            path.hole(1)
+            path.cut_datagrams(1)
+        world.run_for(30.0)
+        for side in sides:
+            if not all(client.id for client in side.all):
+                world.fail("somebody was not served while the cluster was split")
+        for path in ends:
+            path.hole(-1)
+            path.cut_datagrams(-1)
+        world.counters["ms_to_heal"] = int(world.run_until_true(cluster.is_ready, _AGREE_WITHIN_S) * 1000)
+        for side in sides:
+            side.stop()
+        _agree(world, cluster, _AGREE_WITHIN_S)
+        for number, count in changes.items():
+            real = 2 * len(other if number in one else one)
+            if count > real:
+                world.fail(f"n{number} changed its view {count} times; {real} members went and came")
+        return world.counters
+
+
+def double(seed: int, manager: str) -> Counter[str]:
+    """Two nodes die at once, again and again: with two backups (or all members) nothing that all holders confirmed is lost."""
+    with World(seed) as world:
+        cluster = SimCluster(world, 6, **_settings(manager, backups=2))
+        world.run_until_true(cluster.is_ready, 10.0)
+        clients = Clients(world, cluster, 60, 100.0, acks="all", patient=True)
+        rng = world.rng("double")
+        for _ in range(4):
+            world.run_for(4.0)
+            struck = rng.sample(range(6), 2)
+            for number in struck:
+                cluster.crash(number, rng.random() < 0.5)
+            world.counters["crashes"] += 2
+            world.run_for(rng.uniform(0.0, 5.0))
+            for number in struck:
+                cluster.start(number)
+            world.run_until_true(cluster.is_ready, 20.0)
+        clients.stop()
+        _agree(world, cluster)
+        return world.counters
+
+
+def storm(seed: int, manager: str, members: int = 30) -> Counter[str]:
+    """Five nodes serve, twenty-five join within two seconds."""
+    with World(seed) as world:
+        cluster = SimCluster(world, members, up=5, **_settings(manager))
+        world.run_until_true(lambda: all(node.is_ready and len(node.view) == 5 for node in cluster.nodes.values()), 10.0)
+        clients = Clients(world, cluster, 100, 100.0)
+        world.run_for(3.0)
+        rng = world.rng("storm")
+        for number in range(5, members):
+            world.queue.at(world.now + rng.uniform(0.0, 2.0), cluster.start, number)
+        world.run_for(2.1)
+        world.counters["ms_to_ready"] = int(world.run_until_true(cluster.is_ready, 30.0, 0.1) * 1000)
+        world.run_for(2.0)
+        clients.stop()
+        _agree(world, cluster, 2 * _AGREE_WITHIN_S)
+        return world.counters
+
+
+def wide(seed: int, manager: str, members: int = 200) -> Counter[str]:
+    """Many members: all see all, one dies, all see that once."""
+    with World(seed) as world:
+        cluster = SimCluster(world, members, **_settings(manager))
+        world.counters["ms_to_meet"] = int(world.run_until_true(cluster.is_ready, 60.0, 0.5) * 1000)
+        clients = Clients(world, cluster, 50, 50.0, patient=True, acks="all")
+        world.run_for(3.0)
+        changes: Counter[int] = Counter()
+        for number, node in cluster.nodes.items():
+            node.subscribe(lambda event, number=number: changes.update([number]) if isinstance(event, ViewChanged) else None)
+        lost = world.rng("wide").randrange(members)
+        cluster.crash(lost, whole_host=False)
+        uids = {node.me.uid for node in cluster.nodes.values()}
+        seen = world.run_until_true(lambda: all({member.uid for member in node.view} == uids for node in cluster.nodes.values()), 20.0, 0.1)
+        world.counters["ms_to_drop"] = int(seen * 1000)
+        world.run_for(3.0)
+        clients.stop()
+        if set(changes.values()) != {1}:
+            world.fail(f"views changed {sorted(set(changes.values()))} times for one loss")
+        return world.counters
+
+
+def domains(seed: int, manager: str) -> Counter[str]:
+    """Two domains in one group, under all faults; one node is started again in the other domain. No session is ever where it does not belong."""
+    with World(seed) as world:
+        where = {number: "east" if number < 3 else "west" for number in range(6)}
+        cluster = SimCluster(world, 6, node_settings=lambda number: {"domain": where[number]}, **_settings(manager))
+        world.run_for(3.0)
+        everyone = {len(node.everyone) for node in cluster.nodes.values()}
+        if everyone != {6} or {len(node.view) for node in cluster.nodes.values()} != {3}:
+            world.fail(f"not all domains are seen: {everyone}")
+        parts = {name: Clients(world, cluster, 20, 30.0, patient=True, modest=True, nodes=nodes) for name, nodes in (("east", range(3)), ("west", range(3, 6)))}
+        injector = Injector(world, cluster, draw(world.rng("faults"), 6, 3.0, 25.0, _DROP_TIME_S), down_max=1)
+        world.run_until(25.0)
+        injector.heal()
+        world.run_for(5.0)
+        parts["east"].stop()
+        cluster.crash(2, whole_host=False)
+        where[2] = "west"
+        cluster.start(2)
+        world.run_for(10.0)
+        parts["west"].stop()
+        ids = {name: {key_of(client.id) for client in part.all if client.id} for name, part in parts.items()}
+        for number, node in cluster.nodes.items():
+            held = {key for key, entry in node.manager._core.replica.entries() if entry.head is None or entry.head.state == LIVE}
+            foreign = held & ids["west" if where[number] == "east" else "east"]
+            world.counters["held"] += len(held)
+            if foreign:
+                world.fail(f"n{number} of {where[number]} holds {len(foreign)} sessions of the other domain")
+        return world.counters
+
+
+def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
+    """For a worker process: a broken promise comes back as its text."""
+    try:
+        return SCENES[scene](seed, manager)
+    except SimulationError as error:
+        text = f"scene {scene}, {error}"
+    gc.collect()  # as in `run.attempt`
+    return text
+
+
+SCENES: dict[str, Callable[..., Counter[str]]] = {
+    "rolling": rolling, "split": split, "double": double, "storm": storm, "wide": wide, "domains": domains,
+}  # fmt: skip

@@ -1,0 +1,24 @@
+"""Each scene once for each manager; `make sim SCENE=...` runs more seeds, and the wide one at its full size."""
+
+from __future__ import annotations
+
+import pytest
+
+from . import scenes
+
+KINDS = ("delta", "backup", "partitioned")
+
+
+@pytest.mark.parametrize("manager", KINDS)
+@pytest.mark.parametrize("scene", ["rolling", "split", "double", "domains"])
+def test_scene(scene: str, manager: str) -> None:
+    assert scenes.SCENES[scene](1, manager)["requests"] > 500
+
+
+@pytest.mark.parametrize("manager", KINDS)
+def test_a_storm_of_joins(manager: str) -> None:
+    scenes.storm(1, manager, members=16)
+
+
+def test_many_members_see_a_loss_once() -> None:
+    scenes.wide(1, "partitioned", members=40)
