@@ -165,7 +165,7 @@ class Committing:
         groups = placement.others(key, named)
         outbox.put(groups, key, delta, waiting.ear if waiting is not None else None)
         if created and not placement.everywhere:  # a delta implies the head; who keeps only that gets it so
-            head = live_head(1, self._uid, named)
+            head = live_head(counter, self._uid, named)
             outbox.put_head(tuple(group for group in placement.heads(key, named) if group not in groups), key, head)
         if None in changes.values():
             self._prune(key)

@@ -18,7 +18,21 @@ from typing import Any, NamedTuple
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 
-__all__ = ["EXPIRED", "ID_CHANGED", "INVALIDATED", "LIVE", "REASONS", "Cover", "Head", "head_from_wire", "head_to_wire", "live_head"]
+__all__ = [
+    "EXPIRED",
+    "ID_CHANGED",
+    "INVALIDATED",
+    "LIVE",
+    "REASONS",
+    "Cover",
+    "Head",
+    "creator",
+    "head_from_wire",
+    "head_to_wire",
+    "live_head",
+    "revived",
+    "winner",
+]
 
 LIVE, EXPIRED, INVALIDATED, ID_CHANGED = 0, 1, 2, 3
 REASONS = ("live", "expired", "invalidated", "id changed")
@@ -109,3 +123,13 @@ def winner(mine: Head, theirs: Head) -> Head:
     if mine.final != theirs.final:
         return mine if mine.final else theirs
     return theirs if theirs.version > mine.version else mine
+
+
+def creator(head: Head | None) -> bytes | None:
+    """As far as a head tells."""
+    return head.origin if head is not None and head.counter == 1 else None
+
+
+def revived(expiry: Head) -> Head:
+    """The head of a session that outlives this expiry, the same whoever finds out; its next end will be another than this."""
+    return live_head(expiry.counter + 1, expiry.origin, expiry.primary)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .entry import Changed, Created, Destroyed, Entry, Outcome
-from .heads import EXPIRED, LIVE, Cover, Head, Ours, live_head, winner
+from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, Clash, Record, Touches, merge_touches, touched
 
@@ -40,6 +40,8 @@ class Replica:
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: unpacked since the last sweep
         self._cooling: set[bytes] = set()
+        self._used = 0  # the highest counter of our commits
+        self._spent = 0  # up to here we may have used counters in copies that are not here any more
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
         self.forgotten = 0  #: tombstones dropped before their time
         self.conflicts = self.repeats = self.gaps = self.dropped = self.revivals = 0
@@ -87,10 +89,11 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            record.write(1, me, changes)
-            self._insert(key, Entry(live_head(1, me, primary), record, created_ms, (me, now_ms, now_ms)))
+            counter = self._next(0)
+            record.write(counter, me, changes)
+            self._insert(key, Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms)), me)
             self.in_use.add(key)
-            return 1, 0, {}, True
+            return counter, 0, {}, True
         body = entry.body
         record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
         self.in_use.add(key)
@@ -98,13 +101,20 @@ class Replica:
         previous = applied.get(me, 0)
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: counter for origin, counter in applied.items() if origin != me}
-        counter = record.counter + 1
+        counter = self._next(record.counter)
         record.write(counter, me, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
         if IDLE_LIMIT in changes:
             self.fresh.append(key)
         return counter, previous, seen, False
+
+    def _next(self, counter: int) -> int:
+        """The counter of a commit to a record of this one. A copy that comes back to us may be older than the one we parted from, which has
+        commits of ours that it lacks: no version is used twice."""
+        counter = max(counter, self._spent) + 1
+        self._used = max(self._used, counter)
+        return counter
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
@@ -186,7 +196,7 @@ class Replica:
             record.partial = True
             outcome.wants.append(key)
         entry = Entry(head, record, ours(created), (origin, accessed, ours(accessed)))
-        self._insert(key, entry)
+        self._insert(key, entry, origin if head is not None else None)
         return entry
 
     def _meet_creation(self, entry: Entry, head: Head) -> None:
@@ -206,7 +216,7 @@ class Replica:
         self.changed[partition_of(key)] = 1
         entry = self.get(key)
         if entry is None:
-            self._insert(key, Entry(head, None, head.ended_ms, ()))
+            self._insert(key, Entry(head, None, head.ended_ms, ()), creator(head))
             if head.state == LIVE:
                 outcome.wants.append(key)
             return
@@ -238,7 +248,7 @@ class Replica:
             self.revivals += 1
             outcome.spreads.append(key)
             if head.version > mine.version:
-                entry.head = _revived(head)
+                entry.head = revived(head)
 
     def merge_record(
         self, key: bytes, head: Head | None, created_ms: int, touches: Touches, body: bytes | None, incoming: Record | None, outcome: Outcome
@@ -258,14 +268,14 @@ class Replica:
             del self.partitions[partition_of(key)][key]
             entry = None
             if head is None or mine.version > head.version:
-                head = _revived(mine)
+                head = revived(mine)
             outcome.spreads.append(key)  # others may have ended it as we had, and the sender speaks to us only
             spent = mine.cover.applied.get(self.me, 0)
             if spent > incoming.applied.get(self.me, 0):  # the expiry took commits of ours that its author had not: no version is used twice
                 incoming.applied[self.me] = spent
                 body = incoming.pack()
         if entry is None:
-            self._insert(key, Entry(head, body, created_ms, touches))
+            self._insert(key, Entry(head, body, created_ms, touches), creator(head))
             return
         if touches:
             entry.touches = merge_touches(entry.touches, touches)
@@ -307,6 +317,7 @@ class Replica:
 
     def drop(self, key: bytes) -> None:
         """Placement does not want it here any more, and others have it."""
+        self._spent = self._used
         entry = self.partitions[partition_of(key)].pop(key, None)
         self.changed[partition_of(key)] = 1
         if entry is not None:
@@ -317,6 +328,7 @@ class Replica:
 
     def strip(self, key: bytes) -> None:
         """Drop the record, keep the head."""
+        self._spent = self._used
         entry = self.get(key)
         self.changed[partition_of(key)] = 1
         if entry is not None:
@@ -358,11 +370,11 @@ class Replica:
         if not self._cooling:
             self._cooling, self.in_use = self.in_use, set()
 
-    def _insert(self, key: bytes, entry: Entry) -> None:
+    def _insert(self, key: bytes, entry: Entry, by: bytes | None = None) -> None:
         self.partitions[key[0] << 4 | key[1] >> 4][key] = entry
         if entry.head is None or entry.head.state == LIVE:
             self.live += 1
-            self.events.append(Created(key, entry.head.origin if entry.head is not None and entry.head.counter == 1 else None))
+            self.events.append(Created(key, by))
         else:
             self.tombstones += 1
             self._ended.append(key)
@@ -378,8 +390,3 @@ class Replica:
         entry.head = head
         entry.body = None
         entry.touches = ()
-
-
-def _revived(expiry: Head) -> Head:
-    """The head of a session that outlives this expiry, the same whoever finds out; its next end will be another than this."""
-    return live_head(expiry.counter + 1, expiry.origin, expiry.primary)

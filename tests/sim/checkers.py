@@ -144,6 +144,10 @@ class Checkers:
 
     def wrote(self, node: SimNode, session: Session, write: Write) -> None:
         self.history.shown[node.reactor.name, write.session_id, write.attribute] = write.token
+        version = session._registers[write.attribute][:2]
+        other = self.history.versions.setdefault((write.session_id, version), write.token)
+        if other != write.token:
+            self.fail("S6", f"{other!r} and {write.token!r} have one version, {version[0]} of {node.reactor.name}")
 
     def confirmed(self, write: Write | Add, names: tuple[str, ...], key: bytes) -> None:
         for name in names:

@@ -63,6 +63,7 @@ class History:
         self.ended: dict[str, Ended] = {}
         self.successor: dict[str, str] = {}  #: old id -> new id
         self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there
+        self.versions: dict[tuple[str, tuple[int, bytes]], str] = {}  #: (session id, version) -> the token written under it
         self.used: dict[str, float] = {}  #: when an id was used last: it may expire after that
 
     def is_kept(self, token: str, there: str | None) -> bool:

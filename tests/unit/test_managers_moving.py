@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
+from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net
@@ -232,3 +234,23 @@ def test_a_member_of_no_weight_holds_nothing_for_good_and_serves_all(partitioned
     lose(net, 0)
     net.advance(4.0)
     assert [opened(net, 4, session_id)["n"] for session_id in ids] == list(range(20))
+
+
+def test_a_version_is_never_used_twice_though_an_older_copy_comes_back(backup: Net) -> None:
+    """Simulator, backup, seed 205: a member wrote, parted from its copy, was given an older one, and wrote again under the version of before."""
+    member = backup.managers[0]._core.replica
+    key, author = b"k" * 16, b"a" * 16
+    older = [member.commit(key, {"n": b"%d" % n}, 0, 0, author)[0] for n in range(3)]
+    body = member.body_of(member.get(key))  # type: ignore[arg-type]
+    newer = [member.commit(key, {"n": b"x"}, 0, 0, author)[0] for _ in range(4)]
+    assert body is not None
+    for part_from in (member.drop, member.strip):
+        part_from(key)
+        member.merge_record(key, None, 0, (), body, Record.unpack(body), Outcome())
+        counter, previous, _, created = member.commit(key, {"n": b"y"}, 0, 0, author)
+        assert counter not in (*older, *newer)
+        assert not created
+        assert previous == older[-1]
+        newer.append(counter)
+    member.drop(key)
+    assert member.commit(key, {"n": b"z"}, 0, 0, author)[0] not in (*older, *newer)
