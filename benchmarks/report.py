@@ -135,8 +135,9 @@ def _about(parts: list[dict[str, Any]]) -> str:
 @click.command()
 @click.argument("ours", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--compare", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Measurements of another product, of the same shape.")
+@click.option("--as", "name", default="comparison", show_default=True, help="The table of the document that gets the comparison.")
 @click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Fill the tables of this document; without it they are printed.")
-def main(ours: tuple[Path, ...], compare: Path | None, into: Path | None) -> None:
+def main(ours: tuple[Path, ...], compare: Path | None, name: str, into: Path | None) -> None:
     """Tables from the JSON files OURS (parts of one measurement) that `python -m benchmarks --json` has written."""
     parts = [json.loads(path.read_text()) for path in ours]
     rows: Rows = {}
@@ -145,7 +146,7 @@ def main(ours: tuple[Path, ...], compare: Path | None, into: Path | None) -> Non
     tables = {kind: table(kind, rows) for kind in TABLES} | {"machine": _about(parts)}
     if compare is not None:
         other = json.loads(compare.read_text())
-        tables["comparison"] = comparison(rows, _rows_of(other), other["name"])
+        tables[name] = comparison(rows, _rows_of(other), other["name"])
     if into is None:
         click.echo("\n\n".join(f"{name}\n\n{drawn}" for name, drawn in tables.items() if drawn))
     else:
