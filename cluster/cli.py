@@ -237,11 +237,13 @@ def drain(ctx: click.Context, path: str | None, socket: str | None, as_json: boo
         _say_drain(ask(where, "/drain?cancel=1", "POST"), as_json)
         return
     report = _watch_drain(where, timeout_s)
-    over = report["state"] == DRAINED and not report["stranded"]
+    over = report["state"] == DRAINED and not report["stranded"] and not report["left"]
     if over and not stay:
         report.update(ask(where, "/leave", "POST"))
-        _until(lambda: not report["left_process"] or not answers(where), timeout_s)
+        over = _until(lambda: not report["left_process"] or not answers(where), timeout_s)
     _say_drain(report, as_json)
+    if not over and report.get("left_process"):
+        click.echo(f"its process has not ended within {timeout_s:g} s", err=True)
     ctx.exit(0 if over else 1)
 
 
@@ -269,13 +271,13 @@ def _say_drain(report: dict[str, Any], as_json: bool) -> None:
     elif report["state"] == SERVING:
         click.echo("the node takes part again")
     elif report["state"] == DRAINING:
-        click.echo(f"{report['left']} of {report['total']} sessions are still to be handed over; the node goes on with it", err=True)
+        click.echo(f"{report['left']} of {report['total']} sessions and tombstones are still to be handed over; the node goes on with it", err=True)
     elif report["stranded"]:
         click.echo(f"nobody else can hold {report['stranded']} sessions; the node goes on, start another first", err=True)
     else:
         stays = "; the node goes on without any until its process ends"
         ending = (", and the node has left" if report["left_process"] else stays) if "left_process" in report else ""
-        click.echo(f"{report['total']} sessions handed over in {report['seconds']:.1f} s{ending}")
+        click.echo(f"{report['total']} sessions and tombstones handed over in {report['seconds']:.1f} s{ending}")
 
 
 @main.command()
@@ -302,11 +304,12 @@ def rehearse(ctx: click.Context, path: str | None, socket: str | None, as_json: 
     ctx.exit(1 if bad else 0)
 
 
-def _until(condition: Callable[[], bool], timeout_s: float) -> None:
-    """Ask again and again."""
+def _until(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Ask again and again. Whether it became true in time."""
     deadline = time.monotonic() + timeout_s
-    while not condition() and time.monotonic() < deadline:
+    while not (true := condition()) and time.monotonic() < deadline:
         time.sleep(_LOOK_S)
+    return true
 
 
 @main.command()
@@ -335,6 +338,8 @@ def demo(
     """
     if (data is None) != (web is None):
         raise click.UsageError("--data and --web go together")
+    if rolling and not check:
+        raise click.UsageError("--rolling needs --check")
     layout = Layout(nodes, data or 0, web or 0, manager, backups)
     ctx.exit(run_check(layout, visitors, writes, logs, as_json, rolling) if check else run_demo(layout, port, logs))
 

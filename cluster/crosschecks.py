@@ -7,16 +7,28 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
-from ..managers.settings import ManagerSettings
+from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings
 from ..membership.errors import LocalError
 from ..membership.member import require_name
 from ..membership.settings import MembershipSettings
 from .config import Problems
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
 
-__all__ = ["check_acks", "check_admin", "check_channel", "check_cluster", "check_manager", "check_membership", "check_node", "check_web", "split_address"]
+__all__ = [
+    "check_acks",
+    "check_admin",
+    "check_channel",
+    "check_cluster",
+    "check_drain",
+    "check_manager",
+    "check_maps",
+    "check_membership",
+    "check_node",
+    "check_web",
+    "split_address",
+]
 
 _SOCKET_PATH_MAX = 107  # sun_path of Linux, less its final zero
 _LABEL_MAX = 255  # what a member may announce, see membership/member.py
@@ -41,6 +53,22 @@ def check_node(node: NodeSettings, problems: Problems) -> None:
             "node.host",
             f"{node.host} is outside loopback, and this cluster has no key: anyone on that network could read and forge sessions; "
             "keep 127.0.0.1, or set node.insecure = true where that network is yours alone",
+        )
+
+
+def check_drain(node: NodeSettings, problems: Problems) -> None:
+    if node.drain_on_term and node.drain_notice_s >= node.drain_timeout_s:
+        problems.add(
+            "node.drain_notice_s", f"{node.drain_notice_s:g} is not shorter than drain_timeout_s ({node.drain_timeout_s:g}), so no drain would end in time"
+        )
+
+
+def check_maps(maps: Mapping[str, MapSettings], channel: ChannelSettings, problems: Problems) -> None:
+    for name, shared in maps.items():
+        check_acks(shared.acks, f"maps.{name}", problems)
+    if maps and channel.message_max_bytes < 3 * BUCKET_MAX_BYTES:
+        problems.add(
+            "channel.message_max_bytes", f"{channel.message_max_bytes} is too little for maps, whose parts travel whole; at least {3 * BUCKET_MAX_BYTES}"
         )
 
 

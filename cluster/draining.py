@@ -58,8 +58,8 @@ class Drain:
         return DRAINING if self._ended is None else DRAINED
 
     def begin(self) -> None:
-        """Hand everything over. Harmless when that has begun already."""
-        if self._began is not None:
+        """Hand everything over. Harmless when that goes on already; begins again when something has been left, or has come since."""
+        if self._began is not None and (self._ended is None or not any(map(any, self._remaining().values()))):
             return
         self._began, self._ended = self._clock.seconds(), None
         self._announcer.announce(0, draining=True)
@@ -86,7 +86,7 @@ class Drain:
         if self.state == DRAINING:
             self._waiting.append(result)
         else:
-            result.callback(self.state == DRAINED)
+            result.callback(self.state == DRAINED and not any(left for left, _ in self._remaining().values()))
         return result.addTimeout(timeout_s, self._clock, lambda value, timeout: False)
 
     def report(self) -> dict[str, Any]:

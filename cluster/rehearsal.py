@@ -68,15 +68,17 @@ class Rehearsal:
         return {"lose": sorted(names), "survivors": sorted(member.name for member in others), "managers": found}
 
     async def _of_manager(self, name: str, lost: Sequence[Member], others: Sequence[Member]) -> dict[str, Any]:
-        verdicts: dict[bytes, int] = {}  # by key, the best that any survivor holds
+        verdicts: dict[bytes, int] = {}  # by key, for the copy that would be lost and is known least elsewhere, the best that any survivor holds
         for member in lost:
             after = b""
             while True:
                 items = _split(await self._ask(member, _PAGE, [name, after, _PAGE_ITEMS]))
                 for key, verdict in (await self._best(name, items, others)).items():
-                    verdicts[key] = max(verdict, verdicts.get(key, ABSENT))
+                    verdicts[key] = min(verdict, verdicts.get(key, SAME))
                 if len(items) < _PAGE_ITEMS:
                     break
+                if items[-1][:_KEY_BYTES] <= after:
+                    raise LocalError(f"{member.name} gave no usable answer")
                 after = items[-1][:_KEY_BYTES]
         doubtful = [key for key, verdict in verdicts.items() if verdict != SAME]
         if doubtful:
@@ -93,7 +95,7 @@ class Rehearsal:
         for member in lost:
             items = _split(await self._ask(member, _ITEMS, [name, keys]))
             for key, verdict in (await self._best(name, items, others)).items():
-                now[key] = max(verdict, now.get(key, ABSENT))
+                now[key] = min(verdict, now.get(key, SAME))
         for key in keys:
             del verdicts[key]
         verdicts.update(now)
@@ -114,7 +116,7 @@ class Rehearsal:
         except ChannelError as error:
             raise LocalError(f"{member.name} does not answer: {'; '.join(error.failed.values()) or error}") from None
         reply: object = replies[member.uid]
-        if type(reply) is not bytes:
+        if type(reply) is not bytes or (op != _COMPARE and len(reply) % ITEM_BYTES):
             raise LocalError(f"{member.name} gave no usable answer")
         return reply
 

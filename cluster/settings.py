@@ -20,7 +20,7 @@ from ..managers.settings import ManagerSettings, MapSettings
 from ..managers.web.cookies import CookieSettings
 from ..membership.settings import MembershipSettings
 from .config import Problems, build, nearest
-from .crosschecks import check_acks, check_admin, check_channel, check_cluster, check_manager, check_membership, check_node, check_web
+from .crosschecks import check_admin, check_channel, check_cluster, check_drain, check_manager, check_maps, check_membership, check_node, check_web
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
 
 __all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load", "parse_overrides"]
@@ -159,8 +159,8 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
-    for name, shared in settings.maps.items():
-        check_acks(shared.acks, f"maps.{name}", problems)
+    check_drain(settings.node, problems)
+    check_maps(settings.maps, settings.channel, problems)
     problems.raise_if_any()
     return settings
 

@@ -1,6 +1,6 @@
 """Two nodes in one process that share a map: what one sets the other reads, and additions on both count.
 
-    python examples/shared_map.py
+python examples/shared_map.py
 """
 
 from __future__ import annotations

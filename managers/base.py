@@ -159,7 +159,7 @@ class SessionManager:
             events, self._core.replica.events = self._core.replica.events, []
         if self._listeners:
             for event in events:
-                self._listeners.tell(event, self._core.placement.view)
+                self._listeners.tell(event, self._core.placement)
 
     # -- time, for the driver
 

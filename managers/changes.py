@@ -89,7 +89,9 @@ def encode_delta(
 
 
 def encode_map_head(n: int) -> bytes:
-    return bytes((0xB8, n)) if n < 256 else b"\xb9" + n.to_bytes(2, "big")
+    if n < 256:
+        return bytes((0xB8, n))
+    return b"\xb9" + n.to_bytes(2, "big") if n < 65536 else b"\xba" + n.to_bytes(4, "big")
 
 
 def encode_array_head(n: int) -> bytes:

@@ -202,8 +202,7 @@ class Committing:
     def _prune(self, key: bytes) -> None:
         entry = self._core.replica.get(key)
         record = self._core.replica.record(key, entry) if entry is not None else None
-        if record is not None and entry is not None and record.wants_pruning and entry.primary in (self._uid, b""):
-            record.prune()
+        if record is not None and entry is not None and self._core.moving.prune(key, entry, record):
             self.outbox.put_state(self._core.placement.others(key, entry.primary), key)
 
     def _waiting(self, holders: Uids, level: str | int) -> Waiting:

@@ -58,7 +58,9 @@ class SessionCore:
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
         self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
-        self.moving = Moving(me, self.say, self.replica, self.entropy, near, self.placement, settings, self._is_needed)
+        self.moving = Moving(
+            me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
+        )
         self.entropy.doubts = self.moving.doubts
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
@@ -81,10 +83,6 @@ class SessionCore:
         }  # fmt: skip
 
     # -- what is known
-
-    def _is_needed(self, key: bytes) -> bool:
-        """A request uses our copy, or is about to."""
-        return key in self.in_use or self.lookups.is_pending(key)
 
     @property
     def in_sync(self) -> bool:
@@ -158,10 +156,11 @@ class SessionCore:
             raise RemoteError("deltas: not the sender's own")
         check_deltas(message[3])
         outcome = Outcome()
-        before = self.telling.before(delta[0] for delta in message[3])
+        before = self.telling.before_deltas(message[3])
         self.replica.merge_deltas(origin, message[3], ours, outcome)
         self.telling.after(before)
         effects = self._settle(peer, outcome, now_ms) if outcome else []
+        effects += self._spread(self.moving.pruned(message[3]))
         if not self.placement.everywhere or self.moving.watchers:
             self.moving.merged([delta[0] for delta in message[3]], peer, now_ms)
             effects += self.moving.forward(peer, message[3])
@@ -171,7 +170,7 @@ class SessionCore:
         sessions = m.read_records(message[2], ours)
         records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
-        before = self.telling.before(session.key for session in sessions)
+        before = self.telling.before_records(session.key for session in sessions if self.moving.is_held(session))
         led = self.moving.primaries(session.key for session in sessions)
         new = {session.key for session in sessions if session.body is not None and ((entry := self.replica.get(session.key)) is None or entry.body is None)}
         for session, record in zip(sessions, records, strict=True):
@@ -220,12 +219,8 @@ class SessionCore:
 
     def _spread(self, keys: Sequence[bytes]) -> list[Effect]:
         """Everybody who should get the whole session, or its head."""
-        told = gather((group, key) for key in keys for group in self.placement.heads(key, self._named(key)))
+        told = gather((group, key) for key in keys for group in self.placement.heads(key, self.replica.primary_of(key)))
         return [Send(group, message) for group, some in told for message in self.entropy.messages(some)]
-
-    def _named(self, key: bytes) -> bytes:
-        entry = self.replica.get(key)
-        return entry.primary if entry is not None else b""
 
     def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
@@ -264,8 +259,11 @@ class SessionCore:
         return effects
 
     def _check_sync(self) -> None:
-        if self._slept and self.in_sync:
-            self._slept = False
+        if not self.in_sync:
+            return
+        self._slept = False
+        if self.placement.everywhere:
+            self.moving.near.clear()  # of when this member held nothing; whatever they lacked has come
 
     def _lookup(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         key = message[2]
@@ -322,7 +320,9 @@ class SessionCore:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
         self.moving.placement = self._sharing.placement = self.placement
-        if not self.placement.everywhere:
+        if self.placement.everywhere:
+            self.moving.handover.clear()  # all that is here is in its place
+        else:
             self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me))
             self._compare_at_ms = now_ms + min(_SETTLED_MS, self._compare_ms)  # who saw it sooner or later may have told others than should hold it now
         effects: list[Effect] = []

@@ -81,6 +81,7 @@ class Digests:
         self._sharers = sharers
         self._rows.clear()
         self._with.clear()
+        self._row = bytearray(PARTITIONS * SUM_BYTES)
         self._mark_all()
 
     def doubt_some(self) -> None:

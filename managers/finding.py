@@ -68,7 +68,7 @@ class Finding:
 
     def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, unsure: bool) -> list[Effect]:
         """Ask these. `unsure`: whatever they say, "gone" is not believed."""
-        effects = self._lookups.ask(key, peers, now_ms, unsure, self._is_here(key))
+        effects = self._lookups.ask(key, peers, now_ms, unsure, self._exists(key))
         for uid in sorted(self._cut):
             effects += self._lookups.lost(uid)
         return effects
@@ -86,30 +86,33 @@ class Finding:
         if moving.handover.parting.was_truth(key):
             self._lookups.believe(key)
         completed = self._lookups.is_completed_by(peer, key)
-        entry = self._replica.get(key)
-        named = entry.primary if entry is not None else b""
-        if verdict == FOUND and not self._may_know(peer, key, named):
+        named = self._replica.primary_of(key)
+        if verdict == FOUND and not self._knows(peer, key):
             verdict = LEFT
         if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
         else:
-            if verdict == FOUND and not moving.placement.everywhere:
+            if verdict == FOUND:
                 moving.fetched(key, peer, now_ms)
-            effects = self._lookups.answered(peer, key, verdict, now_ms, self._is_here(key)) + self._freshness.answered(peer, key, verdict)
+            effects = self._lookups.answered(peer, key, verdict, now_ms, self._exists(key)) + self._freshness.answered(peer, key, verdict)
         if completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
             effects += self._lookups.found(key)  # nobody here has more than we
         return effects
 
-    def _may_know(self, peer: bytes, key: bytes, named: bytes) -> bool:
-        """By our view this member holds the session or keeps its head. Another, asked because it did lately, may not have heard that it does no more."""
+    def _knows(self, peer: bytes, key: bytes) -> bool:
+        """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
+        only calls itself the primary may come out of a partition; one that was a keeper lately may not have heard that it is none any more.
+        """
         placement = self._moving.placement
-        return placement.everywhere or peer in placement.keepers(partition_of(key)) or peer in placement.holders(key, named)
+        if placement.everywhere:
+            return True
+        return peer in self._entropy.in_sync and (peer in placement.keepers(partition_of(key)) or self._lookups.is_named(peer, key))
 
-    def _is_here(self, key: bytes) -> bool:
-        """There is a copy, the truth or not: the session exists."""
+    def _exists(self, key: bytes) -> bool:
+        """A live session of which something is here: it is somewhere."""
         entry = self._replica.get(key)
-        return not self._moving.placement.everywhere and entry is not None and entry.body is not None and is_whole(entry)
+        return not self._moving.placement.everywhere and entry is not None and (entry.head is None or entry.head.state == LIVE)
 
     # -- being asked
 

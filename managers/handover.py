@@ -64,6 +64,7 @@ class Handover:
         self._before: Placement | None = None  # of before the change under review
         self._absent = absent
         self._recent_until_ms = 0
+        self._newcomer = b""  # its coming was the last change of view, and its link is not known to have begun
         self._queue: deque[int] = deque()  # partitions still to be looked at
         self._look_at_ms: int | None = None
         self.recovering: dict[bytes, None] = {}  #: keys of ours that may be out of date
@@ -79,10 +80,25 @@ class Handover:
             self._before = before
         calm = None
         if not change.disappeared and len(change.appeared) == 1:
-            calm = change.appeared[0].uid
+            calm = self._newcomer = change.appeared[0].uid
         elif not change.disappeared and not change.appeared and now.is_lite(self.me) and not before.is_lite(self.me):
             calm = OURSELVES
         self.review(now_ms, calm)
+
+    def relinked(self, peer: bytes, now_ms: int) -> None:
+        """The link to this member began anew. The first one of a newcomer is no loss."""
+        newcomer, self._newcomer = self._newcomer, b""
+        if newcomer != peer:
+            self.review(now_ms)
+
+    def clear(self) -> None:
+        """Nothing has to move. What is in the near cache may still be out of date."""
+        self.parting.clear()
+        self.recovering.clear()
+        self._orphans.clear()
+        self._queue.clear()
+        self._look_at_ms = self._check_at_ms = None
+        self._near.expire()
 
     def review(self, now_ms: int, calm: bytes | None = None) -> None:
         """The view has changed (`calm`: see `Parting.calm`), or a link began anew and what was on its way is lost: look at everything again.

@@ -15,10 +15,10 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from ..membership.view import View
 from .entry import Changed, Created, Destroyed
 from .errors import ValueDamaged
 from .heads import REASONS
+from .placement import Placement
 from .record import PRINCIPAL, Clash, Record
 from .values import ValueTypes
 
@@ -84,11 +84,12 @@ class Listeners:
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 
-    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | Clash, view: View) -> None:
+    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | Clash, placement: Placement) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
         if isinstance(happened, Destroyed):
             head = happened.head
-            mine = head.primary == self._me or (head.primary not in view and head.origin == self._me)
+            led = placement.primary(happened.key, head.primary) if placement.is_lite(head.primary) else head.primary  # a lite member may not hear of it
+            mine = led == self._me or (led not in placement.view and head.origin == self._me)
             self._call(self._destroyed(happened), mine)
         elif isinstance(happened, Created):
             self._call(SessionCreated(happened.key), happened.by == self._me)

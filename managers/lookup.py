@@ -26,12 +26,13 @@ class LookupEnded(Notify):
 
 
 class _Lookup:
-    __slots__ = ("asked", "certain", "cut", "done", "expires_ms", "truth", "unsure")
+    __slots__ = ("asked", "certain", "cut", "done", "expires_ms", "named", "truth", "unsure")
 
     def __init__(self, asked: set[bytes], expires_ms: int, unsure: bool, certain: bool) -> None:
         self.asked = asked
         self.done: set[bytes] = set()  # who has answered
         self.expires_ms = expires_ms
+        self.named: set[bytes] = set()  # whom others have named
         self.unsure = unsure
         self.truth = False  # what was the truth until lately is here; with what the others gave, it is again
         self.certain = certain  # it exists: worth to be asked for again
@@ -72,6 +73,11 @@ class Lookups:
         if lookup is not None:
             lookup.truth = True
 
+    def is_named(self, peer: bytes, key: bytes) -> bool:
+        """Somebody else has said that the session is with this member."""
+        lookup = self._pending.get(key)
+        return lookup is not None and peer in lookup.named
+
     def is_waiting(self, key: bytes) -> bool:
         """Somebody who was asked has not answered."""
         lookup = self._pending.get(key)
@@ -106,6 +112,7 @@ class Lookups:
         lookup.done.add(peer)
         lookup.unsure = lookup.certain = True
         lookup.truth = lookup.truth or truth
+        lookup.named.update(uid for uid in holders if uid != peer)
         new = tuple(uid for uid in holders if uid not in lookup.asked and uid not in lookup.done)
         lookup.asked.update(new)
         return [Send(new, self._say.lookup(key))] if new else self._settle(key, lookup, now_ms)

@@ -11,10 +11,11 @@ Tomcat's replicated context attributes and Hazelcast's `ReplicatedMap` and `IMap
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import islice
 from typing import Any
 
 from twisted.python.threadable import isInIOThread
@@ -26,6 +27,8 @@ from .receipts import Receipt
 from .session import Session, key_of
 
 __all__ = ["MapChanged", "MapEntry", "ReplicatedMap"]
+
+_TOGETHER = 1000  # changes in one commit
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ class ReplicatedMap(MutableMapping[str, Any]):
             return bucket[key]
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self.put(key, value)
+        with self._changing(self._id_of(key)) as bucket:
+            bucket[key] = value
 
     def __delitem__(self, key: str) -> None:
         with self._changing(self._id_of(key)) as bucket:
@@ -97,26 +101,52 @@ class ReplicatedMap(MutableMapping[str, Any]):
         return sum(1 for _ in self)
 
     def put(self, key: str, value: Any, acks: str | int | None = None) -> Receipt:
-        """Set one entry; the receipt says which members have it. `acks` overrides the map's level. Raises `ValueRefused`."""
-        with self._changing(self._id_of(key), acks) as bucket:
+        """Set one entry, without waiting; the receipt says which members have it. `acks` overrides the map's level. Raises `ValueRefused`."""
+        with self._changing(self._id_of(key), acks, wait=False) as bucket:
             bucket[key] = value
         return bucket.receipt
 
     def update(self, *others: Any, **entries: Any) -> None:
-        """As for a `dict`. All entries of one bucket change at once."""
+        """As for a `dict`. Entries of one bucket change together, a thousand at a time."""
         by_bucket: dict[str, dict[str, Any]] = {}
         for key, value in dict(*others, **entries).items():
             by_bucket.setdefault(self._id_of(key), {})[key] = value
         for bucket_id, some in sorted(by_bucket.items()):
-            with self._changing(bucket_id) as bucket:
-                bucket.update(some)
+            items = list(some.items())
+            for at in range(0, len(items), _TOGETHER):
+                with self._changing(bucket_id) as bucket:
+                    bucket.update(items[at : at + _TOGETHER])
 
     def clear(self) -> None:
-        """Remove all entries that are known here now."""
+        """Remove all entries that are known here now, and that this process can decode."""
         for bucket_id in self._ids:
-            with self._changing(bucket_id) as bucket:
-                for key in list(bucket):
-                    del bucket[key]
+            while True:
+                with self._changing(bucket_id) as bucket:
+                    some = list(islice(bucket, _TOGETHER))
+                    for key in some:
+                        del bucket[key]
+                if len(some) < _TOGETHER:
+                    break
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """As for a `dict`; of two that pop at the same time both may get it."""
+        with self._changing(self._id_of(key)) as bucket:
+            return bucket.session.pop(key, *default)
+
+    def items(self) -> ItemsView[str, Any]:
+        """A copy of what is there now, bucket by bucket."""
+        return self._copy().items()
+
+    def values(self) -> ValuesView[Any]:
+        """The same, without the keys."""
+        return self._copy().values()
+
+    def _copy(self) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for bucket_id in self._ids:
+            with self._opened(bucket_id) as bucket:
+                found.update(bucket)
+        return found
 
     @contextmanager
     def entry(self, key: str, acks: str | int | None = None) -> Iterator[MapEntry]:
@@ -153,11 +183,13 @@ class ReplicatedMap(MutableMapping[str, Any]):
             self._manager.release(session)
 
     @contextmanager
-    def _changing(self, bucket_id: str, acks: str | int | None = None) -> Iterator[_Bucket]:
+    def _changing(self, bucket_id: str, acks: str | int | None = None, wait: bool = True) -> Iterator[_Bucket]:
         with self._opened(bucket_id) as session:
             bucket = _Bucket(session, self.name)
             yield bucket
             bucket.receipt = self._manager.commit(session, acks, touch=False)
+        if wait and bucket.receipt.needs_wait and not isInIOThread():
+            bucket.receipt.wait()
 
     def _open(self, bucket_id: str) -> Session:
         session = self._manager.open_local(bucket_id)

@@ -22,8 +22,7 @@ from .record import Touches
 __all__ = ["Differ", "Inventory", "Session", "Speaker", "Sums"]
 
 DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP, ANSWER, ASK, ACCESS = range(1, 14)
-SUMS, DIFFER = 14, 15  #: since protocol 2
-
+#: Since protocol 2.
 SUMS, DIFFER, CHECK, CHECKED, CHANGED = range(14, 19)
 
 #: What a CHECK speaks of: the head only; head and record; and these of a copy that was the truth until its placement changed.

@@ -16,9 +16,10 @@ from .antientropy import AntiEntropy
 from .entry import Entry, is_whole
 from .handover import Handover
 from .heads import LIVE, Head
-from .messages import Speaker
+from .messages import Session, Speaker
 from .near import NearCache, Watchers
 from .placement import WHOLE, Groups, Placement, Uids, gather, partition_of
+from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
 
@@ -89,6 +90,10 @@ class Moving:
         entry = self._replica.get(key)
         return entry is None or entry.head is None or entry.head.state != LIVE or self.placement.depth(self.me, key, entry.head.primary) == WHOLE
 
+    def is_held(self, session: Session) -> bool:
+        """Whether this member is to hold it, by the head that came along."""
+        return self.placement.depth(self.me, session.key, session.head.primary if session.head is not None else b"") == WHOLE
+
     def primaries(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         """Who leads these, as far as is known here. For `displaced`, before something is merged."""
         if self.placement.everywhere:
@@ -153,7 +158,9 @@ class Moving:
         entry = self._replica.get(key)
         if entry is None or entry.body is None:
             return
-        if self.placement.depth(self.me, key, entry.primary) == WHOLE:
+        if self.placement.everywhere:
+            self.near.forget(key)
+        elif self.placement.depth(self.me, key, entry.primary) == WHOLE:
             self.handover.recovered(key)
         else:
             self.near.fetched(key, peer)
@@ -184,6 +191,21 @@ class Moving:
     def tell_readers(self) -> list[Send]:
         return [Send((uid,), self._say.changed(keys)) for uid, keys in self.watchers.take()]
 
+    def prune(self, key: bytes, entry: Entry, record: Record) -> bool:
+        """Let this session's record forget what was removed, if it has too much of that and this member leads it; others are to get the whole then."""
+        if not record.wants_pruning or self.placement.primary(key, entry.primary) not in (self.me, b""):
+            return False
+        record.prune()
+        self._replica.changed[partition_of(key)] = 1
+        return True
+
+    def pruned(self, deltas: list[list[Any]]) -> list[bytes]:
+        """Of the sessions that others have removed something from, those that this member has pruned."""
+        entries = ((delta[0], self._replica.get(delta[0])) for delta in deltas if None in delta[4].values())
+        return [
+            key for key, entry in entries if entry is not None and (record := self._replica.record(key, entry)) is not None and self.prune(key, entry, record)
+        ]
+
     # -- members come and go
 
     def unlinked(self, peer: bytes, now_ms: int) -> None:
@@ -195,7 +217,7 @@ class Moving:
         """The link to this member began anew."""
         self.left(peer, now_ms)
         if not self.placement.everywhere:
-            self.handover.review(now_ms)
+            self.handover.relinked(peer, now_ms)
 
     def left(self, peer: bytes, now_ms: int) -> None:
         """It is gone, or its link began anew: what was on its way to either side is lost."""

@@ -74,6 +74,11 @@ class NearCache:
         self.hits += 1
         return True
 
+    def clear(self) -> None:
+        """There are none any more."""
+        self._sources.clear()
+        self._fresh = 0
+
     def forget(self, key: bytes) -> None:
         self._fresh -= self._sources.pop(key, None) is not None
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from ..membership.effects import Send
@@ -26,8 +27,11 @@ __all__ = ["AT_ONCE", "OURSELVES", "Parting", "Taken"]
 
 OURSELVES = b""  #: a change of view that was all ours: this member has lost its weight
 
+CONFIRMS_SINCE = 2  #: the protocol version that knows CHECK
+
 AT_ONCE = 512  #: keys in one CHECK
-_COUNTED_MAX = 10_000  # that are looked at one by one to know how many are left
+_DUE_MAX = 20 * AT_ONCE
+_COUNTED_MAX = 2000  # that are looked at one by one to know how many are left
 _OWING_MAX = 8 * AT_ONCE  # confirmations that wait for records on their way
 
 Mark = tuple[bytes, bytes]  #: key, and a kind with a digest
@@ -48,7 +52,7 @@ class Parting:
         self._say = speaker
         self._replica = replica
         self._keep = keep
-        self.leaving: dict[bytes, dict[bytes, bytes]] = {}  #: keys held in the wrong place -> {member: mark it has confirmed}
+        self.leaving: OrderedDict[bytes, dict[bytes, bytes]] = OrderedDict()  #: keys held in the wrong place -> {member: mark it has confirmed}
         self.calm: bytes | None = None  #: the member whose coming was all of the last change of view, or `OURSELVES`; None: more has happened
         self._truth: set[bytes] = set()  # leaving copies that were the truth before that change
         self._due: OrderedDict[bytes, None] = OrderedDict()  # leaving keys to look at: new ones, those confirmed by somebody, and once a second all
@@ -62,6 +66,12 @@ class Parting:
         """The view has changed, or a link began anew."""
         self.calm = calm
         self._truth.clear()
+
+    def clear(self) -> None:
+        """Nothing leaves any more."""
+        self.leaving.clear()
+        self._truth.clear()
+        self._due.clear()
 
     def part(self, key: bytes, truth: bool) -> None:
         """This copy is in the wrong place; `truth`: and was the truth until now."""
@@ -81,8 +91,9 @@ class Parting:
         return key in self._truth
 
     def all_due(self) -> None:
-        """Look at everything once more."""
-        self._due.update(dict.fromkeys(self.leaving))
+        """Look at everything once more, in turn."""
+        if not self._due:
+            self._due.update(dict.fromkeys(islice(self.leaving, _DUE_MAX)))
 
     @property
     def is_due(self) -> bool:
@@ -99,6 +110,7 @@ class Parting:
             if entry is None:
                 dropped.append(key)
             elif key in self.leaving:
+                self.leaving.move_to_end(key)
                 parts = entry.body is not None and not is_whole(entry)
                 missing = {} if parts else self._missing(key, entry, placement)  # parts are with their authors, too
                 questions += ((uid, (key, mark)) for uid, mark in (missing or {}).items())
@@ -112,7 +124,7 @@ class Parting:
     def _missing(self, key: bytes, entry: Entry, placement: Placement) -> dict[bytes, bytes] | None:
         """The members whose confirmation is still missing, with the mark to confirm: of what that member should hold and this one has.
         None: there is nobody to hand over to."""
-        told = [uid for group in placement.heads(key, entry.primary) for uid in group]
+        told = _able(placement, key, entry)
         if not told:
             return None
         head = record = truth = HEAD_MARK + digest(entry.head, None)
@@ -155,13 +167,16 @@ class Parting:
         else can hold). Whatever state was confirmed will do: what was written since is on its way to the same members.
         """
         if len(self.leaving) > _COUNTED_MAX:
-            return len(self.leaving), 0
+            key = next(iter(self.leaving))
+            entry = self._replica.get(key)
+            alone = not placement.heads(key, entry.primary if entry is not None else b"")  # that is so for one and all
+            return (0, self._replica.live) if alone else (len(self.leaving), 0)
         left = stranded = 0
         for key, confirmed in self.leaving.items():
             entry = self._replica.get(key)
             if entry is None or not (is_whole(entry) or entry.body is None):
                 continue
-            told = [uid for group in placement.heads(key, entry.primary) for uid in group]
+            told = _able(placement, key, entry)
             left += any(uid not in confirmed for uid in told)
             stranded += not told and entry.body is not None
         return left, stranded
@@ -215,3 +230,10 @@ class Parting:
         """The link to this member began anew, or it left: no answer will come."""
         self._asked.discard(peer)
         self._owing.pop(peer, None)
+
+
+def _able(placement: Placement, key: bytes, entry: Entry) -> list[bytes]:
+    """Those who are to know of the session, and can confirm that they do: members of protocol 1 do not know the question, and have all there is."""
+    members = placement.view.by_uid
+    told = [uid for group in placement.heads(key, entry.primary) for uid in group]
+    return [uid for uid in told if uid not in members or members[uid].version >= CONFIRMS_SINCE]

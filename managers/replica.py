@@ -51,6 +51,11 @@ class Replica:
     def get(self, key: bytes) -> Entry | None:
         return self.partitions[key[0] << 4 | key[1] >> 4].get(key)
 
+    def primary_of(self, key: bytes) -> bytes:
+        """The member that the session's head names; `b""` if none is known."""
+        entry = self.get(key)
+        return entry.primary if entry is not None else b""
+
     def record(self, key: bytes, entry: Entry) -> Record | None:
         """The entry's record, unpacked."""
         body = entry.body

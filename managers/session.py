@@ -145,7 +145,7 @@ class Session(MutableMapping[str, Any]):
     def _check_name(self, name: str) -> None:
         if type(name) is not str or name[:1] == "\0" or not name:
             raise ValueRefused(f"session[{name!r}]: an attribute's name is a non-empty text that does not begin with NUL")
-        if len(name) * 4 > self._settings.attribute_name_max_bytes:
+        if not name.isascii() or len(name) > self._settings.attribute_name_max_bytes:
             try:
                 length = len(name.encode())
             except UnicodeEncodeError:

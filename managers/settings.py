@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ..membership.knobs import knob
 
-__all__ = ["ManagerSettings", "MapSettings"]
+__all__ = ["BUCKET_MAX_BYTES", "ManagerSettings", "MapSettings"]
 
-_BUCKET_MAX_BYTES = 16 * 1024 * 1024  # a bucket travels as one message when a member joins; `channel.message_max_bytes` is above it
+BUCKET_MAX_BYTES = 16 * 1024 * 1024  #: of a map; a bucket travels as one message, and two that merge may hold twice as much
 _NO_LIMIT = 2**40
 
 
@@ -134,7 +134,8 @@ class MapSettings:
         return ManagerSettings(
             type="delta" if self.type == "replicated" else "partitioned", backups=self.backups, acks=self.acks, ack_timeout_s=self.ack_timeout_s,
             strict_acks=self.strict_acks, near_cache_max=self.near_cache_max, lookup_timeout_s=self.lookup_timeout_s, idle_timeout_s=0.0,
-            absolute_timeout_s=0.0, session_max_bytes=_BUCKET_MAX_BYTES, attributes_max=_NO_LIMIT,
+            unknown_for_s=0.0 if self.type == "replicated" else ManagerSettings.unknown_for_s,  # a part nobody has is empty: two creations of it merge
+            absolute_timeout_s=0.0, session_max_bytes=BUCKET_MAX_BYTES, attributes_max=_NO_LIMIT,
         )  # fmt: skip
 
     @property

@@ -49,8 +49,9 @@ def compare(core: SessionCore, items: Iterable[bytes]) -> bytes:
 
 
 def _counts(core: SessionCore, key: bytes, entry: Entry) -> bool:
-    """A near copy may go at any time, and a part is no copy."""
-    return entry.body is not None and is_whole(entry) and (entry.head is None or entry.head.state == LIVE) and key not in core.moving.near
+    """A near copy may go at any time, and a part is no copy. One that is just being handed over is kept until that is done."""
+    stays = key not in core.moving.near or key in core.moving.handover.parting.leaving
+    return stays and entry.body is not None and is_whole(entry) and (entry.head is None or entry.head.state == LIVE)
 
 
 def _item(core: SessionCore, key: bytes, entry: Entry) -> bytes:

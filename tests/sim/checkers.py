@@ -163,10 +163,18 @@ class Checkers:
             if isinstance(write, Add):
                 continue
             there = self._token(node, key, write.attribute)
-            if there is None and not node.manager._core.placement.everywhere:
-                continue  # it has handed the session over since
+            core = node.manager._core
+            if not core.placement.everywhere and (there is None or key in core.moving.near or not self._should_hold(node, key)):
+                continue  # it has handed the session over since; what it may have been given back is not the truth
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
                 self.fail("S4", f"{node.reactor.name} confirmed {write.token!r} and has {there!r}")
+
+    def _should_hold(self, node: SimNode, key: bytes) -> bool:
+        """By the newest head that anybody has."""
+        entries = (other.manager._core.replica.get(key) for other in self.cluster.nodes.values() if other.managers)
+        heads = [entry.head for entry in entries if entry is not None and entry.head is not None]
+        newest = max(heads, key=lambda head: head.version, default=None)
+        return newest is None or node.me.uid in node.manager._core.placement.holders(key, newest.primary)
 
     def ended_on(self, ended: Ended, names: tuple[str, ...]) -> None:
         for name in names:

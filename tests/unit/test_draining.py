@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from caterwaul.cluster.draining import Drain
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
@@ -217,3 +218,94 @@ def test_who_waits_for_a_drain_hears_that_its_time_is_over_or_that_it_was_cancel
     assert rig.announcer.said[-1] == (3, {"draining": False})
     assert rig.drain.report()["state"] == "serving"
     assert not rig.clock.getDelayedCalls()
+
+
+def test_a_drain_that_left_something_begins_again() -> None:
+    rig = Rig(0, notice_s=0.0)
+    rig.manager.stranded = 7
+    rig.drain.begin()
+    rig.advance(0.2)
+    assert rig.drain.report()["state"] == "drained"
+    rig.manager.left, rig.manager.stranded = 7, 0  # somebody came who can hold them
+    rig.drain.done(0.5).addCallback(rig.heard.append)
+    assert rig.heard == [False]
+    rig.drain.begin()
+    assert rig.drain.report()["state"] == "draining"
+    rig.drain.done(5.0).addCallback(rig.heard.append)
+    rig.manager.left = 0
+    rig.advance(0.2)
+    assert rig.heard == [False, True]
+
+
+def test_more_stranded_sessions_than_are_counted_one_by_one_are_stranded_all_the_same() -> None:
+    net = Net(2, ManagerSettings(type="backup", **SETTINGS), kind=BackupManager)
+    ids = [visit(net, 0, n=n) for n in range(2100)]
+    net.leave(1)
+    net.advance(1.0)
+    net.reweigh(0, 0)
+    net.advance(1.0)
+    assert net.managers[0].remaining() == (0, len(ids))
+
+
+def test_a_cancelled_drain_of_delta_leaves_nothing_half_done() -> None:
+    net = Net(3, ManagerSettings(**SETTINGS))
+    ids = [visit(net, 0, n=n) for n in range(20)]
+    for number in (1, 2):
+        net.hold(number, 0)
+    net.reweigh(0, 0)
+    net.advance(1.0)
+    net.reweigh(0, 1)
+    net.let_go()
+    net.advance(3.0)
+    core = net.managers[0]._core
+    assert not core.moving.handover.parting.leaving
+    assert len(core.moving.near) == 0
+    looked = core.lookups.asked
+    assert all(net.managers[0].open_local(session_id) is not None for session_id in ids)
+    assert core.lookups.asked == looked
+    ticks = []
+    tick = core.tick
+    core.tick = lambda now_ms: ticks.append(now_ms) or tick(now_ms)  # type: ignore[method-assign,func-returns-value]
+    net.advance(1.0)
+    assert len(ticks) < 10
+
+
+def test_the_end_of_a_session_of_a_lite_member_is_told_somewhere() -> None:
+    for kind in (DeltaManager, PartitionedManager):
+        settings = ManagerSettings(type="delta" if kind is DeltaManager else "partitioned", idle_timeout_s=5, absolute_timeout_s=0)
+        net = Net(3, settings, kind=kind, weights=(1, 1, 0))
+        told: list[SessionDestroyed] = []
+        for manager in net.managers:
+            manager.listen(SessionDestroyed, told.append)
+        visit(net, 2, a=1)
+        net.advance(12.0)
+        assert [event.reason for event in told] == ["expired"]
+
+
+def test_copies_that_are_being_handed_over_are_still_held() -> None:
+    net = Net(3, ManagerSettings(type="backup", backups=0, **SETTINGS), kind=BackupManager)
+    for n in range(20):
+        visit(net, 0, n=n)
+    for number in (1, 2):
+        net.hold(number, 0)
+    net.reweigh(0, 0)
+    net.advance(0.5)
+    assert net.managers[0].remaining()[0] == 20
+    assert len(net.managers[0].survey_page(b"", 100)) == 20
+
+
+def test_what_a_newcomer_is_given_is_the_truth_at_once() -> None:
+    """Its first link begins in the moment in which it is seen: that is no loss."""
+    net = Net(3, ManagerSettings(type="partitioned", backups=0, **SETTINGS), kind=PartitionedManager)
+    ids = [visit(net, 0, n=n) for n in range(60)]
+    changes: list[bytes | None] = []
+    for manager in net.managers:
+        parting = manager._core.moving.handover.parting
+        changed = parting.changed
+        parting.changed = lambda calm, changed=changed: changes.append(calm) or changed(calm)  # type: ignore[method-assign,func-returns-value,misc]
+    number = net.join()
+    for other in range(3):
+        net.managers[other].link_opened(net.members[number], False)
+    assert changes[-3:] == [net.members[number].uid] * 3
+    net.advance(3.0)
+    assert [contents(net, number, session_id)["n"] for session_id in ids] == list(range(60))

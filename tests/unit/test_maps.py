@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from caterwaul.managers import maps
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.errors import SessionUnknown, ValueRefused
 from caterwaul.managers.maps import MapChanged, ReplicatedMap
@@ -16,6 +17,12 @@ from caterwaul.managers.settings import MapSettings
 from tests.doubles import Net
 
 KINDS: dict[str, Any] = {"replicated": DeltaManager, "partitioned": PartitionedManager}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever thread another test has made the reactor's."""
+    monkeypatch.setattr(maps, "isInIOThread", lambda: False)
 
 
 class Blocking:
@@ -207,3 +214,62 @@ def test_where_nobody_can_say_reads_and_writes_raise() -> None:
         world.net.part(0, other)
     with pytest.raises(SessionUnknown, match="map prices"):
         list(world.maps[0])
+
+
+def test_a_map_is_readable_when_somebody_was_lost() -> None:
+    """A part that nobody has written yet is empty, and may be created: two creations merge."""
+    world = World("replicated")
+    world.maps[0]["a"] = 1
+    world.deliver()
+    world.net.kill(0)
+    world.net.advance(0.5)
+    assert dict(world.maps[1]) == {"a": 1}
+    world.maps[1].update({f"k{n}": n for n in range(30)})
+    world.deliver()
+    assert len(world.maps[2]) == 31
+
+
+def test_many_entries_at_once() -> None:
+    net = Net(2, MapSettings().for_manager(), kind=DeltaManager)
+    one, two = (ReplicatedMap("m", Blocking(net, number), 1) for number in range(2))  # type: ignore[arg-type]
+    one.update({str(n): n for n in range(3000)})
+    net.deliver()
+    assert len(two) == 3000
+    two.clear()
+    net.deliver()
+    assert len(one) == 0
+
+
+def test_removed_entries_are_forgotten_whoever_removes_them(world: World) -> None:
+    one, two, _ = world.maps
+    one["kept"] = 1
+    world.deliver()
+    for n in range(600):
+        two[f"k{n}"] = n
+        del two[f"k{n}"]
+        world.deliver()
+    for manager in world.net.managers:
+        records = [manager._core.replica.record(key, entry) for key, entry in manager._core.replica.entries()]
+        assert sum(record.removed for record in records if record is not None) < 8 * 70
+
+
+def test_items_and_pop_stand_changes_by_others() -> None:
+    one, two, _ = World("replicated").maps
+    one.update({str(n): n for n in range(20)})
+    items = iter(one.items())
+    next(items)
+    one.clear()
+    assert len(list(items)) == 19
+    assert one.pop("k", None) is None
+    one["k"] = 1
+    assert one.pop("k") == 1
+    with pytest.raises(KeyError):
+        one.pop("k")
+    assert dict(two) == {}
+
+
+def test_names_that_cannot_be_encoded_are_refused() -> None:
+    prices = World("replicated").maps[0]
+    with pytest.raises(ValueRefused, match="lone surrogates"):
+        prices["\ud800"] = 1
+    assert dict(prices) == {}
