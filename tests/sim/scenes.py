@@ -228,11 +228,11 @@ def double(seed: int, manager: str) -> Counter[str]:
 
 
 def storm(seed: int, manager: str, members: int = 30) -> Counter[str]:
-    """Five nodes serve, twenty-five join within two seconds."""
+    """Five nodes serve, twenty-five join within two seconds. Nothing is lost; of those whose session is just on its way for the third time, few hear "unknown"."""
     with World(seed) as world:
         cluster = SimCluster(world, members, up=5, **_settings(manager))
         world.run_until_true(lambda: all(node.is_ready and len(node.view) == 5 for node in cluster.nodes.values()), 10.0)
-        clients = Clients(world, cluster, 100, 100.0)
+        clients = Clients(world, cluster, 100, 100.0, patient=True)
         world.run_for(3.0)
         rng = world.rng("storm")
         for number in range(5, members):
@@ -241,6 +241,8 @@ def storm(seed: int, manager: str, members: int = 30) -> Counter[str]:
         world.counters["ms_to_ready"] = int(world.run_until_true(cluster.is_ready, 30.0, 0.1) * 1000)
         world.run_for(2.0)
         clients.stop()
+        if world.counters["unknown"] > world.counters["requests"] // 20:
+            world.fail(f"{world.counters['unknown']} of {world.counters['requests']} requests were answered unknown")
         _agree(world, cluster, 2 * _AGREE_WITHIN_S)
         return world.counters
 
