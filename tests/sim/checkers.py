@@ -179,7 +179,9 @@ class Checkers:
     def ended_on(self, ended: Ended, names: tuple[str, ...]) -> None:
         for name in names:
             node = self.cluster.nodes.get(int(name[1:]))
-            if node is not None and self._began[node.reactor.name] < ended.at:
+            if node is None or self._began[node.reactor.name] >= ended.at:
+                continue
+            if node.manager._core.placement.everywhere or self._has_tombstone(node, ended.session_id):  # else it has confirmed the new id only
                 ended.refused_by.add(node.reactor.name)
 
     def cycled(self, node: SimNode, old: str, session: Session) -> None:
