@@ -17,8 +17,12 @@ def test_scene(scene: str, manager: str) -> None:
 
 @pytest.mark.parametrize("manager", KINDS)
 def test_a_storm_of_joins(manager: str) -> None:
-    scenes.storm(1, manager, members=16)
+    counters = scenes.storm(1, manager, members=16)
+    assert counters["requests"] > 300
+    assert 0 < counters["ms_to_ready"] < 30_000
 
 
 def test_many_members_see_a_loss_once() -> None:
-    scenes.wide(1, "partitioned", members=40)
+    counters = scenes.wide(1, "partitioned", members=40)
+    assert 0 < counters["ms_to_drop"] < 20_000
+    assert counters["acknowledged"] > 50
