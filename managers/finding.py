@@ -89,6 +89,9 @@ class Finding:
         named = self._replica.primary_of(key)
         if verdict == FOUND and not self._knows(peer, key):
             verdict = LEFT
+        elif verdict == FOUND and self._is_behind(peer, key, named, now_ms):
+            verdict = LEFT
+            self._lookups.settle_for(key)
         if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
@@ -108,6 +111,13 @@ class Finding:
         if placement.everywhere:
             return True
         return peer in self._entropy.in_sync and (peer in placement.keepers(partition_of(key)) or self._lookups.is_named(peer, key))
+
+    def _is_behind(self, peer: bytes, key: bytes, named: bytes, now_ms: int) -> bool:
+        """Whether the primary may have more, and can still say so: when a partition has healed it hears first of what was written on the other side."""
+        placement = self._moving.placement
+        if not self._moving.handover.is_healing(now_ms) or placement.vouches(peer, key, named):
+            return False
+        return named in placement.view and named not in (self.me, *self._cut) and not self._lookups.has_heard(named, key)
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""

@@ -37,6 +37,7 @@ _LOOK_AGAIN_MS = 5
 _CHECK_AGAIN_MS = 1000
 _RECOVER_MS = 250  # in which a copy in doubt may become the truth by itself
 _RECENT_MS = 10_000  # after a change of view, who kept sessions before it is asked for them too
+_HEALING_MS = 3000  # after it all that hold a session have compared what they have, unless something else happened
 _ORPHAN_MS = 2000  # a session without a primary for this long: whoever ranks best now may have it
 
 
@@ -63,7 +64,7 @@ class Handover:
         self.parting = Parting(me, speaker, replica, keep)
         self._before: Placement | None = None  # of before the change under review
         self._absent = absent
-        self._recent_until_ms = 0
+        self._changed_ms = -_RECENT_MS  # when the view did
         self._newcomer = b""  # its coming was the last change of view, and its link is not known to have begun
         self._queue: deque[int] = deque()  # partitions still to be looked at
         self._look_at_ms: int | None = None
@@ -75,7 +76,7 @@ class Handover:
     def view_changed(self, now_ms: int, change: ViewChanged, before: Placement, now: Placement, absent: Placement) -> None:
         """`absent`: the placement as it would be without this member."""
         self._absent = absent
-        self._recent_until_ms = now_ms + _RECENT_MS
+        self._changed_ms = now_ms
         if not self._queue:
             self._before = before
         calm = None
@@ -175,7 +176,12 @@ class Handover:
 
     def keepers_before(self, key: bytes, now_ms: int) -> Uids:
         """The session's keepers of before the last change of view, if that was lately: those of now may not have heard of it yet."""
-        return self._before.keepers(partition_of(key)) if self._before is not None and now_ms < self._recent_until_ms else ()
+        recent = now_ms < self._changed_ms + _RECENT_MS
+        return self._before.keepers(partition_of(key)) if self._before is not None and recent else ()
+
+    def is_healing(self, now_ms: int) -> bool:
+        """The view changed a moment ago."""
+        return now_ms < self._changed_ms + _HEALING_MS
 
     def _is_heir(self, key: bytes, entry: Entry, placement: Placement, now_ms: int) -> bool:
         if not placement.leads(entry.primary):

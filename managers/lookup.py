@@ -26,7 +26,7 @@ class LookupEnded(Notify):
 
 
 class _Lookup:
-    __slots__ = ("asked", "certain", "cut", "done", "expires_ms", "named", "truth", "unsure")
+    __slots__ = ("asked", "certain", "cut", "done", "enough", "expires_ms", "named", "truth", "unsure")
 
     def __init__(self, asked: set[bytes], expires_ms: int, unsure: bool, certain: bool) -> None:
         self.asked = asked
@@ -37,6 +37,7 @@ class _Lookup:
         self.truth = False  # what was the truth until lately is here; with what the others gave, it is again
         self.certain = certain  # it exists: worth to be asked for again
         self.cut = False  # somebody cannot answer
+        self.enough = False  # what is here will do if nobody has more
 
 
 class Lookups:
@@ -72,6 +73,17 @@ class Lookups:
         lookup = self._pending.get(key)
         if lookup is not None:
             lookup.truth = True
+
+    def settle_for(self, key: bytes) -> None:
+        """What has come is served if the others who were asked do not answer."""
+        lookup = self._pending.get(key)
+        if lookup is not None:
+            lookup.enough = True
+
+    def has_heard(self, peer: bytes, key: bytes) -> bool:
+        """This member was asked, and has answered."""
+        lookup = self._pending.get(key)
+        return lookup is not None and peer in lookup.done
 
     def is_named(self, peer: bytes, key: bytes) -> bool:
         """Somebody else has said that the session is with this member."""
@@ -130,7 +142,7 @@ class Lookups:
     def _settle(self, key: bytes, lookup: _Lookup, now_ms: int) -> list[Effect]:
         if lookup.asked:
             return []
-        if lookup.truth and not lookup.cut:
+        if lookup.enough or (lookup.truth and not lookup.cut):
             return self._end(key, FOUND)
         if lookup.unsure and lookup.certain and not lookup.cut:
             self._again[key] = now_ms + _AGAIN_MS  # it is just being handed over from one to another
@@ -145,8 +157,9 @@ class Lookups:
     def tick(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
         for key in sorted(key for key, lookup in self._pending.items() if now_ms >= lookup.expires_ms):
-            self.timeouts += bool(self._pending[key].asked)
-            effects += self._end(key, UNSURE)
+            lookup = self._pending[key]
+            self.timeouts += bool(lookup.asked)
+            effects += self._end(key, FOUND if lookup.enough else UNSURE)
         for key in sorted(key for key, again_ms in self._again.items() if now_ms >= again_ms):
             del self._again[key]
             lookup = self._pending[key]

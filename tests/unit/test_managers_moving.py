@@ -195,6 +195,7 @@ def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> Non
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
     one, two = [number for number in range(5) if number not in keepers][:2]
+    backup.advance(4.0)  # the view is an old one
     visit(backup, one, session_id, b=1)
     for number in range(5):
         if number != one:
@@ -205,6 +206,38 @@ def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> Non
     backup.advance(5.0)
     assert holding(backup, session_id) == due(backup, session_id)
     assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    primary, other = [number for number in range(5) if number not in keepers][:2]
+    visit(backup, primary, session_id, b=1)
+    for keeper in keepers:
+        backup.hold(primary, keeper)
+    visit(backup, primary, session_id, c=1)
+    backup.hold(primary, other)
+    session: list[Session] = []
+    backup.managers[other].open_deferred(session_id).addCallback(session.append)
+    backup.deliver()
+    assert not session  # a keeper has answered, without c
+    backup.let_go()
+    backup.deliver()
+    assert dict(session[0]) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_just_after_a_change_of_view_a_backup_will_do_when_the_primary_is_silent(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    primary, other = [number for number in range(5) if number not in keepers][:2]
+    visit(backup, primary, session_id, b=1)
+    backup.hold(primary, other)
+    session: list[Session] = []
+    backup.managers[other].open_deferred(session_id).addCallback(session.append)
+    backup.advance(BACKUP.lookup_timeout_s + 0.1)
+    assert dict(session[0]) == {"a": 1, "b": 1}
 
 
 def test_tombstones_are_with_all_who_should_know_them(backup: Net) -> None:
