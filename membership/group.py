@@ -5,9 +5,10 @@ the authenticated handshake (`linked`) is a member, until the detector says it i
 incarnation links from the same address. Each real change makes one `ViewChanged` (own domain) and one
 `EveryoneChanged` (the whole group).
 
-Nobody has to be told twice: a newcomer gets the list of all members, the others hear of the newcomer, and every
+Nobody has to be told often: a newcomer gets the list of all members from the few that are nearest to it by the XOR of the uids (Maymounkov
+& Mazieres, Kademlia, 2002; all where there are few), and whoever meets it tells those few of it. Every
 `seed_retry_s` one member drawn by lot gets the list again, and one address that was lost without farewell is dialled
-again. That is constant work, whatever the size, and it heals a partition even where nothing but links tells members of
+again. That is constant work for each member, whatever the size, and it heals a partition even where nothing but links tells members of
 each other.
 
 A tick that comes two heartbeats late means that *we* slept (a stopped process, a paused machine): the heartbeats of the
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from random import Random
 from typing import Any
 
@@ -35,6 +37,7 @@ from .view import View, ViewChanged
 __all__ = ["Beat", "EveryoneChanged", "Group", "Slept", "Stopped"]
 
 _LEFT_MAX = 1024  # incarnations remembered as left; one is forgotten long after its last datagram has arrived
+_TELLERS, _FEW = 4, 8  # so many tell a newcomer of all the others; all do while there are few
 _LOST_S = 86400.0  # an address lost without farewell is tried for a day, as long as tombstones last
 
 
@@ -150,10 +153,20 @@ class Group:
         effects += self._detector.linked(now, member.uid)
         if changed or older:
             effects += self._publish()
-        effects += self._tell((member.uid,), [other for other in self._members.values() if other.uid != member.uid])
+        tellers = self._tellers(member.uid)
+        if self.me.uid in tellers:
+            effects += self._tell((member.uid,), [other for other in self._members.values() if other.uid != member.uid])
         if known is None:
-            effects += self._tell([uid for uid in sorted(self._members) if uid != member.uid and self._detector.is_linked(uid)], [member])
+            effects += self._tell([uid for uid in tellers if uid != self.me.uid and self._detector.is_linked(uid)], [member])
         return effects
+
+    def _tellers(self, newcomer: bytes) -> list[bytes]:
+        """Who tells this member of all the others, as far as we know them; perhaps we among them."""
+        others = [self.me.uid, *(uid for uid in self._members if uid != newcomer)]
+        if len(others) <= _FEW:
+            return sorted(others)
+        place = int.from_bytes(newcomer, "big")
+        return nsmallest(_TELLERS, others, key=lambda uid: place ^ int.from_bytes(uid, "big"))
 
     def traffic(self, now: float, uid: bytes) -> None:
         """Any frame from it. The hot path; whatever follows from it follows at the next tick."""

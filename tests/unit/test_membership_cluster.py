@@ -14,7 +14,7 @@ from caterwaul.membership.dialling import Dial
 from caterwaul.membership.effects import Close, Notify, Send
 from caterwaul.membership.group import Beat, Group, Slept
 from caterwaul.membership.member import Member
-from caterwaul.membership.messages import decode_heartbeat
+from caterwaul.membership.messages import decode_control, decode_heartbeat
 from caterwaul.membership.settings import MembershipSettings
 from caterwaul.membership.view import ViewChanged
 
@@ -80,6 +80,7 @@ class World:
         self.held: list = []
         self.seeding = True
         self.dials: list[tuple[float, str, str]] = []
+        self.sent: Counter[str] = Counter()
 
     def at(self, when: float, action) -> None:
         self.serial += 1
@@ -116,6 +117,7 @@ class World:
                 self.dials.append((self.now, node.member.name, host))
                 self.at(self.now + LATENCY_S, lambda: self.dial(node, host))
             case Send(to, message):
+                self.sent[type(decode_control(decode(message.payload))).__name__] += len(to)
                 for uid in to:
                     self.at(self.now + LATENCY_S, lambda uid=uid: self.deliver(node, uid, message.payload))
             case Close(uid, _):
@@ -408,6 +410,22 @@ def test_a_join_storm_of_thirty_settles_without_a_storm_of_dials():
         times = [at for at, name, _ in world.dials if name == node.member.name]
         assert all(sum(start <= at < start + 0.999 for at in times) <= 10 for start in times)
     assert max(Counter((name, host, int(at * 1000) // 999) for at, name, host in world.dials).values()) <= 2
+
+
+def test_forty_meet_by_one_seed_and_each_is_told_by_few():
+    """One more costs every pair that meets a few messages, not one for every member."""
+    world = World(multicast=False)
+    nodes = [world.start(f"n{n:02}", "" if n == 0 else ("n00",)) for n in range(40)]
+    world.run(20)
+    assert [len(node.group.view) for node in nodes] == [40] * 40
+    assert world.sent["Known"] < 40 * 39 * 6
+    before = world.sent["Known"]
+    world.run(10)
+    reminders, before = world.sent["Known"] - before, world.sent["Known"]
+    last = world.start("new", ("n00",))
+    world.run(10)
+    assert [len(node.group.view) for node in [*nodes, last]] == [41] * 41
+    assert world.sent["Known"] - before - reminders < 2 * 40 * 5
 
 
 def test_a_changed_payload_reaches_all_as_a_new_view_of_the_same_members():
