@@ -177,9 +177,8 @@ class SessionCore:
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
-        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(
-            led, peer, [(session.key, session.head) for session in sessions if session.head is not None]
-        )
+        heads = [(session.key, session.head) for session in sessions if session.head is not None]
+        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(outcome.grown, peer)
         doubtful = {session.key for session in sessions if session.doubtful}
         return effects + self.moving.came([session.key for session in sessions], new, doubtful, peer, now_ms)
 

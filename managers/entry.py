@@ -56,14 +56,15 @@ class Destroyed(NamedTuple):
 
 
 class Outcome:
-    """What merging could not settle alone (lists of keys)."""
+    """What merging could not settle alone (lists of keys). `grown`: where a record that came had something that ours had not."""
 
-    __slots__ = ("spreads", "tells", "wants")
+    __slots__ = ("grown", "spreads", "tells", "wants")
 
     def __init__(self) -> None:
         self.wants: list[bytes] = []
         self.tells: list[bytes] = []
         self.spreads: list[bytes] = []
+        self.grown: list[bytes] = []
 
     def __bool__(self) -> bool:
         return bool(self.wants or self.tells or self.spreads)

@@ -291,10 +291,13 @@ class Handover:
         return taken.sends
 
     def _is_vouched(self, peer: bytes, key: bytes, entry: Entry, mark: bytes, placement: Placement) -> bool:
-        """Whether what this member gives is the truth: as one that is told of every change, or was until the view changed, by its own word and by ours."""
+        """Whether what this member gives is the truth: as one that is told of every change, or was until the view changed, by its own word and by ours.
+
+        What names us as the primary has been here before (nobody else says who that is), and was on its way since then.
+        """
         if placement.vouches(peer, key, entry.primary):
             return True
-        if mark[:1] != TRUTH_MARK:
+        if mark[:1] != TRUTH_MARK or entry.primary == self.me:
             return False
         return self._absent.vouches(peer, key, entry.primary) or (self._before is not None and self._before.vouches(peer, key, entry.primary))
 

@@ -127,6 +127,24 @@ class Moving:
                 tells.append((peer, (key, entry.head)))
         return [Send((uid,), self._say.heads(heads)) for uid, heads in gather(tells)]
 
+    def pass_on(self, keys: Iterable[bytes], peer: bytes) -> list[Effect]:
+        """This member's record had something to tell ours: our session's primary gets that, too, and tells the other holders. A partition heals link by link,
+        and whoever gave it may see none of them. Nor is it told yet that all have it: it asks again."""
+        if self.placement.everywhere:
+            return []
+        tells: list[tuple[bytes, bytes]] = []
+        for key in keys:
+            entry = self._replica.get(key)
+            if entry is None or key in self.near or not is_whole(entry):
+                continue
+            leader = self.placement.primary(key, entry.primary)
+            told = [uid for group in self.placement.others(key, entry.primary) for uid in group] if leader == self.me else [leader]
+            told = [uid for uid in told if uid not in (peer, b"")]
+            if told:
+                self.handover.parting.wait(peer, key)
+            tells += ((uid, key) for uid in told)
+        return [effect for uid, some in gather(tells) for effect in self._entropy.records(uid, some)]
+
     def doubts(self, key: bytes) -> bool:
         """Whether our copy may be out of date, and was so before it was to leave."""
         return key in self.near and not self.handover.parting.was_truth(key)

@@ -214,6 +214,10 @@ class Parting:
         """The mark of this member's that is confirmed when its record has come; empty: none."""
         return self._owing.get(peer, {}).get(key, b"")
 
+    def wait(self, peer: bytes, key: bytes) -> None:
+        """Do not confirm this before it is asked for again."""
+        self._owing.get(peer, {}).pop(key, None)
+
     def confirm(self, peer: bytes, keys: Iterable[bytes], placement: Placement) -> list[Send]:
         """What a member parts from has come: all that was in it is here."""
         owing = self._owing.get(peer)

@@ -291,7 +291,8 @@ class Replica:
             else:
                 record = self.record(key, entry)
                 assert record is not None
-                record.merge(incoming)
+                if record.merge(incoming):
+                    outcome.grown.append(key)
                 if record.partial:
                     record.partial = False
                     if record.pack() != body:  # while it was partial nobody compared with it: what we had heard may be known to nobody else

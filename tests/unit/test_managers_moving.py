@@ -5,15 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cbor2 import dumps
 
 from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.digests import digest
 from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import LIVE
+from caterwaul.managers.messages import CHECKED, RECORD_MARK, RECORDS, TRUTH_MARK
+from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
 from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.membership.codec import decode
+from caterwaul.membership.effects import Send
 from tests.doubles import Net
 
 BACKUP = ManagerSettings(type="backup", backups=1, idle_timeout_s=600, absolute_timeout_s=0)
@@ -206,6 +212,55 @@ def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> Non
     backup.advance(5.0)
     assert holding(backup, session_id) == due(backup, session_id)
     assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+
+
+def test_who_was_the_primary_does_not_believe_an_old_copy_that_still_says_so(backup: Net) -> None:
+    session_id = visit(backup, 0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    one, two = [number for number in range(5) if number not in keepers][:2]
+    visit(backup, one, session_id, b=1)
+    giver = backup.managers[keepers[0]]
+    (old,) = giver._core.entropy.messages([key])
+    entry = giver._core.replica.get(key)
+    assert entry is not None
+    mark = TRUTH_MARK + digest(entry.head, giver._core.replica.body_of(entry))
+    visit(backup, two, session_id, c=1)
+    backup.advance(5.0)
+    assert one not in holding(backup, session_id)
+    core = backup.managers[one]._core
+    core.receive(backup.channels[core.me].now_ms(), giver.me.uid, decode(giver._core.say.check([(key, mark)]).payload), 0)
+    core.receive(backup.channels[core.me].now_ms(), giver.me.uid, decode(old.payload), 0)
+    assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+    assert primary(backup, 0, session_id) == primary(backup, one, session_id)
+
+
+def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_that_is_confirmed(backup: Net) -> None:
+    """As when a partition heals, and who parts from a copy sees the backup, but not yet the primary."""
+    session_id = visit(backup, 0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    one, two = [number for number in range(5) if number not in keepers][:2]
+    visit(backup, one, session_id, b=1)
+    (keeper,) = holding(backup, session_id) - {one}
+    core, giver = backup.managers[keeper]._core, backup.members[two].uid
+    entry = core.replica.get(key)
+    assert entry is not None
+    body = core.replica.body_of(entry)
+    assert body is not None
+    record = Record.unpack(body)
+    record.write(record.counter + 1, giver, {"c": dumps(1)})
+    mark = RECORD_MARK + digest(entry.head, record.pack())
+    now_ms = backup.channels[core.me].now_ms()
+    core.receive(now_ms, giver, decode(core.say.check([(key, mark)]).payload), 0)
+    effects = core.receive(now_ms, giver, decode(core.say.records([Told(key, entry.head, entry.created_ms, entry.touches, record.pack())]).payload), 0)
+    sends = [(effect.to, decode(effect.message.payload)[1]) for effect in effects if isinstance(effect, Send)]
+    assert sends == [((backup.members[one].uid,), RECORDS)]
+    effects = core.receive(now_ms, giver, decode(core.say.check([(key, mark)]).payload), 0)
+    sends = [(effect.to, decode(effect.message.payload)[1:]) for effect in effects if isinstance(effect, Send)]
+    assert sends == [((giver,), [CHECKED, key + mark])]
 
 
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
