@@ -153,7 +153,7 @@ class Committing:
             session.created_ms = session.created_ms or now_ms
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
-            session.settle(changes, record.registers if record is not None else {}, (record.counter + 1 if record is not None else 1, self._uid))
+            session.settle(changes, record.registers if record is not None else {}, (replica.next_counter(record), self._uid))
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
         counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
         session.committed(changes, (counter, self._uid))
@@ -228,10 +228,13 @@ class Committing:
         changes = session.changes() if state == ID_CHANGED else {}
         now_ms, placement = self._channel.now_ms(), self._core.placement
         with self._lock:
-            entry = self._core.replica.held(ended_key) if state == ID_CHANGED else None
-            record = self._core.replica.record(ended_key, entry) if entry is not None else None
-            contents = session.contents(changes, record.registers, (record.counter + 1, self._uid)) if record is not None else {}
-            head = self._core.replica.end(ended_key, state, now_ms)
+            replica = self._core.replica
+            entry = replica.held(ended_key) if state == ID_CHANGED else None
+            record = replica.record(ended_key, entry) if entry is not None else None
+            contents = {}
+            if record is not None:
+                contents = session.contents(changes, record.registers, (replica.next_counter(record), self._uid), (replica.next_counter(None), self._uid))
+            head = replica.end(ended_key, state, now_ms)
             if head is None:
                 self.dropped += 1
                 session.dropped()

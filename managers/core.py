@@ -313,7 +313,7 @@ class SessionCore:
             self._cut.add(peer)
         self.moving.unlinked(peer, now_ms)
         self.entropy.lost(peer, now_ms)
-        return self.lookups.lost(peer) + self.freshness.lost(peer, left=False)
+        return self.lookups.cut(peer) + self.freshness.lost(peer, left=False)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
@@ -332,7 +332,7 @@ class SessionCore:
             self.entropy.forget(member.uid)
             self.expiry.lost(member.uid)
             self.moving.left(member.uid, now_ms)
-            effects += self.lookups.lost(member.uid) + self.freshness.lost(member.uid, left=True)
+            effects += self.lookups.cut(member.uid) + self.freshness.lost(member.uid, left=True)
         lost = [member for member in change.disappeared if member.uid not in change.clean]
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)

@@ -70,7 +70,7 @@ class Finding:
         """Ask these. `unsure`: whatever they say, "gone" is not believed."""
         effects = self._lookups.ask(key, peers, now_ms, unsure, self._exists(key))
         for uid in sorted(self._cut):
-            effects += self._lookups.lost(uid)
+            effects += self._lookups.cut(uid)
         return effects
 
     def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
@@ -86,6 +86,7 @@ class Finding:
         if moving.handover.parting.was_truth(key):
             self._lookups.believe(key)
         completed = self._lookups.is_completed_by(peer, key)
+        denied = completed and verdict == ABSENT and self._lookups.is_denied(key) and self._sure(now_ms)
         named = self._replica.primary_of(key)
         if verdict == FOUND and not self._knows(peer, key):
             verdict = LEFT
@@ -99,7 +100,9 @@ class Finding:
             if verdict == FOUND:
                 moving.fetched(key, peer, now_ms)
             effects = self._lookups.answered(peer, key, verdict, now_ms, self._exists(key)) + self._freshness.answered(peer, key, verdict)
-        if completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
+        if denied and moving.handover.lost(key):
+            effects += self._lookups.lost(key)
+        elif completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
             effects += self._lookups.found(key)  # nobody here has more than we
         return effects
 

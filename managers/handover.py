@@ -168,6 +168,15 @@ class Handover:
         self._near.forget(key)
         self._replica.changed[partition_of(key)] = 1
 
+    def lost(self, key: bytes) -> bool:
+        """Nobody who should have this session has it. If only its head is here it went with its holders, and so does that."""
+        entry = self._replica.get(key)
+        if key not in self.recovering or entry is None or entry.body is not None:
+            return False
+        self._replica.drop(key)
+        self._forget(key)
+        return True
+
     def holders(self, key: bytes, named: bytes, placement: Placement) -> Uids:
         """Who holds the session, as far as it is known: by the placement of when its primary was last here."""
         if self._before is None or not placement.is_orphan(named):

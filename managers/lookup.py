@@ -26,7 +26,7 @@ class LookupEnded(Notify):
 
 
 class _Lookup:
-    __slots__ = ("asked", "certain", "cut", "done", "enough", "expires_ms", "named", "truth", "unsure")
+    __slots__ = ("asked", "certain", "cut", "denied", "done", "enough", "expires_ms", "named", "truth", "unsure")
 
     def __init__(self, asked: set[bytes], expires_ms: int, unsure: bool, certain: bool) -> None:
         self.asked = asked
@@ -37,6 +37,7 @@ class _Lookup:
         self.truth = False  # what was the truth until lately is here; with what the others gave, it is again
         self.certain = certain  # it exists: worth to be asked for again
         self.cut = False  # somebody cannot answer
+        self.denied = True  # all who have answered are sure that they have nothing
         self.enough = False  # what is here will do if nobody has more
 
 
@@ -95,9 +96,18 @@ class Lookups:
         lookup = self._pending.get(key)
         return lookup is not None and bool(lookup.asked)
 
+    def is_denied(self, key: bytes) -> bool:
+        """All who have answered are sure that they have nothing of it."""
+        lookup = self._pending.get(key)
+        return lookup is not None and lookup.denied
+
     def found(self, key: bytes) -> list[Effect]:
         """What is here is all there is."""
         return self._end(key, FOUND) if key in self._pending else []
+
+    def lost(self, key: bytes) -> list[Effect]:
+        """It lived, and nobody has it any more."""
+        return self._end(key, GONE) if key in self._pending else []
 
     def is_pending(self, key: bytes) -> bool:
         return key in self._pending
@@ -111,6 +121,7 @@ class Lookups:
         if verdict in (FOUND, GONE):
             return self._end(key, verdict)
         lookup.unsure = lookup.unsure or verdict != ABSENT
+        lookup.denied = lookup.denied and verdict == ABSENT
         lookup.certain = lookup.certain or certain
         return self._settle(key, lookup, now_ms)
 
@@ -123,13 +134,14 @@ class Lookups:
         lookup.asked.discard(peer)
         lookup.done.add(peer)
         lookup.unsure = lookup.certain = True
+        lookup.denied = False
         lookup.truth = lookup.truth or truth
         lookup.named.update(uid for uid in holders if uid != peer)
         new = tuple(uid for uid in holders if uid not in lookup.asked and uid not in lookup.done)
         lookup.asked.update(new)
         return [Send(new, self._say.lookup(key))] if new else self._settle(key, lookup, now_ms)
 
-    def lost(self, peer: bytes) -> list[Effect]:
+    def cut(self, peer: bytes) -> list[Effect]:
         """This member will not answer: its link is gone."""
         effects: list[Effect] = []
         for key, lookup in sorted(self._pending.items()):

@@ -94,7 +94,8 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            counter = self._next(0)
+            counter = self.next_counter(None)
+            self._used = max(self._used, counter)
             record.write(counter, me, changes)
             self._insert(key, Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms)), me)
             self.in_use.add(key)
@@ -106,7 +107,8 @@ class Replica:
         previous = applied.get(me, 0)
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: counter for origin, counter in applied.items() if origin != me}
-        counter = self._next(record.counter)
+        counter = self.next_counter(record)
+        self._used = max(self._used, counter)
         record.write(counter, me, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
@@ -114,12 +116,10 @@ class Replica:
             self.fresh.append(key)
         return counter, previous, seen, False
 
-    def _next(self, counter: int) -> int:
-        """The counter of a commit to a record of this one. A copy that comes back to us may be older than the one we parted from, which has
-        commits of ours that it lacks: no version is used twice."""
-        counter = max(counter, self._spent) + 1
-        self._used = max(self._used, counter)
-        return counter
+    def next_counter(self, record: Record | None) -> int:
+        """That of our next commit to this record (None: to a new one). A copy that comes back to us may be older than the one we parted from, which
+        has commits of ours that it lacks: no version is used twice."""
+        return max(record.counter if record is not None else 0, self._spent) + 1
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""

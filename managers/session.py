@@ -317,14 +317,17 @@ class Session(MutableMapping[str, Any]):
             else:
                 changes[name] = joined[2]
 
-    def contents(self, changes: dict[str, bytes | None], registers: dict[str, Register], version: tuple[int, bytes]) -> dict[str, bytes | None]:
-        """All attributes for a new id: what the record holds by now, and what this request changed; `version` is the next one there."""
+    def contents(
+        self, changes: dict[str, bytes | None], registers: dict[str, Register], version: tuple[int, bytes], first: tuple[int, bytes]
+    ) -> dict[str, bytes | None]:
+        """All attributes for a new id: what the record holds by now, and what this request changed; `version` is the next one there, `first` that of the
+        new id's first commit."""
         self.settle(changes, registers, version)
         whole = {name: register[2] for name, register in registers.items()} | changes
         contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None}
         for name, value in contents.items():
             if value is not None and value[:MERGING_BYTES] == MERGING:
-                contents[name] = reborn(value, (1, version[1]))
+                contents[name] = reborn(value, first)
         self._rebase(contents)
         return contents
 

@@ -16,6 +16,8 @@ from typing import Any
 
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.listeners import SessionDestroyed
+from caterwaul.managers.merging import parse
+from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
@@ -288,6 +290,17 @@ class Checkers:
                     continue
                 self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
         self._count(alive)
+        for node in self.cluster.nodes.values():
+            self._versions(node)
+
+    def _versions(self, node: SimNode) -> None:
+        """A merging value says itself at which version it changed last: a register of another version is equal nowhere else."""
+        for key, entry in node.manager._core.replica.entries():
+            body = node.manager._core.replica.body_of(entry)
+            for name, (counter, origin, value) in Record.unpack(body).registers.items() if body is not None else ():
+                state = parse(value)
+                if state is not None and max(birth.changed for birth in state.births.values()) != (counter, origin):
+                    self.fail("S5", f"{node.reactor.name} has {name!r} of {key.hex()[:8]} at another version than what is in it")
 
     def _count(self, alive: set[str]) -> None:
         """Counters, of sessions that never ended."""

@@ -2,7 +2,8 @@
 
 Where every member holds everything, all copies are equal. Where some do: each session has one head, known to its keepers and
 holders; its record is the same on every holder that the rank names; nobody else holds anything of it, but for near caches,
-whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it.
+whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it. Of a session that all its holders took with them a head may be left,
+while whoever has that calls it unknown.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     heads = {copy[:2] for copy in copies.values()}
     if len(heads) != 1:
         return True
+    if all(copy[2] is None for copy in copies.values()):
+        return any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
     bodies = {copies[name][2] for name in holders if name in copies}

@@ -11,11 +11,14 @@ from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.digests import digest
 from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import LIVE
+from caterwaul.managers.merging import Version, parse
+from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.messages import CHECKED, RECORD_MARK, RECORDS, TRUTH_MARK
 from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
 from caterwaul.managers.record import Record
+from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.codec import decode
@@ -234,6 +237,64 @@ def test_who_was_the_primary_does_not_believe_an_old_copy_that_still_says_so(bac
     core.receive(backup.channels[core.me].now_ms(), giver.me.uid, decode(old.payload), 0)
     assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
     assert primary(backup, 0, session_id) == primary(backup, one, session_id)
+
+
+def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_then_gone(backup: Net) -> None:
+    """Simulator, backup, seed 768: it was asked for each second, for ever."""
+    session_id = visit(backup, 0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = {number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))}
+    one = next(number for number in range(5) if number not in keepers)
+    visit(backup, one, session_id, b=1)
+    backup.advance(4.0)
+    assert len(holding(backup, session_id)) == 2
+    (left,) = keepers - holding(backup, session_id)
+    for number in holding(backup, session_id):
+        backup.kill(number)
+    backup.advance(5.0)
+    core = backup.managers[left]._core
+    assert core.replica.get(key) is not None
+    session: list[Session] = []
+    backup.managers[left].open_deferred(session_id).addCallback(session.append)
+    backup.advance(BACKUP.lookup_timeout_s + 0.1)
+    assert session[0].unknown
+    backup.advance(BACKUP.unknown_for_s)
+    assert core.replica.get(key) is None
+    assert opened(backup, left, session_id).new
+
+
+def test_counters_are_of_the_version_of_their_commit_also_where_a_copy_was_parted_from(backup: Net) -> None:
+    """Simulator, backup, seed 501: what a commit wrote into them was of another version, so copies differed until they were compared."""
+    session_id = visit(backup, 0, n=1)
+    replica = backup.managers[0]._core.replica
+    replica.commit(b"k" * 16, {"n": b"1"}, 0, 0, b"")
+    for _ in range(5):
+        replica.commit(b"k" * 16, {"n": b"1"}, 0, 0, b"")
+    replica.drop(b"k" * 16)
+    visit(backup, 0, session_id, views=Counter(1))
+    assert version_and_content(replica, session_id, "views")[0] == version_and_content(replica, session_id, "views")[1]
+    session = opened(backup, 0, session_id)
+    session["views"] += 1
+    session.cycle_id()
+    backup.managers[0].commit(session)
+    assert version_and_content(replica, session.id, "views")[0] == version_and_content(replica, session.id, "views")[1]
+    session["views"] += 1
+    backup.managers[0].commit(session)
+    backup.deliver()
+    assert int(opened(backup, 1, session.id)["views"]) == 3
+
+
+def version_and_content(replica: Replica, session_id: str, name: str) -> tuple[Version, Version]:
+    """The version of a merging value's register, and the one of its last change by what is in it."""
+    entry = replica.get(key_of(session_id))
+    assert entry is not None
+    record = replica.record(key_of(session_id), entry)
+    assert record is not None
+    counter, origin, value = record.registers[name]
+    state = parse(value)
+    assert state is not None
+    return (counter, origin), max(birth.changed for birth in state.births.values())
 
 
 def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_that_is_confirmed(backup: Net) -> None:

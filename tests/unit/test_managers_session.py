@@ -95,7 +95,7 @@ def test_a_value_that_cannot_be_decoded_is_absent_and_its_bytes_stay():
     assert session.quarantined == {"bad"}
     assert "bad" not in session.changes()
     session.cycle_id()
-    assert session.contents(session.changes(), session._registers, (2, b"u" * 16))["bad"] == b"\xd9\xff\xff\x00"
+    assert session.contents(session.changes(), session._registers, (2, b"u" * 16), (1, b"u" * 16))["bad"] == b"\xd9\xff\xff\x00"
 
 
 def test_a_refusal_names_the_path_and_leaves_the_old_value():
@@ -178,7 +178,7 @@ def test_a_new_id_keeps_everything_and_says_what_the_old_one_was():
     session.cycle_id()
     assert (session.previous_id, len(session.id), session.key) == (old, ID_CHARACTERS, key_of(session.id))
     others = {"a": (2, b"v" * 16, TYPES.encode(5, "")), "gone": (2, b"v" * 16, None)}
-    assert session.contents(session.changes(), others, (3, b"u" * 16)) == {"a": TYPES.encode(5, ""), "cart": TYPES.encode([1, 2], "")}
+    assert session.contents(session.changes(), others, (3, b"u" * 16), (1, b"u" * 16)) == {"a": TYPES.encode(5, ""), "cart": TYPES.encode([1, 2], "")}
     first = session.id
     session.cycle_id()
     assert session.previous_id == old
