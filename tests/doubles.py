@@ -198,6 +198,24 @@ class Net:
         del flight[at]
         return taken
 
+    def opened(self, number: int, session_id: str | None = None) -> Session:
+        """What a request on this member gets, asking others if it must; never *unknown*."""
+        result: list[Session] = []
+        self.managers[number].open_deferred(session_id).addCallback(result.append)
+        self.deliver()
+        assert not result[0].unknown
+        return result[0]
+
+    def visit(self, number: int, session_id: str | None = None, **attributes: Any) -> str:
+        """A whole request on this member, which sets these; its session's id."""
+        session = self.opened(number, session_id)
+        session.update(attributes)
+        self.managers[number].commit(session)
+        self.managers[number].release(session)
+        self.deliver()
+        assert session.id is not None
+        return session.id
+
     def advance(self, seconds: float, step_s: float = 0.05) -> None:
         """Let time pass, timers fire and messages travel."""
         end = self.clock.seconds() + seconds

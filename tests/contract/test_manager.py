@@ -10,7 +10,6 @@ import pytest
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net
 
@@ -22,24 +21,15 @@ def net(request: pytest.FixtureRequest) -> Net:
     return KINDS[request.param](3, ManagerSettings(idle_timeout_s=60, absolute_timeout_s=0))
 
 
-def opened(net: Net, number: int, session_id: str | None) -> Session:
-    """What a request on this member gets, asking others if it must."""
-    result: list[Session] = []
-    net.managers[number].open_deferred(session_id).addCallback(result.append)
-    net.deliver()
-    assert not result[0].unknown
-    return result[0]
-
-
 def found(net: Net, number: int, session_id: str) -> dict[str, Any] | None:
     """What a request on this member finds. None: no such session."""
-    session = opened(net, number, session_id)
+    session = net.opened(number, session_id)
     net.managers[number].release(session)
     return None if session.id is None else dict(session)
 
 
 def change(net: Net, number: int, session_id: str | None, acks: str = "none", **attributes: Any) -> str:
-    session = opened(net, number, session_id)
+    session = net.opened(number, session_id)
     session.update(attributes)
     receipt = net.managers[number].commit(session, acks)
     net.managers[number].release(session)
@@ -70,7 +60,7 @@ def test_a_confirmed_write_survives_the_loss_of_its_writer(net):
 
 def test_an_ended_session_is_found_by_nobody(net):
     session_id = change(net, 0, None, a=1)
-    session = opened(net, 1, session_id)
+    session = net.opened(1, session_id)
     session.invalidate()
     net.managers[1].commit(session)
     net.deliver()
@@ -79,7 +69,7 @@ def test_an_ended_session_is_found_by_nobody(net):
 
 def test_a_new_id_has_the_contents_and_the_old_one_is_found_by_nobody(net):
     old = change(net, 0, None, a=1)
-    session = opened(net, 2, old)
+    session = net.opened(2, old)
     session.cycle_id()
     net.managers[2].commit(session)
     net.deliver()

@@ -13,7 +13,6 @@ from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net
 
@@ -30,32 +29,14 @@ def net(request: pytest.FixtureRequest) -> Net:
     return KINDS[request.param](4, ManagerSettings(type=request.param, **SETTINGS))
 
 
-def opened(net: Net, number: int, session_id: str | None) -> Session:
-    result: list[Session] = []
-    net.managers[number].open_deferred(session_id).addCallback(result.append)
-    net.deliver()
-    assert not result[0].unknown
-    return result[0]
-
-
-def visit(net: Net, number: int, session_id: str | None = None, **attributes: Any) -> str:
-    session = opened(net, number, session_id)
-    session.update(attributes)
-    net.managers[number].commit(session)
-    net.managers[number].release(session)
-    net.deliver()
-    assert session.id is not None
-    return session.id
-
-
 def contents(net: Net, number: int, session_id: str) -> dict[str, Any]:
-    session = opened(net, number, session_id)
+    session = net.opened(number, session_id)
     net.managers[number].release(session)
     return dict(session)
 
 
 def test_a_member_without_weight_parts_from_all_it_has_and_nothing_is_lost(net: Net) -> None:
-    ids = [visit(net, n % 4, n=n) for n in range(60)]
+    ids = [net.visit(n % 4, n=n) for n in range(60)]
     net.reweigh(0, 0)
     net.advance(5.0)
     assert net.managers[0].remaining() == (0, 0)
@@ -66,7 +47,7 @@ def test_a_member_without_weight_parts_from_all_it_has_and_nothing_is_lost(net: 
 
 
 def test_its_primaries_go_to_others_before_it_leaves(net: Net) -> None:
-    ids = [visit(net, 0, n=n) for n in range(30)]
+    ids = [net.visit(0, n=n) for n in range(30)]
     net.reweigh(0, 0)
     net.advance(5.0)
     held = [(key, entry) for manager in net.managers[1:] for key, entry in manager._core.replica.entries() if entry.body is not None]
@@ -76,13 +57,13 @@ def test_its_primaries_go_to_others_before_it_leaves(net: Net) -> None:
 
 
 def test_while_it_drains_it_serves_what_others_hold(net: Net) -> None:
-    session_id = visit(net, 0, a=1)
+    session_id = net.visit(0, a=1)
     net.reweigh(0, 0)
-    visit(net, 0, session_id, b=2)
+    net.visit(0, session_id, b=2)
     net.advance(5.0)
-    visit(net, 2, session_id, c=3)
+    net.visit(2, session_id, c=3)
     assert contents(net, 0, session_id) == {"a": 1, "b": 2, "c": 3}
-    new = visit(net, 0, d=4)
+    new = net.visit(0, d=4)
     net.advance(5.0)
     net.leave(0)
     assert contents(net, 3, session_id) == {"a": 1, "b": 2, "c": 3}
@@ -90,7 +71,7 @@ def test_while_it_drains_it_serves_what_others_hold(net: Net) -> None:
 
 
 def test_it_takes_part_again(net: Net) -> None:
-    ids = [visit(net, n % 4, n=n) for n in range(40)]
+    ids = [net.visit(n % 4, n=n) for n in range(40)]
     net.reweigh(0, 0)
     net.advance(5.0)
     net.reweigh(0, 1)
@@ -104,7 +85,7 @@ def test_it_takes_part_again(net: Net) -> None:
 
 def test_what_others_have_not_confirmed_remains(net: Net) -> None:
     for n in range(20):
-        visit(net, 0, n=n)
+        net.visit(0, n=n)
     for number in (1, 2, 3):
         net.hold(number, 0)
     net.reweigh(0, 0)
@@ -118,7 +99,7 @@ def test_what_others_have_not_confirmed_remains(net: Net) -> None:
 
 
 def test_where_nobody_else_can_hold_sessions_they_are_stranded(net: Net) -> None:
-    ids = [visit(net, 0, n=n) for n in range(5)]
+    ids = [net.visit(0, n=n) for n in range(5)]
     for number in (1, 2, 3):
         net.leave(number)
     net.advance(5.0)
@@ -130,9 +111,9 @@ def test_where_nobody_else_can_hold_sessions_they_are_stranded(net: Net) -> None
 def test_readers_of_delta_are_told_of_changes() -> None:
     """A lite member keeps near copies also where all others hold everything."""
     net = Net(3, ManagerSettings(**SETTINGS), weights=(1, 1, 0))
-    session_id = visit(net, 0, a=1)
+    session_id = net.visit(0, a=1)
     assert contents(net, 2, session_id) == {"a": 1}
-    visit(net, 1, session_id, a=2)
+    net.visit(1, session_id, a=2)
     assert contents(net, 2, session_id) == {"a": 2}
     assert net.managers[2]._core.moving.near.hits == 0
     assert contents(net, 2, session_id) == {"a": 2}
@@ -142,7 +123,7 @@ def test_readers_of_delta_are_told_of_changes() -> None:
 def test_lite_members_of_delta_are_not_given_what_they_do_not_hold() -> None:
     net = Net(3, ManagerSettings(**SETTINGS), weights=(1, 1, 0))
     for n in range(30):
-        visit(net, 0, n=n)
+        net.visit(0, n=n)
     for number in (0, 1):
         net.heal(number, 2)
     net.advance(2.0)
@@ -239,7 +220,7 @@ def test_a_drain_that_left_something_begins_again() -> None:
 
 def test_more_stranded_sessions_than_are_counted_one_by_one_are_stranded_all_the_same() -> None:
     net = Net(2, ManagerSettings(type="backup", **SETTINGS), kind=BackupManager)
-    ids = [visit(net, 0, n=n) for n in range(2100)]
+    ids = [net.visit(0, n=n) for n in range(2100)]
     net.leave(1)
     net.advance(1.0)
     net.reweigh(0, 0)
@@ -249,7 +230,7 @@ def test_more_stranded_sessions_than_are_counted_one_by_one_are_stranded_all_the
 
 def test_a_cancelled_drain_of_delta_leaves_nothing_half_done() -> None:
     net = Net(3, ManagerSettings(**SETTINGS))
-    ids = [visit(net, 0, n=n) for n in range(20)]
+    ids = [net.visit(0, n=n) for n in range(20)]
     for number in (1, 2):
         net.hold(number, 0)
     net.reweigh(0, 0)
@@ -277,7 +258,7 @@ def test_the_end_of_a_session_of_a_lite_member_is_told_somewhere() -> None:
         told: list[SessionDestroyed] = []
         for manager in net.managers:
             manager.listen(SessionDestroyed, told.append)
-        visit(net, 2, a=1)
+        net.visit(2, a=1)
         net.advance(12.0)
         assert [event.reason for event in told] == ["expired"]
 
@@ -285,7 +266,7 @@ def test_the_end_of_a_session_of_a_lite_member_is_told_somewhere() -> None:
 def test_copies_that_are_being_handed_over_are_still_held() -> None:
     net = Net(3, ManagerSettings(type="backup", backups=0, **SETTINGS), kind=BackupManager)
     for n in range(20):
-        visit(net, 0, n=n)
+        net.visit(0, n=n)
     for number in (1, 2):
         net.hold(number, 0)
     net.reweigh(0, 0)
@@ -297,7 +278,7 @@ def test_copies_that_are_being_handed_over_are_still_held() -> None:
 def test_what_a_newcomer_is_given_is_the_truth_at_once() -> None:
     """Its first link begins in the moment in which it is seen: that is no loss."""
     net = Net(3, ManagerSettings(type="partitioned", backups=0, **SETTINGS), kind=PartitionedManager)
-    ids = [visit(net, 0, n=n) for n in range(60)]
+    ids = [net.visit(0, n=n) for n in range(60)]
     changes: list[bytes | None] = []
     for manager in net.managers:
         parting = manager._core.moving.handover.parting

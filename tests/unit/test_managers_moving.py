@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from cbor2 import dumps
 
@@ -39,24 +37,6 @@ def partitioned() -> Net:
     return Net(5, PARTITIONED, kind=PartitionedManager)
 
 
-def opened(net: Net, number: int, session_id: str | None) -> Session:
-    result: list[Session] = []
-    net.managers[number].open_deferred(session_id).addCallback(result.append)
-    net.deliver()
-    return result[0]
-
-
-def visit(net: Net, number: int, session_id: str | None = None, **attributes: Any) -> str:
-    """A request on this member; its session's id."""
-    session = opened(net, number, session_id)
-    session.update(attributes)
-    net.managers[number].commit(session)
-    net.managers[number].release(session)
-    net.deliver()
-    assert session.id is not None
-    return session.id
-
-
 def holding(net: Net, session_id: str) -> set[int]:
     """The members that have the record."""
     entries = [manager._core.replica.get(key_of(session_id)) for manager in net.managers]
@@ -85,32 +65,32 @@ def lose(net: Net, number: int, clean: bool = False) -> None:
 
 
 def test_a_session_is_held_by_its_primary_and_one_backup_and_found_from_everywhere(backup: Net) -> None:
-    ids = [visit(backup, 0, n=n) for n in range(30)]
+    ids = [backup.visit(0, n=n) for n in range(30)]
     for session_id in ids:
         assert holding(backup, session_id) == due(backup, session_id)
         assert len(holding(backup, session_id)) == 2
         assert 0 in holding(backup, session_id)
     for n, session_id in enumerate(ids):
-        session = opened(backup, 1 + n % 4, session_id)
+        session = backup.opened(1 + n % 4, session_id)
         assert session["n"] == n
 
 
 def test_who_serves_a_session_becomes_its_primary_and_the_copies_follow(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
-    visit(backup, 3, session_id, b=2)
+    session_id = backup.visit(0, a=1)
+    backup.visit(3, session_id, b=2)
     assert primary(backup, 3, session_id) == 3
     backup.advance(3.0)
     assert holding(backup, session_id) == due(backup, session_id)
-    assert dict(opened(backup, 2, session_id)) == {"a": 1, "b": 2}
+    assert dict(backup.opened(2, session_id)) == {"a": 1, "b": 2}
 
 
 def test_a_copy_in_the_wrong_place_stays_until_all_who_should_have_it_confirmed(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     keepers = {number for number, m in enumerate(backup.members) if m.uid in backup.managers[0]._core.placement.keepers(partition_of(key_of(session_id)))}
     stranger = next(number for number in range(1, 5) if number not in keepers)
     for keeper in keepers - {0}:
         backup.hold(keeper, 0)  # its confirmations do not come
-    visit(backup, stranger, session_id, b=2)
+    backup.visit(stranger, session_id, b=2)
     backup.advance(3.0)
     if 0 not in keepers:
         assert 0 in holding(backup, session_id)
@@ -120,7 +100,7 @@ def test_a_copy_in_the_wrong_place_stays_until_all_who_should_have_it_confirmed(
 
 
 def test_the_best_surviving_holder_inherits_at_once_and_the_copies_are_restored(backup: Net) -> None:
-    ids = [visit(backup, 0, n=n) for n in range(40)]
+    ids = [backup.visit(0, n=n) for n in range(40)]
     lose(backup, 0)
     backup.advance(4.0)
     for n, session_id in enumerate(ids):
@@ -128,19 +108,19 @@ def test_the_best_surviving_holder_inherits_at_once_and_the_copies_are_restored(
         assert len(holding(backup, session_id)) == 2
         at = min(holding(backup, session_id))
         assert primary(backup, at, session_id) in holding(backup, session_id)
-        assert opened(backup, at, session_id)["n"] == n
+        assert backup.opened(at, session_id)["n"] == n
 
 
 def test_two_losses_one_after_the_other_lose_nothing(backup: Net) -> None:
-    ids = [visit(backup, n % 5, n=n) for n in range(50)]
+    ids = [backup.visit(n % 5, n=n) for n in range(50)]
     for number in (0, 1):
         lose(backup, number)
         backup.advance(4.0)
-    assert [opened(backup, 2 + n % 3, session_id)["n"] for n, session_id in enumerate(ids)] == list(range(50))
+    assert [backup.opened(2 + n % 3, session_id)["n"] for n, session_id in enumerate(ids)] == list(range(50))
 
 
 def test_a_farewell_moves_keepers_and_copies_too(backup: Net) -> None:
-    ids = [visit(backup, 1, n=n) for n in range(40)]
+    ids = [backup.visit(1, n=n) for n in range(40)]
     lose(backup, 4, clean=True)
     backup.advance(4.0)
     for session_id in ids:
@@ -149,47 +129,47 @@ def test_a_farewell_moves_keepers_and_copies_too(backup: Net) -> None:
 
 def test_a_keeper_that_comes_to_know_of_a_take_over_tells_those_who_lost(backup: Net) -> None:
     """Two members serve one session while they do not hear each other: in the end all know one primary."""
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     backup.part(1, 2)
-    visit(backup, 1, session_id, b=1)
-    visit(backup, 2, session_id, c=1)
+    backup.visit(1, session_id, b=1)
+    backup.visit(2, session_id, c=1)
     backup.heal(1, 2)
     backup.advance(5.0)
     assert len({primary(backup, number, session_id) for number in holding(backup, session_id)}) == 1
     assert holding(backup, session_id) == due(backup, session_id)
-    assert dict(opened(backup, 4, session_id)) == {"a": 1, "b": 1, "c": 1}
+    assert dict(backup.opened(4, session_id)) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_readers_that_hold_nothing_read_from_memory_until_the_session_changes(partitioned: Net) -> None:
-    session_id = visit(partitioned, 0, a=1)
+    session_id = partitioned.visit(0, a=1)
     readers = [number for number in range(5) if number not in due(partitioned, session_id)]
     reader, writer = readers[0], readers[1]
-    assert opened(partitioned, reader, session_id)["a"] == 1
+    assert partitioned.opened(reader, session_id)["a"] == 1
     local = partitioned.managers[reader].open_local(session_id)
     assert local is not None
     assert local["a"] == 1
-    visit(partitioned, writer, session_id, a=2)
+    partitioned.visit(writer, session_id, a=2)
     assert partitioned.managers[reader].open_local(session_id) is None
-    assert opened(partitioned, reader, session_id)["a"] == 2
+    assert partitioned.opened(reader, session_id)["a"] == 2
 
 
 def test_an_ended_session_is_gone_for_readers(partitioned: Net) -> None:
-    session_id = visit(partitioned, 0, a=1)
+    session_id = partitioned.visit(0, a=1)
     readers = [number for number in range(5) if number not in due(partitioned, session_id)]
     for number in readers:
-        opened(partitioned, number, session_id)
-    session = opened(partitioned, readers[0], session_id)
+        partitioned.opened(number, session_id)
+    session = partitioned.opened(readers[0], session_id)
     session.invalidate()
     partitioned.managers[readers[0]].commit(session)
     partitioned.deliver()
-    assert all(opened(partitioned, number, session_id).new for number in range(5))
+    assert all(partitioned.opened(number, session_id).new for number in range(5))
 
 
 def test_near_copies_over_the_bound_go(partitioned: Net) -> None:
     net = Net(5, ManagerSettings(type="partitioned", near_cache_max=5, idle_timeout_s=600, absolute_timeout_s=0), kind=PartitionedManager)
-    ids = [visit(net, 0, n=n) for n in range(40)]
+    ids = [net.visit(0, n=n) for n in range(40)]
     for session_id in ids:
-        net.managers[1].release(opened(net, 1, session_id))
+        net.managers[1].release(net.opened(1, session_id))
     net.advance(4.0)
     core = net.managers[1]._core
     assert len(core.moving.near) <= 5
@@ -199,54 +179,54 @@ def test_near_copies_over_the_bound_go(partitioned: Net) -> None:
 
 def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> None:
     """A member that dropped its copy is offered an old one by a former holder: it asks the holders before it serves that."""
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     key = key_of(session_id)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
     one, two = [number for number in range(5) if number not in keepers][:2]
     backup.advance(4.0)  # the view is an old one
-    visit(backup, one, session_id, b=1)
+    backup.visit(one, session_id, b=1)
     for number in range(5):
         if number != one:
             backup.hold(number, one)
             backup.hold(one, number)
-    visit(backup, two, session_id, c=1)
+    backup.visit(two, session_id, c=1)
     backup.let_go()
     backup.advance(5.0)
     assert holding(backup, session_id) == due(backup, session_id)
-    assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+    assert dict(backup.opened(one, session_id)) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_who_was_the_primary_does_not_believe_an_old_copy_that_still_says_so(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     key = key_of(session_id)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
     one, two = [number for number in range(5) if number not in keepers][:2]
-    visit(backup, one, session_id, b=1)
+    backup.visit(one, session_id, b=1)
     giver = backup.managers[keepers[0]]
     (old,) = giver._core.entropy.messages([key])
     entry = giver._core.replica.get(key)
     assert entry is not None
     mark = TRUTH_MARK + digest(entry.head, giver._core.replica.body_of(entry))
-    visit(backup, two, session_id, c=1)
+    backup.visit(two, session_id, c=1)
     backup.advance(5.0)
     assert one not in holding(backup, session_id)
     core = backup.managers[one]._core
     core.receive(backup.channels[core.me].now_ms(), giver.me.uid, decode(giver._core.say.check([(key, mark)]).payload), 0)
     core.receive(backup.channels[core.me].now_ms(), giver.me.uid, decode(old.payload), 0)
-    assert dict(opened(backup, one, session_id)) == {"a": 1, "b": 1, "c": 1}
+    assert dict(backup.opened(one, session_id)) == {"a": 1, "b": 1, "c": 1}
     assert primary(backup, 0, session_id) == primary(backup, one, session_id)
 
 
 def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_then_gone(backup: Net) -> None:
     """Simulator, backup, seed 768: it was asked for each second, for ever."""
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     key = key_of(session_id)
     placement = backup.managers[0]._core.placement
     keepers = {number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))}
     one = next(number for number in range(5) if number not in keepers)
-    visit(backup, one, session_id, b=1)
+    backup.visit(one, session_id, b=1)
     backup.advance(4.0)
     assert len(holding(backup, session_id)) == 2
     (left,) = keepers - holding(backup, session_id)
@@ -261,20 +241,20 @@ def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_t
     assert session[0].unknown
     backup.advance(BACKUP.unknown_for_s)
     assert core.replica.get(key) is None
-    assert opened(backup, left, session_id).new
+    assert backup.opened(left, session_id).new
 
 
 def test_counters_are_of_the_version_of_their_commit_also_where_a_copy_was_parted_from(backup: Net) -> None:
     """Simulator, backup, seed 501: what a commit wrote into them was of another version, so copies differed until they were compared."""
-    session_id = visit(backup, 0, n=1)
+    session_id = backup.visit(0, n=1)
     replica = backup.managers[0]._core.replica
     replica.commit(b"k" * 16, {"n": b"1"}, 0, 0, b"")
     for _ in range(5):
         replica.commit(b"k" * 16, {"n": b"1"}, 0, 0, b"")
     replica.drop(b"k" * 16)
-    visit(backup, 0, session_id, views=Counter(1))
+    backup.visit(0, session_id, views=Counter(1))
     assert version_and_content(replica, session_id, "views")[0] == version_and_content(replica, session_id, "views")[1]
-    session = opened(backup, 0, session_id)
+    session = backup.opened(0, session_id)
     session["views"] += 1
     session.cycle_id()
     backup.managers[0].commit(session)
@@ -282,7 +262,7 @@ def test_counters_are_of_the_version_of_their_commit_also_where_a_copy_was_parte
     session["views"] += 1
     backup.managers[0].commit(session)
     backup.deliver()
-    assert int(opened(backup, 1, session.id)["views"]) == 3
+    assert int(backup.opened(1, session.id)["views"]) == 3
 
 
 def version_and_content(replica: Replica, session_id: str, name: str) -> tuple[Version, Version]:
@@ -299,12 +279,12 @@ def version_and_content(replica: Replica, session_id: str, name: str) -> tuple[V
 
 def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_that_is_confirmed(backup: Net) -> None:
     """As when a partition heals, and who parts from a copy sees the backup, but not yet the primary."""
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     key = key_of(session_id)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
     one, two = [number for number in range(5) if number not in keepers][:2]
-    visit(backup, one, session_id, b=1)
+    backup.visit(one, session_id, b=1)
     (keeper,) = holding(backup, session_id) - {one}
     core, giver = backup.managers[keeper]._core, backup.members[two].uid
     entry = core.replica.get(key)
@@ -325,14 +305,14 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
 
 
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
     primary, other = [number for number in range(5) if number not in keepers][:2]
-    visit(backup, primary, session_id, b=1)
+    backup.visit(primary, session_id, b=1)
     for keeper in keepers:
         backup.hold(primary, keeper)
-    visit(backup, primary, session_id, c=1)
+    backup.visit(primary, session_id, c=1)
     backup.hold(primary, other)
     session: list[Session] = []
     backup.managers[other].open_deferred(session_id).addCallback(session.append)
@@ -344,11 +324,11 @@ def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary
 
 
 def test_just_after_a_change_of_view_a_backup_will_do_when_the_primary_is_silent(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
+    session_id = backup.visit(0, a=1)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
     primary, other = [number for number in range(5) if number not in keepers][:2]
-    visit(backup, primary, session_id, b=1)
+    backup.visit(primary, session_id, b=1)
     backup.hold(primary, other)
     session: list[Session] = []
     backup.managers[other].open_deferred(session_id).addCallback(session.append)
@@ -357,8 +337,8 @@ def test_just_after_a_change_of_view_a_backup_will_do_when_the_primary_is_silent
 
 
 def test_tombstones_are_with_all_who_should_know_them(backup: Net) -> None:
-    session_id = visit(backup, 0, a=1)
-    session = opened(backup, 3, session_id)
+    session_id = backup.visit(0, a=1)
+    session = backup.opened(3, session_id)
     session.invalidate()
     backup.managers[3].commit(session)
     backup.deliver()
@@ -372,17 +352,17 @@ def test_tombstones_are_with_all_who_should_know_them(backup: Net) -> None:
             assert entry is not None
             assert entry.head is not None
             assert entry.head.state != LIVE
-    assert opened(backup, 1, session_id).new
+    assert backup.opened(1, session_id).new
 
 
 def test_a_member_of_no_weight_holds_nothing_for_good_and_serves_all(partitioned: Net) -> None:
     net = Net(5, PARTITIONED, kind=PartitionedManager, weights=(1, 1, 1, 1, 0))
-    ids = [visit(net, 4, n=n) for n in range(20)]
+    ids = [net.visit(4, n=n) for n in range(20)]
     assert all(4 not in due(net, session_id) for session_id in ids)
-    assert [opened(net, 4, session_id)["n"] for session_id in ids] == list(range(20))
+    assert [net.opened(4, session_id)["n"] for session_id in ids] == list(range(20))
     lose(net, 0)
     net.advance(4.0)
-    assert [opened(net, 4, session_id)["n"] for session_id in ids] == list(range(20))
+    assert [net.opened(4, session_id)["n"] for session_id in ids] == list(range(20))
 
 
 def test_a_version_is_never_used_twice_though_an_older_copy_comes_back(backup: Net) -> None:
