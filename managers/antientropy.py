@@ -112,6 +112,10 @@ class AntiEntropy:
         self._rounds[peer] = _Round(self._number, start, old, not old and (peer in self._met or not self._digests.uniform))
         return self._next(peer, now_ms)
 
+    def has_met(self, peer: bytes) -> bool:
+        """Whether it was in sync with us at some time."""
+        return peer in self._met
+
     def is_moving(self, peer: bytes) -> bool:
         """Whether a round with this member has got anywhere since this was asked before."""
         round_ = self._rounds.get(peer)

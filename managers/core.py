@@ -72,8 +72,8 @@ class SessionCore:
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self._compare_ms = int(settings.reconcile_period_s * 1000)
         self._compare_at_ms = now_ms + self._compare_ms
-        self._asleep_ms = asleep_ms
-        self._ticked_ms = now_ms
+        self._compare_all = False  # with those too that lead us, and may not know why
+        self._asleep_ms, self._ticked_ms = asleep_ms, now_ms
         self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
@@ -324,6 +324,7 @@ class SessionCore:
         else:
             self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me))
             self._compare_at_ms = now_ms + min(_SETTLED_MS, self._compare_ms)  # who saw it sooner or later may have told others than should hold it now
+        self._compare_all |= any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
         effects: list[Effect] = []
         peers = self.placement.peers()
         self.digests.placed(self._sharing.sharers)
@@ -380,15 +381,16 @@ class SessionCore:
         return effects + self.moving.tell_readers()
 
     def _compare(self, now_ms: int) -> list[Effect]:
-        """In the background: whatever slipped through every other occasion ends here. With all that this member leads at once, so that
-        what has changed is read once for all of them. A round that gets on needs no other. Members of protocol 1 begin themselves.
-        """
+        """In the background: whatever slipped through every other occasion ends here. With all that this member leads at once, so that what has changed is
+        read once for all; after a partition with those that lead it, too: who was in between may have seen none, and yet have missed something. A
+        round that gets on needs no other. Members of protocol 1 begin themselves."""
         self._compare_at_ms = now_ms + self._compare_ms
         self.digests.doubt_some()
         effects: list[Effect] = []
         for uid in self.placement.peers():
-            if uid > self.me and self._version(uid) >= SUMS_SINCE and not self.entropy.is_moving(uid):
+            if (uid > self.me or self._compare_all) and self._version(uid) >= SUMS_SINCE and not self.entropy.is_moving(uid):
                 effects += self.entropy.begin(uid, self._version(uid), now_ms, stuck=True)
+        self._compare_all = False
         return effects
 
     @property

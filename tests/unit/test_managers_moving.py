@@ -11,7 +11,7 @@ from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.merging import Version, parse
 from caterwaul.managers.merging_types import Counter
-from caterwaul.managers.messages import CHECKED, RECORD_MARK, RECORDS, TRUTH_MARK
+from caterwaul.managers.messages import CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK
 from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
@@ -21,6 +21,7 @@ from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.codec import decode
 from caterwaul.membership.effects import Send
+from caterwaul.membership.view import View
 from tests.doubles import Net
 
 BACKUP = ManagerSettings(type="backup", backups=1, idle_timeout_s=600, absolute_timeout_s=0)
@@ -275,6 +276,18 @@ def version_and_content(replica: Replica, session_id: str, name: str) -> tuple[V
     state = parse(value)
     assert state is not None
     return (counter, origin), max(birth.changed for birth in state.births.values())
+
+
+def test_after_a_partition_a_member_asks_those_that_lead_it_to_compare(backup: Net) -> None:
+    """Simulator, backup, seed 922: an end had not come to one that saw no partition, and that the others would have asked half a minute later."""
+    everybody = backup.view()
+    backup.show_view(4, View.of(2, backup.members[1:]))
+    backup.show_view(4, everybody)
+    backup.deliver()
+    backup.channels[backup.members[4].uid].sent.clear()
+    backup.advance(3.0)
+    offers = {to for to, message in backup.channels[backup.members[4].uid].sent if message[1] == OFFER}
+    assert offers == {m.uid for m in backup.members[:4]}
 
 
 def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_that_is_confirmed(backup: Net) -> None:
