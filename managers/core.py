@@ -16,8 +16,9 @@ from ..membership.errors import RemoteError
 from ..membership.member import PROTOCOL_MIN
 from ..membership.view import View, ViewChanged
 from . import messages as m
-from .antientropy import SUMS_SINCE, AntiEntropy
+from .antientropy import AntiEntropy
 from .changes import KEY_BYTES, check_deltas
+from .comparing import Comparing
 from .digests import Digests
 from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
@@ -40,7 +41,6 @@ __all__ = ["SessionCore"]
 _LONG_AGO_MS = -(2**50)
 _TICK_MS = 1000  # at the latest: a missing tick is how a request notices that this process was asleep
 _WANTED_MAX, _WANT_AGAIN_MS = 4096, 1000  # fetches under way
-_SETTLED_MS = 2000  # after a change of the view
 
 
 class SessionCore:
@@ -70,10 +70,9 @@ class SessionCore:
         self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure)
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
-        self._compare_ms = int(settings.reconcile_period_s * 1000)
-        self._compare_at_ms = now_ms + self._compare_ms
-        self._compare_all = False  # with those too that lead us, and may not know why
-        self._asleep_ms, self._ticked_ms = asleep_ms, now_ms
+        self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
+        self._asleep_ms = asleep_ms
+        self._ticked_ms = now_ms
         self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
@@ -178,7 +177,7 @@ class SessionCore:
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
         heads = [(session.key, session.head) for session in sessions if session.head is not None]
-        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(outcome.grown, peer)
+        effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(sessions, outcome.grown, peer)
         doubtful = {session.key for session in sessions if session.doubtful}
         return effects + self.moving.came([session.key for session in sessions], new, doubtful, peer, now_ms)
 
@@ -322,9 +321,9 @@ class SessionCore:
         if self.placement.everywhere:
             self.moving.handover.clear()  # all that is here is in its place
         else:
-            self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me))
-            self._compare_at_ms = now_ms + min(_SETTLED_MS, self._compare_ms)  # who saw it sooner or later may have told others than should hold it now
-        self._compare_all |= any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
+            healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
+            self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me), healing)
+            self.comparing.hurry(now_ms, healing)
         effects: list[Effect] = []
         peers = self.placement.peers()
         self.digests.placed(self._sharing.sharers)
@@ -373,28 +372,15 @@ class SessionCore:
             moved, recover = self.moving.tick(now_ms)
             effects += moved
             for key, peers in recover:
-                effects += self.finding.ask_for(key, peers, now_ms, unsure=True)
-        if now_ms >= self._compare_at_ms:
-            effects += self._compare(now_ms)
+                effects += self.finding.recover(key, peers, now_ms)
+        if now_ms >= self.comparing.due_ms:
+            effects += self.comparing.begin(now_ms, ((uid, self._version(uid)) for uid in self.placement.peers()))
         if self.packing.tick(now_ms):
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
         return effects + self.moving.tell_readers()
-
-    def _compare(self, now_ms: int) -> list[Effect]:
-        """In the background: whatever slipped through every other occasion ends here. With all that this member leads at once, so that what has changed is
-        read once for all; after a partition with those that lead it, too: who was in between may have seen none, and yet have missed something. A
-        round that gets on needs no other. Members of protocol 1 begin themselves."""
-        self._compare_at_ms = now_ms + self._compare_ms
-        self.digests.doubt_some()
-        effects: list[Effect] = []
-        for uid in self.placement.peers():
-            if (uid > self.me or self._compare_all) and self._version(uid) >= SUMS_SINCE and not self.entropy.is_moving(uid):
-                effects += self.entropy.begin(uid, self._version(uid), now_ms, stuck=True)
-        self._compare_all = False
-        return effects
 
     @property
     def deadline_ms(self) -> int:
         parts = (self.lookups, self.freshness, self.expiry, self.moving.handover)
         times = (*(part.deadline_ms for part in parts), self._ticked_ms + _TICK_MS)
-        return min([self.packing.deadline_ms, self._compare_at_ms, *(t for t in times if t is not None)])
+        return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])

@@ -92,7 +92,7 @@ class Finding:
             verdict = LEFT
         elif verdict == FOUND and self._is_behind(peer, key, named, now_ms):
             verdict = LEFT
-            self._lookups.settle_for(key)
+            self._lookups.accept(key)
         if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
@@ -100,11 +100,30 @@ class Finding:
             if verdict == FOUND:
                 moving.fetched(key, peer, now_ms)
             effects = self._lookups.answered(peer, key, verdict, now_ms, self._exists(key)) + self._freshness.answered(peer, key, verdict)
-        if denied and moving.handover.lost(key):
-            effects += self._lookups.lost(key)
+        if denied and moving.handover.is_empty(key, moving.placement):
+            effects += self._end_empty(key, now_ms)
         elif completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
             effects += self._lookups.found(key)  # nobody here has more than we
         return effects
+
+    def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
+        """What is here of this session may be out of date: ask these. Nobody: it is all there is."""
+        if peers:
+            return self.ask_for(key, peers, now_ms, unsure=True)
+        handover = self._moving.handover
+        if not handover.is_empty(key, self._moving.placement):
+            handover.recovered(key)
+        elif self._sure(now_ms):
+            return self._end_empty(key, now_ms)
+        return []
+
+    def _end_empty(self, key: bytes, now_ms: int) -> list[Effect]:
+        """It went with its holders."""
+        head = self._moving.handover.end_empty(key, now_ms)
+        if head is None:
+            return []
+        told = self._moving.placement.heads(key, head.primary)
+        return [*self._lookups.gone(key), *(Send(group, self._say.heads([(key, head)])) for group in told)]
 
     def _knows(self, peer: bytes, key: bytes) -> bool:
         """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
@@ -136,6 +155,8 @@ class Finding:
             return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
         if entry.head is not None and entry.head.state != LIVE:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, GONE)]
+        if self._sure(now_ms) and self._moving.handover.is_empty(key, self._moving.placement):
+            return [self._verdict(peer, key, ABSENT)]
         if self._is_elsewhere(peer, key, entry):
             if self._moving.handover.parting.was_truth(key):
                 return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT)]

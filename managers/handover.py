@@ -22,8 +22,9 @@ from typing import NamedTuple
 
 from ..membership.effects import Send
 from ..membership.view import ViewChanged
+from .comparing import HEALED_MS
 from .entry import Entry, is_whole
-from .heads import LIVE
+from .heads import EXPIRED, LIVE, Head
 from .messages import HEAD_MARK, TRUTH_MARK, Speaker
 from .near import NearCache, Watchers
 from .parting import AT_ONCE, OURSELVES, Parting
@@ -37,7 +38,6 @@ _LOOK_AGAIN_MS = 5
 _CHECK_AGAIN_MS = 1000
 _RECOVER_MS = 250  # in which a copy in doubt may become the truth by itself
 _RECENT_MS = 10_000  # after a change of view, who kept sessions before it is asked for them too
-_HEALING_MS = 3000  # after it all that hold a session have compared what they have, unless something else happened
 _ORPHAN_MS = 2000  # a session without a primary for this long: whoever ranks best now may have it
 
 
@@ -64,7 +64,7 @@ class Handover:
         self.parting = Parting(me, speaker, replica, keep)
         self._before: Placement | None = None  # of before the change under review
         self._absent = absent
-        self._changed_ms = -_RECENT_MS  # when the view did
+        self._recent_until_ms = self._healing_until_ms = 0
         self._newcomer = b""  # its coming was the last change of view, and its link is not known to have begun
         self._queue: deque[int] = deque()  # partitions still to be looked at
         self._look_at_ms: int | None = None
@@ -73,10 +73,12 @@ class Handover:
         self._check_at_ms: int | None = None
         self._all_due_ms = 0
 
-    def view_changed(self, now_ms: int, change: ViewChanged, before: Placement, now: Placement, absent: Placement) -> None:
-        """`absent`: the placement as it would be without this member."""
+    def view_changed(self, now_ms: int, change: ViewChanged, before: Placement, now: Placement, absent: Placement, healing: bool) -> None:
+        """`absent`: the placement as it would be without this member. `healing`: members came or went that had something to lose."""
         self._absent = absent
-        self._changed_ms = now_ms
+        self._recent_until_ms = now_ms + _RECENT_MS
+        if healing:
+            self._healing_until_ms = now_ms + HEALED_MS
         if not self._queue:
             self._before = before
         calm = None
@@ -168,14 +170,18 @@ class Handover:
         self._near.forget(key)
         self._replica.changed[partition_of(key)] = 1
 
-    def lost(self, key: bytes) -> bool:
-        """Nobody who should have this session has it. If only its head is here it went with its holders, and so does that."""
+    def is_empty(self, key: bytes, placement: Placement) -> bool:
+        """Only the head of this session is here, and whoever could have more on its own has gone: its primary."""
         entry = self._replica.get(key)
-        if key not in self.recovering or entry is None or entry.body is not None:
+        if entry is None or entry.body is not None or entry.head is None or entry.head.state != LIVE:
             return False
-        self._replica.drop(key)
+        return entry.primary == self.me or entry.primary not in placement.view
+
+    def end_empty(self, key: bytes, now_ms: int) -> Head | None:
+        """Nobody who should have this session has it. It ends as one that has expired without any activity, so a holder that comes back revives it."""
+        head = self._replica.end(key, EXPIRED, now_ms)
         self._forget(key)
-        return True
+        return head
 
     def holders(self, key: bytes, named: bytes, placement: Placement) -> Uids:
         """Who holds the session, as far as it is known: by the placement of when its primary was last here."""
@@ -185,12 +191,11 @@ class Handover:
 
     def keepers_before(self, key: bytes, now_ms: int) -> Uids:
         """The session's keepers of before the last change of view, if that was lately: those of now may not have heard of it yet."""
-        recent = now_ms < self._changed_ms + _RECENT_MS
-        return self._before.keepers(partition_of(key)) if self._before is not None and recent else ()
+        return self._before.keepers(partition_of(key)) if self._before is not None and now_ms < self._recent_until_ms else ()
 
     def is_healing(self, now_ms: int) -> bool:
-        """The view changed a moment ago."""
-        return now_ms < self._changed_ms + _HEALING_MS
+        """Members came or went a moment ago that had something to lose, so holders may differ."""
+        return now_ms < self._healing_until_ms
 
     def _is_heir(self, key: bytes, entry: Entry, placement: Placement, now_ms: int) -> bool:
         if not placement.leads(entry.primary):
@@ -268,13 +273,10 @@ class Handover:
             entry = self._replica.get(key)
             named = entry.primary if entry is not None else b""
             had = self._before.holders(key, named) if self._before is not None else ()
-            others = tuple(uid for uid in dict.fromkeys((*had, *placement.holders(key, named))) if uid in placement.view and uid != self.me)
-            if others and entry is not None:
-                self.recovering.pop(key)
-                self.recovering[key] = None  # the others first, the next time
-                yield key, others
-            else:
-                self.recovered(key)
+            others = tuple(uid for uid in dict.fromkeys((*had, *placement.holders(key, named), named)) if uid in placement.view and uid != self.me)
+            self.recovering.pop(key)
+            self.recovering[key] = None  # the others first, the next time
+            yield key, others
 
     # -- parting from copies, and taking what others part from
 
@@ -290,23 +292,24 @@ class Handover:
         self._near.forget(key)
 
     def asked(self, peer: bytes, items: Sequence[tuple[bytes, bytes]], placement: Placement) -> list[Send]:
-        """A CHECK."""
+        """A CHECK. What is in doubt here is not confirmed before somebody who knows has been heard."""
         taken = self.parting.asked(peer, items, placement)
         for key, mark in taken.same:
             entry = self._replica.get(key)
             if entry is not None and mark[:1] != HEAD_MARK and key in self._near and self._is_vouched(peer, key, entry, mark, placement):
                 self.recovering.pop(key, None)
                 self._trust(key)
-        return taken.sends
+        return self.parting.answer(peer, [item for item in taken.same if item[0] not in self.recovering], taken.wants)
 
     def _is_vouched(self, peer: bytes, key: bytes, entry: Entry, mark: bytes, placement: Placement) -> bool:
         """Whether what this member gives is the truth: as one that is told of every change, or was until the view changed, by its own word and by ours.
 
-        What names us as the primary has been here before (nobody else says who that is), and was on its way since then.
+        Where the primary moves, and this names us, it has been here before and was on its way since then: nobody else makes us that, but for a lite
+        member that creates a session.
         """
         if placement.vouches(peer, key, entry.primary):
             return True
-        if mark[:1] != TRUTH_MARK or entry.primary == self.me:
+        if mark[:1] != TRUTH_MARK or (placement.moves_primary and entry.primary == self.me):
             return False
         return self._absent.vouches(peer, key, entry.primary) or (self._before is not None and self._before.vouches(peer, key, entry.primary))
 
@@ -326,7 +329,7 @@ class Handover:
                 self._doubt(key)
                 self.recovering[key] = None
                 self._check_later(now_ms)
-        return self.parting.confirm(peer, keys, placement)
+        return self.parting.confirm(peer, [key for key in keys if key not in self.recovering], placement)
 
     def confirmed(self, peer: bytes, items: Sequence[tuple[bytes, bytes]], now_ms: int) -> None:
         """A CHECKED."""

@@ -75,7 +75,7 @@ class Lookups:
         if lookup is not None:
             lookup.truth = True
 
-    def settle_for(self, key: bytes) -> None:
+    def accept(self, key: bytes) -> None:
         """What has come is served if the others who were asked do not answer."""
         lookup = self._pending.get(key)
         if lookup is not None:
@@ -105,7 +105,7 @@ class Lookups:
         """What is here is all there is."""
         return self._end(key, FOUND) if key in self._pending else []
 
-    def lost(self, key: bytes) -> list[Effect]:
+    def gone(self, key: bytes) -> list[Effect]:
         """It lived, and nobody has it any more."""
         return self._end(key, GONE) if key in self._pending else []
 

@@ -127,21 +127,26 @@ class Moving:
                 tells.append((peer, (key, entry.head)))
         return [Send((uid,), self._say.heads(heads)) for uid, heads in gather(tells)]
 
-    def pass_on(self, keys: Iterable[bytes], peer: bytes) -> list[Effect]:
-        """This member's record had something to tell ours: our session's primary gets that, too, and tells the other holders. A partition heals link by link,
-        and whoever gave it may see none of them. Nor is it told yet that all have it: it asks again."""
+    def pass_on(self, sessions: Iterable[Session], grown: Container[bytes], peer: bytes) -> list[Effect]:
+        """Of these, which `peer` gave, ours have grown by some (`grown`), or were in doubt and have more than they: our session's primary gets that, and tells
+        the other holders. A partition heals link by link, and whoever gave something may see none of them. Nor is it told yet that all have it: it asks again.
+        """
         if self.placement.everywhere:
             return []
         tells: list[tuple[bytes, bytes]] = []
-        for key in keys:
+        for session in sessions:
+            key = session.key
             entry = self._replica.get(key)
-            if entry is None or key in self.near or not is_whole(entry):
+            if session.body is None or entry is None or entry.body is None or not is_whole(entry):
+                continue
+            more = key in self.handover.recovering and self._replica.body_of(entry) != session.body
+            if not more and (key not in grown or key in self.near):
                 continue
             leader = self.placement.primary(key, entry.primary)
             told = [uid for group in self.placement.others(key, entry.primary) for uid in group] if leader == self.me else [leader]
-            told = [uid for uid in told if uid not in (peer, b"")]
-            if told:
-                self.handover.parting.wait(peer, key)
+            told = [uid for uid in told if uid and (more or uid != peer)]
+            if told and key in grown:
+                self.handover.parting.put_off(peer, key)
             tells += ((uid, key) for uid in told)
         return [effect for uid, some in gather(tells) for effect in self._entropy.records(uid, some)]
 

@@ -41,7 +41,7 @@ class Taken(NamedTuple):
     """What a CHECK led to."""
 
     same: list[Mark]  #: what we have as its sender has it, and belongs here
-    sends: list[Send]
+    wants: list[bytes]  #: what we have otherwise, or not at all
 
 
 class Parting:
@@ -184,23 +184,26 @@ class Parting:
     # -- what comes from others
 
     def asked(self, peer: bytes, items: Sequence[Mark], placement: Placement) -> Taken:
-        """A CHECK: confirm what is the same here, fetch the rest. What does not belong here either is not confirmed: two could part from it at once."""
+        """A CHECK: what is the same here, and what has to be fetched. What does not belong here either is neither: two could part from it at once."""
         taken = Taken([], [])
         owing = self._owing.setdefault(peer, {})
         if len(owing) > _OWING_MAX:
             owing.clear()  # what is parted from is asked for again
-        wants = []
         for key, mark in items:
             entry = self._replica.get(key)
             if entry is None or not self._has(entry, mark):
                 owing[key] = mark
-                wants.append(key)
+                taken.wants.append(key)
             elif self._stays(key, entry, mark, placement):
                 taken.same.append((key, mark))
-        taken.sends.append(Send((peer,), self._say.checked(taken.same)))
-        if wants:
-            taken.sends.append(Send((peer,), self._say.want(wants)))
         return taken
+
+    def answer(self, peer: bytes, same: list[Mark], wants: list[bytes]) -> list[Send]:
+        """To a CHECK: confirm these, fetch those."""
+        sends = [Send((peer,), self._say.checked(same))]
+        if wants:
+            sends.append(Send((peer,), self._say.want(wants)))
+        return sends
 
     def _has(self, entry: Entry, mark: bytes) -> bool:
         if mark[:1] == HEAD_MARK:
@@ -214,7 +217,7 @@ class Parting:
         """The mark of this member's that is confirmed when its record has come; empty: none."""
         return self._owing.get(peer, {}).get(key, b"")
 
-    def wait(self, peer: bytes, key: bytes) -> None:
+    def put_off(self, peer: bytes, key: bytes) -> None:
         """Do not confirm this before it is asked for again."""
         self._owing.get(peer, {}).pop(key, None)
 

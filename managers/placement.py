@@ -67,12 +67,14 @@ class Placement(Protocol):
     """Made anew for each view by a strategy. Reactor thread or under the manager's lock; computing a rank is idempotent.
 
     `named` is the primary that a session's head names; it need not be here any more. `everywhere`: this member holds every session,
-    so that what is not here does not exist; `uniform`: and so does every other.
+    so that what is not here does not exist; `uniform`: and so does every other. `moves_primary`: who serves a session becomes its primary, and its head
+    says so; else that is who created it, and decides nothing.
     """
 
     view: View
     everywhere: bool
     uniform: bool
+    moves_primary: bool
 
     def keepers(self, partition: int) -> Uids:
         """The two keepers, best first (fewer when fewer members hold copies)."""
@@ -171,6 +173,8 @@ class Ranking:
 class EveryMember:
     """`DeltaManager`'s strategy: every member of the domain with a weight holds every session, and every head."""
 
+    moves_primary = True
+
     def __init__(self, view: View, me: bytes) -> None:
         self.view = view
         self._me = me
@@ -231,7 +235,7 @@ class EveryMember:
 class _Partial:
     """A strategy by which a session is held by some members only."""
 
-    everywhere = uniform = False
+    everywhere = uniform = moves_primary = False
 
     def __init__(self, view: View, me: bytes, copies: int) -> None:
         self.view = view
@@ -324,6 +328,8 @@ class _Partial:
 
 class PrimaryAndBackups(_Partial):
     """`BackupManager`'s strategy: the member that serves the session and `copies - 1` backups."""
+
+    moves_primary = True
 
     def _place(self, key: bytes, named: bytes) -> tuple[int, bytes]:
         return key[0] << 4 | key[1] >> 4, named if named in self._with_weight else b""

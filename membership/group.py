@@ -5,8 +5,8 @@ the authenticated handshake (`linked`) is a member, until the detector says it i
 incarnation links from the same address. Each real change makes one `ViewChanged` (own domain) and one
 `EveryoneChanged` (the whole group).
 
-Nobody has to be told often: a newcomer gets the list of all members from the few that are nearest to it by the XOR of the uids (Maymounkov
-& Mazieres, Kademlia, 2002; all where there are few), and whoever meets it tells those few of it. Every
+Nobody has to be told often: whoever meets a newcomer gives it the list of all members and tells a few others of it, those that are nearest to it by
+the XOR of the uids (Maymounkov & Mazieres, Kademlia, 2002), so that all who meet it tell the same; in a large group only its nearest give the list. Every
 `seed_retry_s` one member drawn by lot gets the list again, and one address that was lost without farewell is dialled
 again. That is constant work for each member, whatever the size, and it heals a partition even where nothing but links tells members of
 each other.
@@ -17,7 +17,7 @@ others wait unread in the socket, so nobody is judged before they are read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from random import Random
@@ -37,7 +37,7 @@ from .view import View, ViewChanged
 __all__ = ["Beat", "EveryoneChanged", "Group", "Slept", "Stopped"]
 
 _LEFT_MAX = 1024  # incarnations remembered as left; one is forgotten long after its last datagram has arrived
-_TELLERS, _FEW = 4, 8  # so many tell a newcomer of all the others; all do while there are few
+_FEW, _TOLD, _TELLERS = 8, 4, 64  # a newcomer is made known to four (to all, of eight), and 64 tell it of all the others
 _LOST_S = 86400.0  # an address lost without farewell is tried for a day, as long as tombstones last
 
 
@@ -153,20 +153,20 @@ class Group:
         effects += self._detector.linked(now, member.uid)
         if changed or older:
             effects += self._publish()
-        tellers = self._tellers(member.uid)
-        if self.me.uid in tellers:
+        if self._is_teller(member.uid):
             effects += self._tell((member.uid,), [other for other in self._members.values() if other.uid != member.uid])
         if known is None:
-            effects += self._tell([uid for uid in tellers if uid != self.me.uid and self._detector.is_linked(uid)], [member])
+            reached = [uid for uid in sorted(self._members) if uid != member.uid and self._detector.is_linked(uid)]
+            effects += self._tell(reached if len(reached) <= _FEW else nsmallest(_TOLD, reached, key=_distance(member.uid)), [member])
         return effects
 
-    def _tellers(self, newcomer: bytes) -> list[bytes]:
-        """Who tells this member of all the others, as far as we know them; perhaps we among them."""
-        others = [self.me.uid, *(uid for uid in self._members if uid != newcomer)]
-        if len(others) <= _FEW:
-            return sorted(others)
-        place = int.from_bytes(newcomer, "big")
-        return nsmallest(_TELLERS, others, key=lambda uid: place ^ int.from_bytes(uid, "big"))
+    def _is_teller(self, newcomer: bytes) -> bool:
+        """Whether it is ours to tell this member of all the others."""
+        if len(self._members) <= _TELLERS:
+            return True
+        distance = _distance(newcomer)
+        mine = distance(self.me.uid)
+        return sum(distance(uid) < mine for uid in self._members if uid != newcomer) < _TELLERS
 
     def traffic(self, now: float, uid: bytes) -> None:
         """Any frame from it. The hot path; whatever follows from it follows at the next tick."""
@@ -325,6 +325,12 @@ class Group:
         if not to:
             return []
         return [Send(tuple(to), to_message(Known(tuple(entries[at : at + KNOWN_MAX])))) for at in range(0, len(entries), KNOWN_MAX)]
+
+
+def _distance(uid: bytes) -> Callable[[bytes], int]:
+    """From this member to others."""
+    place = int.from_bytes(uid, "big")
+    return lambda other: place ^ int.from_bytes(other, "big")
 
 
 def _announces_else(before: Member, after: Member) -> bool:

@@ -57,7 +57,7 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     return (
         not required <= set(copies) or not set(copies) - required <= fresh or any(copies[name][2] not in bodies for name in fresh & set(copies)) or len(bodies) != 1 or None in bodies
         or any(copies[name][2] is not None for name in copies if name not in (*holders, *fresh))
-        or (placement.primary(key, named) != named and placement.leads(b""))
+        or (placement.primary(key, named) != named and placement.moves_primary)
     )  # fmt: skip
 
 

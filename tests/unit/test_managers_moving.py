@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from cbor2 import dumps
 
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.digests import digest
 from caterwaul.managers.entry import Outcome
-from caterwaul.managers.heads import LIVE
+from caterwaul.managers.heads import EXPIRED, LIVE
 from caterwaul.managers.merging import Version, parse
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.messages import CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK
@@ -58,6 +60,13 @@ def primary(net: Net, number: int, session_id: str) -> int:
     entry = net.managers[number]._core.replica.get(key_of(session_id))
     assert entry is not None
     return next(at for at, m in enumerate(net.members) if m.uid == entry.primary)
+
+
+def heal(net: Net, number: int, other: int) -> None:
+    """This member has not seen that one for a moment."""
+    everybody = net.view()
+    net.show_view(number, everybody.without(net.members[other].uid))
+    net.show_view(number, everybody)
 
 
 def lose(net: Net, number: int, clean: bool = False) -> None:
@@ -241,8 +250,43 @@ def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_t
     backup.advance(BACKUP.lookup_timeout_s + 0.1)
     assert session[0].unknown
     backup.advance(BACKUP.unknown_for_s)
-    assert core.replica.get(key) is None
+    entry = core.replica.get(key)
+    assert entry is not None
+    assert entry.head is not None
+    assert entry.head.state == EXPIRED
     assert backup.opened(left, session_id).new
+
+
+def test_the_head_of_a_lost_session_is_also_forgotten_by_two_who_have_nothing_else(backup: Net) -> None:
+    session_id = backup.visit(0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = {number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))}
+    one = next(number for number in range(5) if number not in keepers)
+    backup.visit(one, session_id, b=1)
+    backup.advance(4.0)
+    entry = backup.managers[one]._core.replica.get(key)
+    assert entry is not None
+    assert entry.head is not None
+    for number in range(5):  # as if a keeper that had only this had handed it on to new ones
+        backup.managers[number]._core.replica.merge_head(key, entry.head, Outcome())
+    for number in holding(backup, session_id):
+        backup.kill(number)
+    backup.advance(5.0 + BACKUP.unknown_for_s)
+    for manager in backup.managers:
+        if manager.me.uid in backup.alive:
+            left = manager._core.replica.get(key)
+            assert left is None or (left.head is not None and left.head.state == EXPIRED)
+
+
+def test_the_head_of_a_lost_session_without_backups_is_forgotten() -> None:
+    net = Net(3, replace(BACKUP, backups=0), kind=BackupManager)
+    ids = [net.visit(0, n=n) for n in range(20)]
+    net.advance(4.0)
+    net.kill(0)
+    net.advance(5.0 + BACKUP.unknown_for_s)
+    assert all(net.opened(1, session_id).new for session_id in ids)
+    assert all(entry.head is not None and entry.head.state == EXPIRED for _, entry in net.managers[1]._core.replica.entries())
 
 
 def test_counters_are_of_the_version_of_their_commit_also_where_a_copy_was_parted_from(backup: Net) -> None:
@@ -317,16 +361,46 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
     assert sends == [((giver,), [CHECKED, key + mark])]
 
 
+def test_what_a_new_backup_is_given_its_primary_gets_too_and_only_then_is_that_confirmed(backup: Net) -> None:
+    """The same, where the backup has just become one and has nothing yet."""
+    session_id = backup.visit(0, a=1)
+    key = key_of(session_id)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    one, two = [number for number in range(5) if number not in keepers][:2]
+    backup.visit(one, session_id, b=1)
+    (keeper,) = holding(backup, session_id) - {one}
+    manager, giver = backup.managers[keeper], backup.members[two].uid
+    core = manager._core
+    entry = core.replica.get(key)
+    assert entry is not None
+    record = core.replica.record(key, entry)
+    assert record is not None
+    record.write(record.counter + 1, giver, {"c": dumps(1)})
+    given = Told(key, entry.head, entry.created_ms, entry.touches, record.pack())
+    core.replica.drop(key)
+    mark = RECORD_MARK + digest(entry.head, record.pack())
+    sent = backup.channels[core.me].sent
+    for message in (core.say.check([(key, mark)]), core.say.records([given])):
+        manager.received(backup.members[two], decode(message.payload), 0)
+    assert [message for _, message in sent if message[1] == CHECKED and message[2]] == []
+    backup.advance(1.0)
+    assert dict(backup.opened(one, session_id)) == {"a": 1, "b": 1, "c": 1}
+    manager.received(backup.members[two], decode(core.say.check([(key, mark)]).payload), 0)
+    assert [message[2] for to, message in sent if message[1] == CHECKED and to == giver][-1] == key + mark
+
+
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
-    primary, other = [number for number in range(5) if number not in keepers][:2]
+    primary, other, another = [number for number in range(5) if number not in keepers]
     backup.visit(primary, session_id, b=1)
     for keeper in keepers:
         backup.hold(primary, keeper)
     backup.visit(primary, session_id, c=1)
     backup.hold(primary, other)
+    heal(backup, other, another)
     session: list[Session] = []
     backup.managers[other].open_deferred(session_id).addCallback(session.append)
     backup.deliver()
@@ -340,9 +414,10 @@ def test_just_after_a_change_of_view_a_backup_will_do_when_the_primary_is_silent
     session_id = backup.visit(0, a=1)
     placement = backup.managers[0]._core.placement
     keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
-    primary, other = [number for number in range(5) if number not in keepers][:2]
+    primary, other, another = [number for number in range(5) if number not in keepers]
     backup.visit(primary, session_id, b=1)
     backup.hold(primary, other)
+    heal(backup, other, another)
     session: list[Session] = []
     backup.managers[other].open_deferred(session_id).addCallback(session.append)
     backup.advance(BACKUP.lookup_timeout_s + 0.1)

@@ -416,7 +416,7 @@ def test_forty_meet_by_one_seed_and_each_is_told_by_few():
     """One more costs every pair that meets a few messages, not one for every member."""
     world = World(multicast=False)
     nodes = [world.start(f"n{n:02}", "" if n == 0 else ("n00",)) for n in range(40)]
-    world.run(20)
+    world.run(4)  # a dozen dials a second each
     assert [len(node.group.view) for node in nodes] == [40] * 40
     assert world.sent["Known"] < 40 * 39 * 6
     before = world.sent["Known"]
@@ -425,7 +425,7 @@ def test_forty_meet_by_one_seed_and_each_is_told_by_few():
     last = world.start("new", ("n00",))
     world.run(10)
     assert [len(node.group.view) for node in [*nodes, last]] == [41] * 41
-    assert world.sent["Known"] - before - reminders < 2 * 40 * 5
+    assert world.sent["Known"] - before - reminders < 40 * 12
 
 
 def test_a_changed_payload_reaches_all_as_a_new_view_of_the_same_members():
