@@ -29,7 +29,7 @@ from .lookup import Lookups
 from .moving import Moving
 from .near import NearCache
 from .packing import Packing
-from .placement import Strategy, gather
+from .placement import Strategy, Uids, gather
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
@@ -212,13 +212,18 @@ class SessionCore:
         if outcome.tells:
             effects += self.entropy.records(peer, list(dict.fromkeys(outcome.tells)))
         if outcome.spreads:
-            effects += self._spread(list(dict.fromkeys(outcome.spreads)))
+            effects += self._spread(list(dict.fromkeys(outcome.spreads)), peer)
         return effects
 
-    def _spread(self, keys: Sequence[bytes]) -> list[Effect]:
-        """Everybody who should get the whole session, or its head."""
-        told = gather((group, key) for key in keys for group in self.placement.heads(key, self.replica.primary_of(key)))
-        return [Send(group, message) for group, some in told for message in self.entropy.messages(some)]
+    def _spread(self, keys: Sequence[bytes], giver: bytes = b"") -> list[Effect]:
+        """Everybody who should know of the session gets all of it, and so does who gave occasion to it: that may hold an end that does not stand."""
+        told: list[tuple[Uids, bytes]] = []
+        for key in keys:
+            groups = self.placement.heads(key, self.replica.primary_of(key))
+            told += ((group, key) for group in groups)
+            if giver and not any(giver in group for group in groups):
+                told.append(((giver,), key))
+        return [Send(group, message) for group, some in gather(told) for message in self.entropy.messages(some)]
 
     def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.entropy.records(peer, m.read_keys(message[2], "want")))

@@ -90,7 +90,7 @@ class Finding:
         named = self._replica.primary_of(key)
         if verdict == FOUND and not self._knows(peer, key):
             verdict = LEFT
-        elif verdict == FOUND and self._is_behind(peer, key, named, now_ms):
+        elif verdict == FOUND and self._is_early(peer, key, named, now_ms):
             verdict = LEFT
             self._lookups.accept(key)
         if verdict in (ELSEWHERE, LEFT):
@@ -134,12 +134,17 @@ class Finding:
             return True
         return peer in self._entropy.in_sync and (peer in placement.keepers(partition_of(key)) or self._lookups.is_named(peer, key))
 
-    def _is_behind(self, peer: bytes, key: bytes, named: bytes, now_ms: int) -> bool:
-        """Whether the primary may have more, and can still say so: when a partition has healed it hears first of what was written on the other side."""
-        placement = self._moving.placement
-        if not self._moving.handover.is_healing(now_ms) or placement.vouches(peer, key, named):
+    def _is_early(self, peer: bytes, key: bytes, named: bytes, now_ms: int) -> bool:
+        """Whether somebody else may have more, and can still say so. While a partition heals that is anybody who holds the session: this member may have come from
+        the other side and be in sync with us as we hold nothing, and of the holders the primary hears first of what was written on either side.
+        """
+        moving = self._moving
+        if not moving.handover.is_healing(now_ms):
             return False
-        return named in placement.view and named not in (self.me, *self._cut) and not self._lookups.has_heard(named, key)
+        if self._lookups.is_waiting(key, besides=peer):
+            return True
+        primary_is_here = named in moving.placement.view and named not in (self.me, *self._cut)
+        return primary_is_here and not moving.placement.vouches(peer, key, named) and not self._lookups.has_heard(named, key)
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""

@@ -91,10 +91,10 @@ class Lookups:
         lookup = self._pending.get(key)
         return lookup is not None and peer in lookup.named
 
-    def is_waiting(self, key: bytes) -> bool:
-        """Somebody who was asked has not answered."""
+    def is_waiting(self, key: bytes, besides: bytes = b"") -> bool:
+        """Somebody who was asked has not answered; `besides`: and is not this member."""
         lookup = self._pending.get(key)
-        return lookup is not None and bool(lookup.asked)
+        return lookup is not None and not lookup.asked <= {besides}
 
     def is_denied(self, key: bytes) -> bool:
         """All who have answered are sure that they have nothing of it."""

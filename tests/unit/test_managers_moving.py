@@ -361,6 +361,27 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
     assert sends == [((giver,), [CHECKED, key + mark])]
 
 
+def test_who_ended_a_session_that_was_in_use_is_told_that_it_lives_also_if_it_should_not_hold_it(backup: Net) -> None:
+    """Simulator, partitioned, seed 681: a former holder went on refusing it."""
+    session_id = backup.visit(0, a=1)
+    key = key_of(session_id)
+    backup.advance(4.0)
+    holder, *_ = holding(backup, session_id)
+    other = next(number for number in range(5) if number not in holding(backup, session_id))
+    entry = backup.managers[holder]._core.replica.get(key)
+    assert entry is not None
+    body = backup.managers[holder]._core.replica.body_of(entry)
+    assert body is not None
+    replica = backup.managers[other]._core.replica
+    replica.merge_record(key, entry.head, entry.created_ms, entry.touches, body, Record.unpack(body), Outcome())
+    backup.visit(0, session_id, b=1)
+    head = replica.end(key, EXPIRED, backup.channels[backup.members[other].uid].now_ms())
+    assert head is not None
+    backup.managers[holder].received(backup.members[other], decode(backup.managers[other]._core.say.heads([(key, head)]).payload), 0)
+    backup.advance(4.0)
+    assert dict(backup.opened(other, session_id)) == {"a": 1, "b": 1}
+
+
 def test_what_a_new_backup_is_given_its_primary_gets_too_and_only_then_is_that_confirmed(backup: Net) -> None:
     """The same, where the backup has just become one and has nothing yet."""
     session_id = backup.visit(0, a=1)
