@@ -88,11 +88,7 @@ class Finding:
         completed = self._lookups.is_completed_by(peer, key)
         denied = completed and verdict == ABSENT and self._lookups.is_denied(key) and self._sure(now_ms)
         named = self._replica.primary_of(key)
-        if verdict == FOUND and not self._knows(peer, key):
-            verdict = LEFT
-        elif verdict == FOUND and self._is_early(peer, key, named, now_ms):
-            verdict = LEFT
-            self._lookups.accept(key)
+        verdict = self._weighed(peer, key, verdict, named, now_ms)
         if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
@@ -124,6 +120,15 @@ class Finding:
             return []
         told = self._moving.placement.heads(key, head.primary)
         return [*self._lookups.gone(key), *(Send(group, self._say.heads([(key, head)])) for group in told)]
+
+    def _weighed(self, peer: bytes, key: bytes, verdict: int, named: bytes, now_ms: int) -> int:
+        """FOUND becomes LEFT where this member is not believed without hearing the others."""
+        if verdict == FOUND and not self._knows(peer, key):
+            return LEFT
+        if verdict == FOUND and self._is_early(peer, key, named, now_ms):
+            self._lookups.accept(key)
+            return LEFT
+        return verdict
 
     def _knows(self, peer: bytes, key: bytes) -> bool:
         """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
