@@ -67,7 +67,7 @@ class SessionCore:
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
-        self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure)
+        self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure, self.awake)
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
@@ -94,6 +94,10 @@ class SessionCore:
         awake = now_ms - self._ticked_ms <= self._asleep_ms or not self.placement.peers()  # not told of what was made while we stood still
         return awake and now_ms >= self._doubt_until_ms and not self._cut and self.in_sync
 
+    def awake(self, now_ms: int) -> bool:
+        """What is here has not ended or changed while we stood still (and the reactor may not have noticed yet that we did)."""
+        return not self._slept and now_ms - self._ticked_ms <= self._asleep_ms
+
     def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
         entry = self.replica.get(key)
@@ -105,8 +109,8 @@ class SessionCore:
             return None, False
         if not self.placement.peers():
             return (None if self.expiry.is_over(key, entry, now_ms) else entry), True  # there is nobody to ask
-        if self._slept or now_ms - self._ticked_ms > self._asleep_ms:
-            return entry, False  # it may have ended while we stood still (and the reactor may not have noticed yet that we did)
+        if not self.awake(now_ms):
+            return entry, False
         here = self.moving.near.use(key) if key in self.moving.near else self.placement.serves(key, entry.primary)
         return entry, here and not self.expiry.is_over(key, entry, now_ms)
 

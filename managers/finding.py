@@ -25,7 +25,8 @@ __all__ = ["Finding"]
 
 
 class Finding:
-    """A part of the manager's core. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist."""
+    """A part of the manager's core. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist;
+    `awake(now_ms)`: whether what is here is what it would be if this process had never stood still."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class Finding:
         moving: Moving,
         cut: Set[bytes],
         sure: Callable[[int], bool],
+        awake: Callable[[int], bool],
     ) -> None:
         self.me = me
         self._say = speaker
@@ -48,6 +50,7 @@ class Finding:
         self._moving = moving
         self._cut = cut
         self._sure = sure
+        self._awake = awake
 
     # -- asking
 
@@ -93,7 +96,7 @@ class Finding:
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
         else:
-            if verdict == FOUND:
+            if verdict == FOUND and self._lookups.is_pending(key):  # one that comes too late was not weighed against the others
                 moving.fetched(key, peer, now_ms)
             effects = self._lookups.answered(peer, key, verdict, now_ms, self._exists(key)) + self._freshness.answered(peer, key, verdict)
         if denied and moving.handover.is_empty(key, moving.placement):
@@ -174,7 +177,7 @@ class Finding:
             return [Send((peer,), self._say.records([head])), self._verdict(peer, key, ELSEWHERE)]
         if not is_whole(entry):
             return [self._verdict(peer, key, UNSURE)]
-        if key in self._moving.handover.recovering:
+        if key in self._moving.handover.recovering or not self._awake(now_ms):
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
         if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)

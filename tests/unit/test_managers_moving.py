@@ -13,7 +13,7 @@ from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import EXPIRED, LIVE
 from caterwaul.managers.merging import Version, parse
 from caterwaul.managers.merging_types import Counter
-from caterwaul.managers.messages import CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK
+from caterwaul.managers.messages import ANSWER, CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK, UNSURE
 from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
@@ -359,6 +359,37 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
     effects = core.receive(now_ms, giver, decode(core.say.check([(key, mark)]).payload), 0)
     sends = [(effect.to, decode(effect.message.payload)[1:]) for effect in effects if isinstance(effect, Send)]
     assert sends == [((giver,), [CHECKED, key + mark])]
+
+
+def test_an_answer_that_comes_too_late_while_a_partition_heals_is_not_weighed_and_not_trusted(partitioned: Net) -> None:
+    """Simulator, partitioned, seed 927."""
+    session_id = partitioned.visit(0, a=1)
+    one, two = sorted(due(partitioned, session_id))
+    other = next(number for number in range(1, 5) if number not in (one, two))
+    partitioned.hold(one, other)
+    partitioned.hold(two, other)
+    heal(partitioned, other, next(number for number in range(5) if number not in (one, two, other)))
+    session: list[Session] = []
+    partitioned.managers[other].open_deferred(session_id).addCallback(session.append)
+    partitioned.advance(PARTITIONED.lookup_timeout_s + 0.1)
+    assert session[0].unknown
+    partitioned.let_go()
+    partitioned.deliver()
+    assert not partitioned.managers[other]._core.moving.near.is_fresh(key_of(session_id))
+    assert dict(partitioned.opened(other, session_id)) == {"a": 1}
+
+
+def test_who_stood_still_gives_what_it_has_and_does_not_vouch_for_it(partitioned: Net) -> None:
+    session_id = partitioned.visit(0, a=1)
+    one, two = sorted(due(partitioned, session_id))
+    other = next(number for number in range(1, 5) if number not in (one, two))
+    core = partitioned.managers[one]._core
+    core._slept = True
+    sent = partitioned.channels[core.me].sent
+    sent.clear()
+    partitioned.managers[one].received(partitioned.members[other], decode(core.say.lookup(key_of(session_id)).payload), 0)
+    assert [message[1] for _, message in sent] == [RECORDS, ANSWER]
+    assert sent[-1][1][3] == UNSURE
 
 
 def test_who_ended_a_session_that_was_in_use_is_told_that_it_lives_also_if_it_should_not_hold_it(backup: Net) -> None:
