@@ -52,6 +52,8 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
         return any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
+    if len(set(holders)) != min(1 + nodes[0].manager._core.settings.backups, sum(node.me.weight > 0 for node in nodes)):
+        return True
     bodies = {copies[name][2] for name in holders if name in copies}
     required = {*keepers, *holders}
     return (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, handover, moving, near, opening, parting, record, replica
+from caterwaul.managers import antientropy, base, handover, moving, near, opening, parting, placement, record, replica
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -132,6 +132,11 @@ def _the_displaced_are_not_told(patch: Patch) -> None:
     patch(moving.Moving, "displaced", lambda self, before, peer, heads: [])
 
 
+def _a_copy_too_few(patch: Patch) -> None:
+    real = placement.PrimaryAndBackups.__init__
+    patch(placement.PrimaryAndBackups, "__init__", lambda self, view, me, copies: real(self, view, me, copies - 1))
+
+
 def _readers_are_not_told(patch: Patch) -> None:
     patch(near.Watchers, "changed", lambda self, keys, author=b"": None)
 
@@ -160,8 +165,9 @@ BUGS = (
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
     Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
+    Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup"),
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
-    Bug("domains do not matter", _domains_do_not_matter, ("n", "not all domains"), scene="domains"),
+    Bug("domains do not matter", _domains_do_not_matter, tuple(f"n{number} of " for number in range(6)), scene="domains"),
 )
