@@ -1,4 +1,4 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses, a storm of joins, wide views, domains.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains.
 
 A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted.
 `Clients` are users whose every answer is checked: nobody's session may be lost, unknown or older than what must have survived.
@@ -227,6 +227,52 @@ def double(seed: int, manager: str) -> Counter[str]:
         return world.counters
 
 
+def beyond(seed: int, manager: str) -> Counter[str]:
+    """Three of five die at once, with one backup. What they alone had is gone, heads and all, and stays gone when they come back; everything else lives."""
+    with World(seed) as world:
+        cluster = SimCluster(world, 5, **_settings(manager, unknown_for_s=6.0))
+        world.run_until_true(cluster.is_ready, 10.0)
+        clients = Clients(world, cluster, 80, 100.0, patient=True)
+        world.run_for(4.0)
+        clients.stop()
+        world.run_for(1.0)
+        before = _holding(cluster)
+        struck = world.rng("beyond").sample(range(5), 3)
+        for number in struck:
+            cluster.crash(number, whole_host=False)
+        expected = {key for key, numbers in before.items() if numbers - set(struck)}
+        world.counters["lost"] = len(before) - len(expected)
+        world.run_for(10.0)
+        for again in (False, True):
+            if again:
+                for number in struck:
+                    cluster.start(number)
+                world.run_until_true(cluster.is_ready, 20.0)
+            world.run_until_true(lambda: not difference(cluster), _AGREE_WITHIN_S)
+            after = set(_holding(cluster))
+            if after != expected:
+                world.fail(f"{len(expected - after)} sessions are lost that somebody had, {len(after - expected)} are back that nobody had")
+            heads = {
+                key.hex()[:8]
+                for node in cluster.nodes.values()
+                for key, entry in node.manager._core.replica.entries()
+                if entry.head and entry.head.state == LIVE
+            }
+            if len(heads) != len(expected):
+                world.fail(f"{len(heads) - len(expected)} heads are left of sessions that are gone")
+        return world.counters
+
+
+def _holding(cluster: SimCluster) -> dict[bytes, set[int]]:
+    """Which nodes have the record of each live session."""
+    found: dict[bytes, set[int]] = {}
+    for number, node in cluster.nodes.items():
+        for key, entry in node.manager._core.replica.entries():
+            if entry.body is not None:
+                found.setdefault(key, set()).add(number)
+    return found
+
+
 def storm(seed: int, manager: str, members: int = 30) -> Counter[str]:
     """Five nodes serve, twenty-five join within two seconds. Nothing is lost; of those whose session is just on its way for the third time, few hear "unknown"."""
     with World(seed) as world:
@@ -310,5 +356,5 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
-    "rolling": rolling, "split": split, "double": double, "storm": storm, "wide": wide, "domains": domains,
+    "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains,
 }  # fmt: skip

@@ -16,6 +16,13 @@ def test_scene(scene: str, manager: str) -> None:
 
 
 @pytest.mark.parametrize("manager", KINDS)
+def test_more_losses_than_backups(manager: str) -> None:
+    counters = scenes.beyond(1, manager)
+    assert counters["requests"] > 300
+    assert (counters["lost"] > 0) is (manager != "delta")
+
+
+@pytest.mark.parametrize("manager", KINDS)
 def test_a_storm_of_joins(manager: str) -> None:
     counters = scenes.storm(1, manager, members=16)
     assert counters["requests"] > 300
