@@ -71,10 +71,11 @@ class Finding:
 
     def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, unsure: bool) -> list[Effect]:
         """Ask these. `unsure`: whatever they say, "gone" is not believed."""
-        effects = self._lookups.ask(key, peers, now_ms, unsure, self._exists(key))
-        for uid in sorted(self._cut):
-            effects += self._lookups.cut(uid)
-        return effects
+        return self._lookups.ask(key, peers, now_ms, unsure, self._exists(key)) + self._unheard()
+
+    def _unheard(self) -> list[Effect]:
+        """Nothing comes from those whose link is down, though they were asked."""
+        return [effect for uid in sorted(self._cut) for effect in self._lookups.cut(uid)]
 
     def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
         """A browser has written these to this session, and they are not here."""
@@ -95,6 +96,7 @@ class Finding:
         if verdict in (ELSEWHERE, LEFT):
             known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
             effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
+            effects += self._unheard()
         else:
             if verdict == FOUND and self._lookups.is_pending(key):  # one that comes too late was not weighed against the others
                 moving.fetched(key, peer, now_ms)

@@ -361,6 +361,18 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
     assert sends == [((giver,), [CHECKED, key + mark])]
 
 
+def test_nobody_waits_for_a_holder_whose_link_is_down(backup: Net) -> None:
+    session_id = backup.visit(0, a=1)
+    placement = backup.managers[0]._core.placement
+    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    primary, other, another = [number for number in range(5) if number not in keepers]
+    backup.visit(primary, session_id, b=1)
+    backup.part(primary, other)
+    heal(backup, other, another)
+    backup.deliver()
+    assert dict(backup.opened(other, session_id)) == {"a": 1, "b": 1}
+
+
 def test_an_answer_that_comes_too_late_while_a_partition_heals_is_not_weighed_and_not_trusted(partitioned: Net) -> None:
     """Simulator, partitioned, seed 927."""
     session_id = partitioned.visit(0, a=1)
