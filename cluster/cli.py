@@ -33,6 +33,7 @@ from .tap import NodeService
 __all__ = ["main"]
 
 _PAGE = 500  # sessions asked for at a time
+_SHOWN = 10  # keys in a table; JSON has all
 _LOOK_S = 0.1  # between looks at something that goes on
 _REHEARSAL_S = 300.0  # a million sessions take a minute
 T = TypeVar("T")
@@ -288,7 +289,8 @@ def _say_drain(report: dict[str, Any], as_json: bool) -> None:
 def rehearse(ctx: click.Context, path: str | None, socket: str | None, as_json: bool, names: Sequence[str]) -> None:
     """Say which sessions would not survive the loss of these nodes, all at once. Nothing is harmed.
 
-    LOST: no other node has a copy. BEHIND: others have one, without its last changes. Exit code 1 if there are any.
+    LOST: no other node has a copy. BEHIND: others have one, without its last changes. Exit code 1 if there are any; --json names
+    all of them.
     """
     asked = "&".join(f"lose={quote(name)}" for name in names)
     found = ask(_find(path, socket), f"/rehearse?{asked}", timeout_s=_REHEARSAL_S)
@@ -296,12 +298,14 @@ def rehearse(ctx: click.Context, path: str | None, socket: str | None, as_json: 
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        rows = [
-            [name, str(part["sessions"]), str(part["lost"]), str(part["behind"]), " ".join(part["keys"]) or "-"] for name, part in found["managers"].items()
-        ]
+        rows = [[name, str(part["sessions"]), str(part["lost"]), str(part["behind"]), _few(part["keys"]) or "-"] for name, part in found["managers"].items()]
         _table(["MANAGER", "HELD THERE", "LOST", "BEHIND", "SUCH AS"], rows)
         click.echo(f"without {', '.join(found['lose'])}: {', '.join(found['survivors']) or 'nobody'} would go on", err=True)
     ctx.exit(1 if bad else 0)
+
+
+def _few(keys: Sequence[str]) -> str:
+    return " ".join((*keys[:_SHOWN], *(["..."] if len(keys) > _SHOWN else [])))
 
 
 def _until(condition: Callable[[], bool], timeout_s: float) -> bool:

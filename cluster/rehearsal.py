@@ -27,7 +27,7 @@ _PAGE_ITEMS = 2000
 _KEY_BYTES = 16
 _TIMEOUT_S = 10.0
 _SETTLE_S = 0.5  # what is on its way arrives
-_EXAMPLES = 10
+_NAMED_MAX = 100_000  # sessions named in one answer
 
 
 class Surveyed(Protocol):
@@ -51,7 +51,7 @@ class Rehearsal:
 
     def run(self, view: View, names: Sequence[str]) -> Deferred[dict[str, Any]]:
         """Fires with ``{"lose": names, "survivors": names, "managers": {name: {"sessions", "lost", "behind", "keys"}}}``, counts of sessions that the nodes
-        to be lost hold; `keys` are a few of those that would not survive, hexadecimal. Fails with `LocalError` for a name that is not here, and when somebody does not answer.
+        to be lost hold; `keys` are those that would not survive (100,000 at most), hexadecimal, the first eight digits. Fails with `LocalError` for a name that is not here, and when somebody does not answer.
         """
         return ensureDeferred(self._run(view, names))
 
@@ -87,7 +87,7 @@ class Rehearsal:
             await self._again(name, doubtful[at : at + _PAGE_ITEMS], lost, others, verdicts)
         bad = sorted((verdict, key) for key, verdict in verdicts.items() if verdict != SAME)
         gone = sum(verdict == ABSENT for verdict, _ in bad)
-        return {"sessions": len(verdicts), "lost": gone, "behind": len(bad) - gone, "keys": [key.hex()[:8] for _, key in bad[:_EXAMPLES]]}
+        return {"sessions": len(verdicts), "lost": gone, "behind": len(bad) - gone, "keys": [key.hex()[:8] for _, key in bad[:_NAMED_MAX]]}
 
     async def _again(self, name: str, keys: list[bytes], lost: Sequence[Member], others: Sequence[Member], verdicts: dict[bytes, int]) -> None:
         """What has ended meanwhile is not counted."""
