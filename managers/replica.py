@@ -94,8 +94,7 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            counter = self.next_counter(None)
-            self._used = max(self._used, counter)
+            counter = self._use(None)
             record.write(counter, me, changes)
             self._insert(key, Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms)), me)
             self.in_use.add(key)
@@ -107,8 +106,7 @@ class Replica:
         previous = applied.get(me, 0)
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: counter for origin, counter in applied.items() if origin != me}
-        counter = self.next_counter(record)
-        self._used = max(self._used, counter)
+        counter = self._use(record)
         record.write(counter, me, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
@@ -120,6 +118,10 @@ class Replica:
         """That of our next commit to this record (None: to a new one). A copy that comes back to us may be older than the one we parted from, which
         has commits of ours that it lacks: no version is used twice."""
         return max(record.counter if record is not None else 0, self._spent) + 1
+
+    def _use(self, record: Record | None) -> int:
+        self._used = max(self._used, counter := self.next_counter(record))
+        return counter
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""

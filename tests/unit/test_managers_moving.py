@@ -56,6 +56,12 @@ def due(net: Net, session_id: str) -> set[int]:
     return {number for number, m in enumerate(net.members) if m.uid in placement.holders(key, named)}
 
 
+def keepers_of(net: Net, session_id: str) -> list[int]:
+    """The members that keep its head, by the view of the first."""
+    keepers = net.managers[0]._core.placement.keepers(partition_of(key_of(session_id)))
+    return [number for number, m in enumerate(net.members) if m.uid in keepers]
+
+
 def primary(net: Net, number: int, session_id: str) -> int:
     entry = net.managers[number]._core.replica.get(key_of(session_id))
     assert entry is not None
@@ -190,9 +196,7 @@ def test_near_copies_over_the_bound_go(partitioned: Net) -> None:
 def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> None:
     """A member that dropped its copy is offered an old one by a former holder: it asks the holders before it serves that."""
     session_id = backup.visit(0, a=1)
-    key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    keepers = keepers_of(backup, session_id)
     one, two = [number for number in range(5) if number not in keepers][:2]
     backup.advance(4.0)  # the view is an old one
     backup.visit(one, session_id, b=1)
@@ -210,8 +214,7 @@ def test_what_somebody_parts_from_is_not_taken_for_the_truth(backup: Net) -> Non
 def test_who_was_the_primary_does_not_believe_an_old_copy_that_still_says_so(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
     key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    keepers = keepers_of(backup, session_id)
     one, two = [number for number in range(5) if number not in keepers][:2]
     backup.visit(one, session_id, b=1)
     giver = backup.managers[keepers[0]]
@@ -233,13 +236,12 @@ def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_t
     """Simulator, backup, seed 768: it was asked for each second, for ever."""
     session_id = backup.visit(0, a=1)
     key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = {number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))}
+    keepers = keepers_of(backup, session_id)
     one = next(number for number in range(5) if number not in keepers)
     backup.visit(one, session_id, b=1)
     backup.advance(4.0)
     assert len(holding(backup, session_id)) == 2
-    (left,) = keepers - holding(backup, session_id)
+    (left,) = set(keepers) - holding(backup, session_id)
     for number in holding(backup, session_id):
         backup.kill(number)
     backup.advance(5.0)
@@ -260,8 +262,7 @@ def test_a_head_whose_session_went_with_its_holders_is_unknown_for_a_while_and_t
 def test_the_head_of_a_lost_session_is_also_forgotten_by_two_who_have_nothing_else(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
     key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = {number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))}
+    keepers = keepers_of(backup, session_id)
     one = next(number for number in range(5) if number not in keepers)
     backup.visit(one, session_id, b=1)
     backup.advance(4.0)
@@ -338,8 +339,7 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
     """As when a partition heals, and who parts from a copy sees the backup, but not yet the primary."""
     session_id = backup.visit(0, a=1)
     key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    keepers = keepers_of(backup, session_id)
     one, two = [number for number in range(5) if number not in keepers][:2]
     backup.visit(one, session_id, b=1)
     (keeper,) = holding(backup, session_id) - {one}
@@ -363,8 +363,7 @@ def test_what_a_backup_learns_from_somebody_else_its_primary_gets_too_before_tha
 
 def test_nobody_waits_for_a_holder_whose_link_is_down(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    keepers = keepers_of(backup, session_id)
     primary, other, another = [number for number in range(5) if number not in keepers]
     backup.visit(primary, session_id, b=1)
     backup.part(primary, other)
@@ -429,8 +428,7 @@ def test_what_a_new_backup_is_given_its_primary_gets_too_and_only_then_is_that_c
     """The same, where the backup has just become one and has nothing yet."""
     session_id = backup.visit(0, a=1)
     key = key_of(session_id)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key))]
+    keepers = keepers_of(backup, session_id)
     one, two = [number for number in range(5) if number not in keepers][:2]
     backup.visit(one, session_id, b=1)
     (keeper,) = holding(backup, session_id) - {one}
@@ -456,8 +454,7 @@ def test_what_a_new_backup_is_given_its_primary_gets_too_and_only_then_is_that_c
 
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    keepers = keepers_of(backup, session_id)
     primary, other, another = [number for number in range(5) if number not in keepers]
     backup.visit(primary, session_id, b=1)
     for keeper in keepers:
@@ -476,8 +473,7 @@ def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary
 
 def test_just_after_a_change_of_view_a_backup_will_do_when_the_primary_is_silent(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
-    placement = backup.managers[0]._core.placement
-    keepers = [number for number, m in enumerate(backup.members) if m.uid in placement.keepers(partition_of(key_of(session_id)))]
+    keepers = keepers_of(backup, session_id)
     primary, other, another = [number for number in range(5) if number not in keepers]
     backup.visit(primary, session_id, b=1)
     backup.hold(primary, other)
