@@ -159,7 +159,20 @@ class Moving:
         self.merged(keys, peer, now_ms)
         if self.placement.everywhere:
             return [*self.handover.parting.confirm(peer, keys, self.placement)]
-        return [*self.handover.came(peer, keys, new, doubtful, self.placement, now_ms)]
+        return [*self.handover.came(peer, keys, new, doubtful, self.placement, now_ms), *self._show(keys, new, peer)]
+
+    def _show(self, keys: Sequence[bytes], new: Container[bytes], peer: bytes) -> list[Send]:
+        """To the primaries of what this member holds from now on, and was given by others: it may have moved on while it was under way, and who knows that may
+        not know of us. A primary that is behind learns from it, and one that is ahead answers (`displaced`).
+        """
+        placement = self.placement
+        if not placement.moves_primary:
+            return []
+        entries = ((key, self._replica.get(key)) for key in keys if key in new)
+        heads = ((entry.primary, (key, entry.head)) for key, entry in entries if entry is not None and entry.head is not None)
+        to_others = ((named, item) for named, item in heads if named in placement.view and named not in (self.me, peer))
+        shown = gather((named, item) for named, item in to_others if placement.depth(self.me, item[0], named) == WHOLE)
+        return [Send((uid,), self._say.heads(some)) for uid, some in shown]
 
     def merged(self, keys: Sequence[bytes], peer: bytes, now_ms: int) -> None:
         """Something came for these: tell who reads them from us, and see that each is where it should be."""

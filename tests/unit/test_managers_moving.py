@@ -452,6 +452,30 @@ def test_what_a_new_backup_is_given_its_primary_gets_too_and_only_then_is_that_c
     assert [message[2] for to, message in sent if message[1] == CHECKED and to == giver][-1] == key + mark
 
 
+def test_what_comes_late_to_one_who_held_it_once_is_shown_to_its_primary_and_goes_again() -> None:
+    """Simulator, backup, seed 1531: a member parted from a copy that had moved on, and gave it to one who had parted from it already. Nobody knew of that."""
+    net = Net(5, replace(BACKUP, backups=2), kind=BackupManager)
+    session_id = net.visit(0, a=1)
+    key = key_of(session_id)
+    keeper, other = keepers_of(net, session_id)
+    net.visit(keeper, session_id, b=1)
+    net.advance(4.0)
+    (third,) = holding(net, session_id) - {keeper, other}
+    core = net.managers[third]._core
+    entry = core.replica.get(key)
+    assert entry is not None
+    record = core.replica.record(key, entry)
+    assert record is not None
+    late = core.say.records([Told(key, entry.head, entry.created_ms, entry.touches, record.pack())])
+    stranger, giver = [number for number in range(5) if number not in (keeper, other, third)]
+    net.visit(stranger, session_id, c=1)
+    net.advance(4.0)
+    assert third not in holding(net, session_id)
+    net.managers[third].received(net.members[giver], decode(late.payload), 0)
+    net.advance(2.0)
+    assert holding(net, session_id) == due(net, session_id) == {stranger, keeper, other}
+
+
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
     keepers = keepers_of(backup, session_id)
