@@ -92,8 +92,8 @@ class Parting:
 
     def all_due(self) -> None:
         """Look at everything once more, in turn."""
-        if not self._due:
-            self._due.update(dict.fromkeys(islice(self.leaving, _DUE_MAX)))
+        if len(self._due) < _DUE_MAX:
+            self._due |= dict.fromkeys(islice(self.leaving, _DUE_MAX))
 
     @property
     def is_due(self) -> bool:
@@ -103,7 +103,7 @@ class Parting:
     def check(self, placement: Placement) -> tuple[list[Send], list[bytes]]:
         """Ask all that should hold what is leaving here, some of what is due; and drop what all of them have: (questions, keys of which no record is left)."""
         questions: list[tuple[bytes, Mark]] = []
-        dropped = []
+        dropped, waiting = [], []
         for _ in range(min(len(self._due), AT_ONCE)):
             key, _ = self._due.popitem(last=False)
             entry = self._replica.get(key)
@@ -113,12 +113,15 @@ class Parting:
                 self.leaving.move_to_end(key)
                 parts = entry.body is not None and not is_whole(entry)
                 missing = {} if parts else self._missing(key, entry, placement)  # parts are with their authors, too
-                questions += ((uid, (key, mark)) for uid, mark in (missing or {}).items())
+                questions += ((uid, (key, mark)) for uid, mark in (missing or {}).items() if uid not in self._asked)
+                if missing and not self._asked.isdisjoint(missing):
+                    waiting.append(key)
                 if missing == {} and not self._keep(key) and self._drop(key, entry, placement):
                     dropped.append(key)
         asked = gather(questions)
-        sends = [Send((uid,), self._say.check(items)) for uid, items in asked if uid not in self._asked]
+        sends = [Send((uid,), self._say.check(items)) for uid, items in asked]
         self._asked.update(uid for uid, _ in asked)
+        self._due |= dict.fromkeys(waiting)  # for those who answer something else just now
         return sends, dropped
 
     def _missing(self, key: bytes, entry: Entry, placement: Placement) -> dict[bytes, bytes] | None:

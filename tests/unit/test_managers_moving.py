@@ -115,6 +115,31 @@ def test_a_copy_in_the_wrong_place_stays_until_all_who_should_have_it_confirmed(
     assert holding(backup, session_id) == due(backup, session_id)
 
 
+def test_what_waits_for_one_who_is_just_being_asked_is_asked_for_as_soon_as_that_answers(backup: Net) -> None:
+    """Simulator, backup, seed 1542: it was asked for no more as long as there was something else to part from each second."""
+    kept = [(session_id, keepers_of(backup, session_id)) for session_id in (backup.visit(0, a=n) for n in range(200))]
+    (one, keepers), *rest = [(session_id, its) for session_id, its in kept if 0 not in its]
+    other, third = [session_id for session_id, its in rest if its == keepers][:2]
+    stranger, another = [number for number in range(1, 5) if number not in keepers]
+    backup.visit(stranger, one, b=1)
+    backup.visit(another, third, b=1)
+    for number in (*keepers, another):
+        backup.hold(number, 0)
+    backup.advance(0.1)  # all are asked, and those do not answer
+    backup.visit(stranger, other, b=1)
+    backup.held.remove((backup.members[another].uid, backup.members[0].uid))
+    backup.advance(0.1)
+    assert all(0 in holding(backup, session_id) for session_id in (one, other, third))
+    for keeper in keepers:  # whatever else they have sent would have 0 look at it again
+        flight = backup.flights[backup.members[keeper].uid, backup.members[0].uid]
+        answers = [item for item in flight if decode(item[0].payload)[1] == CHECKED]
+        flight.clear()
+        flight.extend(answers)
+    backup.let_go()
+    backup.advance(0.3)
+    assert not any(0 in holding(backup, session_id) for session_id in (one, other, third))
+
+
 def test_the_best_surviving_holder_inherits_at_once_and_the_copies_are_restored(backup: Net) -> None:
     ids = [backup.visit(0, n=n) for n in range(40)]
     lose(backup, 0)
