@@ -25,7 +25,6 @@ from .expiry import Ended, Expiry
 from .finding import Finding
 from .freshness import Freshness
 from .heads import LIVE, Ours
-from .lookup import Lookups
 from .moving import Moving
 from .near import NearCache
 from .packing import Packing
@@ -56,7 +55,6 @@ class SessionCore:
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.lookups = Lookups(self.say, int(settings.lookup_timeout_s * 1000))
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
@@ -67,7 +65,9 @@ class SessionCore:
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
-        self.finding = Finding(me, self.say, self.replica, self.entropy, self.lookups, self.freshness, self.moving, self._cut, self.sure, self.awake)
+        look_up_ms = int(settings.lookup_timeout_s * 1000)
+        self.finding = Finding(me, self.say, self.replica, self.entropy, look_up_ms, self.freshness, self.moving, self._cut, self.sure, self.awake)
+        self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
@@ -279,7 +279,8 @@ class SessionCore:
 
     def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         m.need(len(message) >= 4 and type(message[2]) is bytes and len(message[2]) == KEY_BYTES and type(message[3]) is int, "answer")
-        return self.finding.answered(peer, message[2], message[3], now_ms)
+        verdict = message[3] if message[3] in m.VERDICTS else m.UNSURE  # of a newer peer
+        return self.finding.answered(peer, message[2], verdict, now_ms)
 
     def _check(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return list(self.moving.handover.asked(peer, m.read_marks(message[2], "check"), self.placement))
@@ -321,7 +322,7 @@ class SessionCore:
             self._cut.add(peer)
         self.moving.unlinked(peer, now_ms)
         self.entropy.lost(peer, now_ms)
-        return self.lookups.cut(peer) + self.freshness.lost(peer, left=False)
+        return self.lookups.cut(peer, now_ms) + self.freshness.lost(peer, left=False)
 
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
@@ -341,7 +342,7 @@ class SessionCore:
             self.entropy.forget(member.uid)
             self.expiry.lost(member.uid)
             self.moving.left(member.uid, now_ms)
-            effects += self.lookups.cut(member.uid) + self.freshness.lost(member.uid, left=True)
+            effects += self.lookups.cut(member.uid, now_ms) + self.freshness.lost(member.uid, left=True)
         lost = [member for member in change.disappeared if member.uid not in change.clean]
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)

@@ -2,7 +2,8 @@
 
 Its keepers are asked, and the primary that an old copy names. A member answers with the session itself where it is a holder whose
 copy is the truth; one that knows only the head, or has a copy on its way out, says with whom it is; one whose copy may be
-out of date gives it and says that it is unsure. "Gone" takes a tombstone, or two who are sure that there is nothing.
+out of date gives it and says that it is unsure. "Gone" takes a tombstone, or two who are sure that there is nothing: in sync, and
+without an unannounced loss lately. All else is unknown: the session may exist where nobody could be asked.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from .antientropy import AntiEntropy
 from .entry import Entry, is_whole
 from .freshness import Freshness
 from .heads import LIVE
-from .lookup import Lookups
+from .lookup import EARLY, SILENT, Lookups, Question
 from .messages import ABSENT, ELSEWHERE, FOUND, GONE, LEFT, UNSURE, Session, Speaker
 from .moving import Moving
 from .placement import WHOLE, partition_of
@@ -23,9 +24,11 @@ from .tokens import Written, claimed, is_of
 
 __all__ = ["Finding"]
 
+_ELSEWHERE = (ELSEWHERE, LEFT, EARLY)  # it lives, with others
+
 
 class Finding:
-    """A part of the manager's core. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist;
+    """A part of the manager's core. `timeout_ms`: of a look-up. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist;
     `awake(now_ms)`: whether what is here is what it would be if this process had never stood still."""
 
     def __init__(
@@ -34,7 +37,7 @@ class Finding:
         speaker: Speaker,
         replica: Replica,
         entropy: AntiEntropy,
-        lookups: Lookups,
+        timeout_ms: int,
         freshness: Freshness,
         moving: Moving,
         cut: Set[bytes],
@@ -45,7 +48,7 @@ class Finding:
         self._say = speaker
         self._replica = replica
         self._entropy = entropy
-        self._lookups = lookups
+        self.lookups = Lookups(speaker, timeout_ms, self._conclude)
         self._freshness = freshness
         self._moving = moving
         self._cut = cut
@@ -69,13 +72,13 @@ class Finding:
         alone = len(peers) < 2 and entry is None and not self._sure(now_ms)  # "gone" takes two who are sure, and we are not
         return self.ask_for(key, peers, now_ms, alone)
 
-    def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, unsure: bool) -> list[Effect]:
-        """Ask these. `unsure`: whatever they say, "gone" is not believed."""
-        return self._lookups.ask(key, peers, now_ms, unsure, self._exists(key)) + self._unheard()
+    def ask_for(self, key: bytes, peers: Sequence[bytes], now_ms: int, doubted: bool) -> list[Effect]:
+        """Ask these. `doubted`: whatever they say, "gone" is not believed."""
+        return self.lookups.ask(key, peers, now_ms, doubted) + self._unheard(now_ms)
 
-    def _unheard(self) -> list[Effect]:
+    def _unheard(self, now_ms: int) -> list[Effect]:
         """Nothing comes from those whose link is down, though they were asked."""
-        return [effect for uid in sorted(self._cut) for effect in self._lookups.cut(uid)]
+        return [effect for uid in sorted(self._cut) for effect in self.lookups.cut(uid, now_ms)]
 
     def await_commits(self, key: bytes, missing: Written, now_ms: int) -> list[Effect]:
         """A browser has written these to this session, and they are not here."""
@@ -86,31 +89,69 @@ class Finding:
 
     def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """An ANSWER. What it speaks of came before it, and is merged."""
-        moving = self._moving
-        if moving.handover.parting.was_truth(key):
-            self._lookups.believe(key)
-        completed = self._lookups.is_completed_by(peer, key)
-        denied = completed and verdict == ABSENT and self._lookups.is_denied(key) and self._sure(now_ms)
-        named = self._replica.primary_of(key)
-        verdict = self._weighed(peer, key, verdict, named, now_ms)
-        if verdict in (ELSEWHERE, LEFT):
-            known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
-            effects = self._lookups.redirected(peer, key, [uid for uid in known if uid != self.me and uid in moving.placement.view], verdict == LEFT, now_ms)
-            effects += self._unheard()
-        else:
-            if verdict == FOUND and self._lookups.is_pending(key):  # one that comes too late was not weighed against the others
+        moving, named = self._moving, self._replica.primary_of(key)
+        question = self.lookups.awaited(peer, key)
+        if question is not None:
+            verdict = self._weighed(peer, key, verdict, question, now_ms)
+            if verdict == FOUND:
                 moving.fetched(key, peer, now_ms)
-            effects = self._lookups.answered(peer, key, verdict, now_ms, self._exists(key)) + self._freshness.answered(peer, key, verdict)
-        if denied and moving.handover.is_empty(key, moving.placement):
-            effects += self._end_empty(key, now_ms)
-        elif completed and not self._lookups.is_waiting(key) and moving.handover.recovered(key):
-            effects += self._lookups.found(key)  # nobody here has more than we
-        return effects
+        if verdict not in _ELSEWHERE:
+            return self.lookups.answered(peer, key, verdict, now_ms) + self._freshness.answered(peer, key, verdict)
+        known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
+        holders = [uid for uid in known if uid != self.me and uid in moving.placement.view]
+        return self.lookups.answered(peer, key, verdict, now_ms, holders) + self._unheard(now_ms)
+
+    def _weighed(self, peer: bytes, key: bytes, verdict: int, question: Question, now_ms: int) -> int:
+        """FOUND becomes LEFT or EARLY where this member is not believed without hearing the others."""
+        if verdict == FOUND and not self._knows(peer, key, question):
+            return LEFT
+        if verdict == FOUND and self._is_early(peer, key, question, now_ms):
+            return EARLY
+        return verdict
+
+    def _knows(self, peer: bytes, key: bytes, question: Question) -> bool:
+        """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
+        only calls itself the primary may come out of a partition; one that was a keeper lately may not have heard that it is none any more.
+        """
+        placement = self._moving.placement
+        if placement.everywhere:
+            return True
+        return peer in self._entropy.in_sync and (peer in placement.keepers(partition_of(key)) or peer in question.named)
+
+    def _is_early(self, peer: bytes, key: bytes, question: Question, now_ms: int) -> bool:
+        """Whether somebody else may have more, and can still say so. While a partition heals that is anybody who holds the session: this member may have come from
+        the other side and be in sync with us as we hold nothing, and of the holders the primary hears first of what was written on either side.
+        """
+        moving, named = self._moving, self._replica.primary_of(key)
+        if not moving.handover.is_healing(now_ms):
+            return False
+        if question.waiting - {peer}:
+            return True
+        primary_is_here = named in moving.placement.view and named not in (self.me, *self._cut)
+        return primary_is_here and not moving.placement.vouches(peer, key, named) and named not in question.answers
+
+    def _conclude(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
+        """Nobody is waited for any more. A session that is just being handed over is found: what its last holder had, and what the next one has been told
+        since, make it whole. Where that is not enough, and it surely exists, all are asked again: a wait is better than "unknown".
+        """
+        handover, verdicts = self._moving.handover, set(question.answers.values())
+        if SILENT in verdicts:
+            return self.lookups.end(key, FOUND if EARLY in verdicts else UNSURE)
+        if verdicts == {ABSENT} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
+            return self._end_empty(key, now_ms)
+        if handover.recovered(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
+            return self.lookups.end(key, FOUND)
+        if verdicts == {ABSENT} and not question.doubted:
+            return self.lookups.end(key, GONE)
+        if not self._exists(key) and ELSEWHERE not in verdicts:
+            return self.lookups.end(key, UNSURE)
+        self.lookups.again(key, now_ms)
+        return []
 
     def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
         """What is here of this session may be out of date: ask these. Nobody: it is all there is."""
         if peers:
-            return self.ask_for(key, peers, now_ms, unsure=True)
+            return self.ask_for(key, peers, now_ms, doubted=True)
         handover = self._moving.handover
         if not handover.is_empty(key, self._moving.placement):
             handover.recovered(key)
@@ -121,40 +162,8 @@ class Finding:
     def _end_empty(self, key: bytes, now_ms: int) -> list[Effect]:
         """It went with its holders."""
         head = self._moving.handover.end_empty(key, now_ms)
-        if head is None:
-            return []
-        told = self._moving.placement.heads(key, head.primary)
-        return [*self._lookups.gone(key), *(Send(group, self._say.heads([(key, head)])) for group in told)]
-
-    def _weighed(self, peer: bytes, key: bytes, verdict: int, named: bytes, now_ms: int) -> int:
-        """FOUND becomes LEFT where this member is not believed without hearing the others."""
-        if verdict == FOUND and not self._knows(peer, key):
-            return LEFT
-        if verdict == FOUND and self._is_early(peer, key, named, now_ms):
-            self._lookups.accept(key)
-            return LEFT
-        return verdict
-
-    def _knows(self, peer: bytes, key: bytes) -> bool:
-        """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
-        only calls itself the primary may come out of a partition; one that was a keeper lately may not have heard that it is none any more.
-        """
-        placement = self._moving.placement
-        if placement.everywhere:
-            return True
-        return peer in self._entropy.in_sync and (peer in placement.keepers(partition_of(key)) or self._lookups.is_named(peer, key))
-
-    def _is_early(self, peer: bytes, key: bytes, named: bytes, now_ms: int) -> bool:
-        """Whether somebody else may have more, and can still say so. While a partition heals that is anybody who holds the session: this member may have come from
-        the other side and be in sync with us as we hold nothing, and of the holders the primary hears first of what was written on either side.
-        """
-        moving = self._moving
-        if not moving.handover.is_healing(now_ms):
-            return False
-        if self._lookups.is_waiting(key, besides=peer):
-            return True
-        primary_is_here = named in moving.placement.view and named not in (self.me, *self._cut)
-        return primary_is_here and not moving.placement.vouches(peer, key, named) and not self._lookups.has_heard(named, key)
+        told = self._moving.placement.heads(key, head.primary) if head is not None else ()
+        return [*self.lookups.end(key, GONE), *(Send(group, self._say.heads([(key, head)])) for group in told if head is not None)]
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""

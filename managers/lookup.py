@@ -1,21 +1,21 @@
-"""Finding a session that is not (or not surely) here: ask its keepers.
+"""Questions that are out: where is this session? Who was asked, who has answered what, whom others have named, and when to stop waiting.
 
-A look-up says *found*, *gone* or *unknown*. Gone needs a tombstone, or "no" from every keeper asked, each sure of itself
-(in sync, and no unannounced loss lately). Everything else is unknown: the session may exist where nobody could be
-asked. An answer that found the session comes after its record on the same lane, so the record is here already. A session that is just being
-handed over is found when all have answered: what its last holder had, and what the next one has been told since, make it whole. Where that is not enough, and the
-session surely exists, all are asked again until the look-up's time is over: a wait is better than "unknown".
+What the answers mean is judged in one place, when all have come or the time is over (`Finding`, which ends the question or has it asked
+again). Two answers end it at once: FOUND, as the session came before it on the same lane and is here already, and GONE.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..membership.effects import Effect, Notify, Send
-from .messages import ABSENT, FOUND, GONE, UNSURE, Speaker
+from .messages import FOUND, GONE, UNSURE, Speaker
 
-__all__ = ["LookupEnded", "Lookups"]
+__all__ = ["EARLY", "SILENT", "LookupEnded", "Lookups", "Question"]
 
+
+EARLY = -1  #: found, and somebody else may have more: good enough if nobody has
+SILENT = -2  #: this member cannot answer, or has not in time
 
 _AGAIN_MS = 50
 _PENDING_MAX = 4096  # a flood of made-up ids while nobody can say no; questions have no place in a full outbox's dirty keys
@@ -25,161 +25,98 @@ class LookupEnded(Notify):
     """`event` is (key, verdict): FOUND, GONE, or UNSURE for unknown."""
 
 
-class _Lookup:
-    __slots__ = ("asked", "certain", "cut", "denied", "done", "enough", "expires_ms", "named", "truth", "unsure")
+class Question:
+    """A look-up under way. `doubted`: "no" from all of them is unknown, and not gone."""
 
-    def __init__(self, asked: set[bytes], expires_ms: int, unsure: bool, certain: bool) -> None:
-        self.asked = asked
-        self.done: set[bytes] = set()  # who has answered
+    __slots__ = ("answers", "doubted", "expires_ms", "named", "waiting")
+
+    def __init__(self, asked: Sequence[bytes], expires_ms: int, doubted: bool) -> None:
+        self.waiting = set(asked)  #: members that were asked and have not answered
+        self.answers: dict[bytes, int] = {}  #: by member, its verdict: of `messages`, or one of the two above
+        self.named: set[bytes] = set()  #: members that have it by the word of others
         self.expires_ms = expires_ms
-        self.named: set[bytes] = set()  # whom others have named
-        self.unsure = unsure
-        self.truth = False  # what was the truth until lately is here; with what the others gave, it is again
-        self.certain = certain  # it exists: worth to be asked for again
-        self.cut = False  # somebody cannot answer
-        self.denied = True  # all who have answered are sure that they have nothing
-        self.enough = False  # what is here will do if nobody has more
+        self.doubted = doubted
 
 
 class Lookups:
-    """A part of the manager's core: pending questions by key."""
+    """A part of the manager's core: pending questions by key. `conclude(key, question, now_ms)` is called when nobody is waited for any more; it
+    calls `end`, or `again`."""
 
-    def __init__(self, speaker: Speaker, timeout_ms: int) -> None:
+    def __init__(self, speaker: Speaker, timeout_ms: int, conclude: Callable[[bytes, Question, int], list[Effect]]) -> None:
         self._say = speaker
         self._timeout_ms = timeout_ms
-        self._pending: dict[bytes, _Lookup] = {}
+        self._conclude = conclude
+        self._pending: dict[bytes, Question] = {}
         self._again: dict[bytes, int] = {}  # when to ask once more
         self.asked = self.timeouts = 0
-
-    def ask(self, key: bytes, keepers: Sequence[bytes], now_ms: int, unsure: bool = False, certain: bool = False) -> list[Effect]:
-        """Ask these members, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once.
-
-        `unsure`: "no" from all of them is unknown, and not gone. `certain`: there is such a session.
-        """
-        if key in self._pending:
-            return []
-        if not keepers or len(self._pending) >= _PENDING_MAX:
-            return [LookupEnded((key, UNSURE))]
-        self.asked += 1
-        self._pending[key] = _Lookup(set(keepers), now_ms + self._timeout_ms, unsure, certain)
-        return [Send(tuple(keepers), self._say.lookup(key))]
-
-    def is_completed_by(self, peer: bytes, key: bytes) -> bool:
-        """Whether everybody who was asked for this session has answered when this member has."""
-        lookup = self._pending.get(key)
-        return lookup is not None and lookup.asked == {peer} and not lookup.cut
-
-    def believe(self, key: bytes) -> None:
-        """Our copy of this was the truth until its place changed, lately."""
-        lookup = self._pending.get(key)
-        if lookup is not None:
-            lookup.truth = True
-
-    def accept(self, key: bytes) -> None:
-        """What has come is served if the others who were asked do not answer."""
-        lookup = self._pending.get(key)
-        if lookup is not None:
-            lookup.enough = True
-
-    def has_heard(self, peer: bytes, key: bytes) -> bool:
-        """This member was asked, and has answered."""
-        lookup = self._pending.get(key)
-        return lookup is not None and peer in lookup.done
-
-    def is_named(self, peer: bytes, key: bytes) -> bool:
-        """Somebody else has said that the session is with this member."""
-        lookup = self._pending.get(key)
-        return lookup is not None and peer in lookup.named
-
-    def is_waiting(self, key: bytes, besides: bytes = b"") -> bool:
-        """Somebody who was asked has not answered; `besides`: and is not this member."""
-        lookup = self._pending.get(key)
-        return lookup is not None and not lookup.asked <= {besides}
-
-    def is_denied(self, key: bytes) -> bool:
-        """All who have answered are sure that they have nothing of it."""
-        lookup = self._pending.get(key)
-        return lookup is not None and lookup.denied
-
-    def found(self, key: bytes) -> list[Effect]:
-        """What is here is all there is."""
-        return self._end(key, FOUND) if key in self._pending else []
-
-    def gone(self, key: bytes) -> list[Effect]:
-        """It lived, and nobody has it any more."""
-        return self._end(key, GONE) if key in self._pending else []
 
     def is_pending(self, key: bytes) -> bool:
         return key in self._pending
 
-    def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int, certain: bool = False) -> list[Effect]:
-        lookup = self._pending.get(key)
-        if lookup is None or peer not in lookup.asked:
+    def awaited(self, peer: bytes, key: bytes) -> Question | None:
+        """The question that this member has still to answer."""
+        question = self._pending.get(key)
+        return question if question is not None and peer in question.waiting else None
+
+    def ask(self, key: bytes, members: Sequence[bytes], now_ms: int, doubted: bool = False) -> list[Effect]:
+        """Ask these, unless the question is out already. With nobody to ask, or too many questions out, the answer is unknown at once."""
+        if key in self._pending:
             return []
-        lookup.asked.discard(peer)
-        lookup.done.add(peer)
+        if not members or len(self._pending) >= _PENDING_MAX:
+            return [LookupEnded((key, UNSURE))]
+        self.asked += 1
+        self._pending[key] = Question(members, now_ms + self._timeout_ms, doubted)
+        return [Send(tuple(members), self._say.lookup(key))]
+
+    def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int, holders: Sequence[bytes] = ()) -> list[Effect]:
+        """`holders`: who has it, by what this member has said: those of them that were not asked yet are asked now. Too late, it changes nothing."""
+        question = self.awaited(peer, key)
+        if question is None:
+            return []
+        question.waiting.discard(peer)
+        question.answers[peer] = verdict
         if verdict in (FOUND, GONE):
-            return self._end(key, verdict)
-        lookup.unsure = lookup.unsure or verdict != ABSENT
-        lookup.denied = lookup.denied and verdict == ABSENT
-        lookup.certain = lookup.certain or certain
-        return self._settle(key, lookup, now_ms)
+            return self.end(key, verdict)
+        question.named.update(uid for uid in holders if uid != peer)
+        new = tuple(uid for uid in holders if uid not in question.waiting and uid not in question.answers)
+        question.waiting.update(new)
+        return [Send(new, self._say.lookup(key))] if new else self._settle(key, question, now_ms)
 
-    def redirected(self, peer: bytes, key: bytes, holders: Sequence[bytes], truth: bool, now_ms: int) -> list[Effect]:
-        """It lives, with these: ask those of them that were not asked yet. Its existence is certain now, so "no" from everybody is *unknown*.
-        `truth`: the copy of the one who says so came along, and was the truth until its place changed."""
-        lookup = self._pending.get(key)
-        if lookup is None or peer not in lookup.asked:
-            return []
-        lookup.asked.discard(peer)
-        lookup.done.add(peer)
-        lookup.unsure = lookup.certain = True
-        lookup.denied = False
-        lookup.truth = lookup.truth or truth
-        lookup.named.update(uid for uid in holders if uid != peer)
-        new = tuple(uid for uid in holders if uid not in lookup.asked and uid not in lookup.done)
-        lookup.asked.update(new)
-        return [Send(new, self._say.lookup(key))] if new else self._settle(key, lookup, now_ms)
-
-    def cut(self, peer: bytes) -> list[Effect]:
+    def cut(self, peer: bytes, now_ms: int) -> list[Effect]:
         """This member will not answer: its link is gone."""
         effects: list[Effect] = []
-        for key, lookup in sorted(self._pending.items()):
-            if peer in lookup.asked:
-                lookup.asked.discard(peer)
-                lookup.unsure = lookup.cut = True
-                effects += self._settle(key, lookup, 0)
+        for key in sorted(key for key, question in self._pending.items() if peer in question.waiting):
+            effects += self.answered(peer, key, SILENT, now_ms)
         return effects
 
-    def _settle(self, key: bytes, lookup: _Lookup, now_ms: int) -> list[Effect]:
-        if lookup.asked:
-            return []
-        if lookup.enough or (lookup.truth and not lookup.cut):
-            return self._end(key, FOUND)
-        if lookup.unsure and lookup.certain and not lookup.cut:
-            self._again[key] = now_ms + _AGAIN_MS  # it is just being handed over from one to another
-            return []
-        return self._end(key, UNSURE if lookup.unsure else GONE)
+    def again(self, key: bytes, now_ms: int) -> None:
+        """Ask all of them once more in a moment. What they say then is no more certain than what they have said now."""
+        self._again[key] = now_ms + _AGAIN_MS
+        self._pending[key].doubted = True
 
-    def _end(self, key: bytes, verdict: int) -> list[Effect]:
-        del self._pending[key]
+    def end(self, key: bytes, verdict: int) -> list[Effect]:
+        """Whoever waits for this hears FOUND, GONE or UNSURE."""
         self._again.pop(key, None)
-        return [LookupEnded((key, verdict))]
+        return [LookupEnded((key, verdict))] if self._pending.pop(key, None) is not None else []
+
+    def _settle(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
+        return [] if question.waiting else self._conclude(key, question, now_ms)
 
     def tick(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []
-        for key in sorted(key for key, lookup in self._pending.items() if now_ms >= lookup.expires_ms):
-            lookup = self._pending[key]
-            self.timeouts += bool(lookup.asked)
-            effects += self._end(key, FOUND if lookup.enough else UNSURE)
+        for key in sorted(key for key, question in self._pending.items() if now_ms >= question.expires_ms):
+            question = self._pending[key]
+            self.timeouts += bool(question.waiting)
+            question.answers |= dict.fromkeys(question.waiting or question.answers, SILENT)
+            effects += self._conclude(key, question, now_ms)
         for key in sorted(key for key, again_ms in self._again.items() if now_ms >= again_ms):
             del self._again[key]
-            lookup = self._pending[key]
-            lookup.asked, lookup.done = lookup.done, set()
-            effects.append(Send(tuple(sorted(lookup.asked)), self._say.lookup(key)))
+            question = self._pending[key]
+            question.waiting, question.answers = set(question.answers), {}
+            effects.append(Send(tuple(sorted(question.waiting)), self._say.lookup(key)))
         return effects
 
     @property
     def deadline_ms(self) -> int | None:
-        first = next((lookup.expires_ms for lookup in self._pending.values()), None)  # all have the same time, so the first is the oldest
+        first = next((question.expires_ms for question in self._pending.values()), None)  # all have the same time, so the first is the oldest
         return min((at for at in (first, next(iter(self._again.values()), None)) if at is not None), default=None)
