@@ -290,8 +290,8 @@ class _Node:
     def memory(self, packed: bool = False) -> dict[str, Any]:
         """Resident bytes, after everything that can be given back was; `packed`: wait until idle records are packed."""
         if packed:
-            replica = self._manager._core.replica
-            _wait_until(lambda: not replica.in_use and not replica._cooling, "packed records", 0.1)
+            core = self._manager._core
+            _wait_until(lambda: not core.replica.in_use and not core.packing.cooling, "packed records", 0.1)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/statm") as file:

@@ -52,8 +52,8 @@ class AttributeChanged:
 class Conflict:
     """Two members wrote an attribute, neither knowing of the other's write, and one of the two was given up. Merging attributes have none.
 
-    Told where the write that was given up was made; with `replicas` on every member that saw both. What a whole record brings (after
-    a partition) is merged without telling.
+    Told where the write that was given up was made; with `replicas` on every member that saw both. Where two whole records meet (after a partition) the
+    member that merges them tells it, as its author may be gone: once at least, and by two members if each merges what the other had.
     """
 
     key: bytes
@@ -95,7 +95,7 @@ class Listeners:
             self._call(SessionCreated(happened.key), happened.by == self._me)
         elif isinstance(happened, Clash):
             if happened.name[:1] != "\0" and any(kind is Conflict for kind, _, _ in self._listeners):
-                self._call(self._conflict(happened), happened.lost[1] == self._me)
+                self._call(self._conflict(happened), happened.in_records or happened.lost[1] == self._me)
         elif isinstance(happened, Changed):
             self._call(AttributeChanged(happened.key, happened.name, happened.removed), False)
         else:

@@ -5,6 +5,7 @@ A sweep begins every `pack_ms` and packs what was not used since the one before,
 
 from __future__ import annotations
 
+from .record import Record
 from .replica import Replica
 
 __all__ = ["Packing"]
@@ -23,18 +24,28 @@ class Packing:
         self._pack_ms = pack_ms
         self._sweep_at_ms = now_ms + pack_ms
         self._pack_at_ms: int | None = None
+        self.cooling: set[bytes] = set()  #: keys to pack unless they are used again
 
     def tick(self, now_ms: int) -> bool:
         """Whether a sweep began."""
         begins = now_ms >= self._sweep_at_ms
         if begins:
             self._sweep_at_ms = now_ms + self._pack_ms
-            self._replica.start_sweep()
+            if not self.cooling:
+                self.cooling, self._replica.in_use = self._replica.in_use, set()
             self._pack_at_ms = now_ms
         if self._pack_at_ms is not None and now_ms >= self._pack_at_ms:
-            left = self._replica.pack_some(_AT_ONCE)
+            self._pack()
+            left = len(self.cooling)
             self._pack_at_ms = now_ms + (_SOON_MS if left > _MANY else _EVERY_MS) if left else None
         return begins
+
+    def _pack(self) -> None:
+        for _ in range(min(_AT_ONCE, len(self.cooling))):
+            key = self.cooling.pop()
+            entry = self._replica.get(key) if key not in self._replica.in_use else None
+            if entry is not None and type(entry.body) is Record and not entry.body.partial:
+                entry.body = entry.body.pack()
 
     @property
     def deadline_ms(self) -> int:

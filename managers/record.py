@@ -26,7 +26,7 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, unpruned
 
 __all__ = [
-    "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "last_access", "merge_touches", "touched",
+    "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
 ]  # fmt: skip
 
 Touches = tuple[Any, ...]
@@ -46,6 +46,7 @@ class Clash(NamedTuple):
     name: str
     stands: Register
     lost: Register
+    in_records: bool = False  #: two whole records met, as after a partition: whoever wrote the one that is lost may not be there to see it
 
 
 class Record:
@@ -227,6 +228,24 @@ class Record:
         record.counter = top
         record.size = size
         return record
+
+
+def clashes(mine: Record, theirs: Record, key: bytes) -> list[Clash]:
+    """What the two are to give up of each other when they merge: writes of one attribute, neither in a record that had seen the other, that cannot be joined."""
+    found = []
+    for name, new in theirs.registers.items():
+        old = mine.registers.get(name)
+        if old is None or old[1] == new[1] or not (_is_new(old, mine, theirs) and _is_new(new, theirs, mine)) or (parse(old[2]) and parse(new[2])):
+            continue
+        stands = join(old, new)
+        found.append(Clash(key, name, stands, new if stands is old else old, in_records=True))
+    return found
+
+
+def _is_new(register: Register, here: Record, there: Record) -> bool:
+    """Whether what was written here is not known there. Past a gap nobody can tell what its author knew."""
+    counter, origin, _ = register
+    return here.applied.get(origin, 0) >= counter > there.applied.get(origin, 0)
 
 
 def _is_counters(value: object, count: int) -> bool:

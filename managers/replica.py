@@ -16,13 +16,13 @@ comes that its head does not cover. A partial record answers nothing until the w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .entry import Changed, Created, Destroyed, Entry, Outcome
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
-from .record import IDLE_LIMIT, Clash, Record, Touches, merge_touches, touched
+from .record import IDLE_LIMIT, Clash, Record, Touches, clashes, merge_touches, touched
 
 __all__ = ["Replica"]
 
@@ -38,8 +38,7 @@ class Replica:
         self.tombstones = 0
         self.events: list[Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
-        self.in_use: set[bytes] = set()  #: unpacked since the last sweep
-        self._cooling: set[bytes] = set()
+        self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
         self._used = 0  # the highest counter of our commits
         self._spent = 0  # up to here we may have used counters in copies that are not here any more
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
@@ -177,11 +176,10 @@ class Replica:
                     record = self.record(key, entry)
                     assert record is not None
             in_use.add(key)
-            ordered, clashes = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4], key)
+            ordered, clashed = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4], key)
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
-            if clashes:
-                self.conflicts += len(clashes)
-                self.events += clashes
+            if clashed:
+                self._clashed(clashed)
             if IDLE_LIMIT in delta[4]:
                 self.fresh.append(key)
             if not ordered:
@@ -189,6 +187,10 @@ class Replica:
                 outcome.wants.append(key)
             elif delta[3] and not record.has_seen(delta[3]):
                 outcome.wants.append(key)  # its author had seen commits that never reached us (their author may be gone)
+
+    def _clashed(self, some: Sequence[Clash]) -> None:
+        self.conflicts += len(some)
+        self.events += some
 
     def _begin(self, key: bytes, origin: bytes, delta: list[Any], ours: Ours, outcome: Outcome) -> Entry:
         """The first we hear of a session: created just now, or one whose beginning we missed."""
@@ -293,6 +295,7 @@ class Replica:
             else:
                 record = self.record(key, entry)
                 assert record is not None
+                self._clashed(() if record.partial else clashes(record, incoming, key))
                 if record.merge(incoming):
                     outcome.grown.append(key)
                 if record.partial:
@@ -362,21 +365,6 @@ class Replica:
             if stands:
                 self.forget(key)
                 self.forgotten += 1
-
-    def pack_some(self, limit: int) -> int:
-        """Pack up to `limit` records that were not used since the sweep before. Returns how many more wait."""
-        cooling = self._cooling
-        for _ in range(min(limit, len(cooling))):
-            key = cooling.pop()
-            entry = self.get(key) if key not in self.in_use else None
-            if entry is not None and type(entry.body) is Record and not entry.body.partial:
-                entry.body = entry.body.pack()
-        return len(cooling)
-
-    def start_sweep(self) -> None:
-        """What is not used from now on is packed by the sweeps' `pack_some`. Call each `pack_after_s`."""
-        if not self._cooling:
-            self._cooling, self.in_use = self.in_use, set()
 
     def _insert(self, key: bytes, entry: Entry, by: bytes | None = None) -> None:
         self.partitions[key[0] << 4 | key[1] >> 4][key] = entry

@@ -125,6 +125,6 @@ def test_after_a_flood_of_new_sessions_packing_hurries() -> None:
         _made(net)
     net.advance(1.9, step_s=0.1)  # two sweeps: what was not used between them
     net.advance(1.0, step_s=0.004)
-    replica = net.managers[0]._core.replica
-    assert not replica._cooling
-    assert all(type(entry.body) is bytes for _, entry in replica.entries())
+    core = net.managers[0]._core
+    assert not core.packing.cooling
+    assert all(type(entry.body) is bytes for _, entry in core.replica.entries())

@@ -12,6 +12,7 @@ from caterwaul.managers.errors import ValueDamaged, ValueRefused
 from caterwaul.managers.listeners import Conflict
 from caterwaul.managers.merging import MERGING
 from caterwaul.managers.merging_types import MERGING_TYPES, Counter, Max, MergingSet, Min
+from caterwaul.managers.record import Record, clashes
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.values import ValueTypes
@@ -503,6 +504,51 @@ def test_a_conflict_with_a_removal_or_with_what_cannot_be_decoded_is_told_with_n
     net.deliver()
     assert sorted(event.name for event in told) == ["a", "b"]
     assert {event.value_bytes is None or event.lost_bytes is None for event in told} == {True, False}
+
+
+def test_conflicts_of_a_partition_are_told_when_it_ends():
+    """Nothing of what was written meanwhile travels as a commit: two whole records meet."""
+    net = Net(2)
+    told = []
+    for manager in net.managers:
+        manager.listen(Conflict, told.append)
+    session_id = make(net, a="old", b="old", c="old", views=Counter())
+    for number in (0, 1):
+        net.show_view(number, net.view().without(net.members[1 - number].uid))
+    net.part(0, 1)
+    for number, value in enumerate(("one", "other")):
+        session = opened(net, number, session_id)
+        session["a"] = value
+        session["b" if number else "c"] = value
+        session["views"].add(1)
+        commit(net, number, session)
+        session["a"] = value * 2
+        commit(net, number, session)
+        net.managers[number].release(session)
+    net.heal(0, 1)
+    net.show_views()
+    net.deliver()
+    net.advance(1.0)
+    stands = shown(net, session_id, "a")
+    assert {(event.key, event.name, event.value) for event in told} == {(key_of(session_id), "a", stands)}
+    assert {event.lost for event in told} == {"oneone", "otherother"} - {stands}
+    assert (shown(net, session_id, "b"), shown(net, session_id, "c"), shown(net, session_id, "views")) == ("other", "one", 2)
+    assert sum(manager.statistics()["conflicts"] for manager in net.managers) == len(told) in (1, 2)
+
+
+def test_what_one_side_has_seen_of_the_other_is_no_conflict_between_their_records():
+    net = Net(2)
+    session_id = make(net, a="old", b="old")
+    entry = net.managers[0]._core.replica.get(key_of(session_id))
+    before = Record.unpack(net.managers[0]._core.replica.body_of(entry))
+    session = opened(net, 1, session_id)
+    session["a"] = "new"
+    del session["b"]
+    commit(net, 1, session)
+    net.deliver()
+    after = net.managers[0]._core.replica.record(key_of(session_id), entry)
+    assert after.registers["a"] != before.registers["a"]
+    assert clashes(before, after, key_of(session_id)) == clashes(after, before, key_of(session_id)) == clashes(after, after, key_of(session_id)) == []
 
 
 def test_nobody_listening_costs_only_the_count():
