@@ -180,6 +180,7 @@ class SessionCore:
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
+        self.lookups.shown(peer, (session.key for session in sessions if session.body is not None and not session.doubtful))
         heads = [(session.key, session.head) for session in sessions if session.head is not None]
         effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(sessions, outcome.grown, peer)
         doubtful = {session.key for session in sessions if session.doubtful}

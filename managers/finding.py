@@ -128,7 +128,7 @@ class Finding:
         if question.waiting - {peer}:
             return True
         primary_is_here = named in moving.placement.view and named not in (self.me, *self._cut)
-        return primary_is_here and not moving.placement.vouches(peer, key, named) and named not in question.answers
+        return primary_is_here and not moving.placement.vouches(peer, key, named) and question.answers.get(named, SILENT) == SILENT
 
     def _conclude(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
         """Nobody is waited for any more. A session that is just being handed over is found: what its last holder had, and what the next one has been told
@@ -136,10 +136,10 @@ class Finding:
         """
         handover, verdicts = self._moving.handover, set(question.answers.values())
         if SILENT in verdicts:
-            return self.lookups.end(key, FOUND if EARLY in verdicts else UNSURE)
+            return self.lookups.end(key, FOUND if EARLY in verdicts or self._is_good(key, now_ms) else UNSURE)
         if verdicts == {ABSENT} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
             return self._end_empty(key, now_ms)
-        if handover.recovered(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
+        if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
             return self.lookups.end(key, FOUND)
         if verdicts == {ABSENT} and not question.doubted:
             return self.lookups.end(key, GONE)
@@ -154,7 +154,7 @@ class Finding:
             return self.ask_for(key, peers, now_ms, doubted=True)
         handover = self._moving.handover
         if not handover.is_empty(key, self._moving.placement):
-            handover.recovered(key)
+            handover.assumed(key)
         elif self._sure(now_ms):
             return self._end_empty(key, now_ms)
         return []
@@ -164,6 +164,14 @@ class Finding:
         head = self._moving.handover.end_empty(key, now_ms)
         told = self._moving.placement.heads(key, head.primary) if head is not None else ()
         return [*self.lookups.end(key, GONE), *(Send(group, self._say.heads([(key, head)])) for group in told if head is not None)]
+
+    def _is_good(self, key: bytes, now_ms: int) -> bool:
+        """Whether this member holds the session, and would give its copy to others as the truth. It serves that too where those who may know better do
+        not answer: a fault of theirs is none of this member's requests."""
+        entry, placement = self._replica.get(key), self._moving.placement
+        if entry is None or entry.body is None or not is_whole(entry) or placement.depth(self.me, key, entry.primary) != WHOLE:
+            return False
+        return key not in self._moving.handover.recovering and self._awake(now_ms)
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""

@@ -6,6 +6,7 @@ After a change of view, or when something about a session was merged, each membe
   hold the session have what is in it (`parting.py`).
 - **A copy that was in the wrong place when this member became a holder** is out of date, as nobody told this member of changes meanwhile:
   until a holder has given the session, or all have answered, it is not served and not given as the truth (*recovering*).
+  Where all have answered and none knew, it is the truth until somebody comes who may know (*assumed*).
 - **What was the truth until a calm change of view** (one member came, or one gave up its weight) is the truth for who takes it over.
 - **A new holder that had nothing** is given the session by the first of those who were holders before (*newcomers*).
 - **A session whose primary is gone**, or is about to leave, gets the best ranked of the surviving holders as its new one, by the
@@ -69,6 +70,7 @@ class Handover:
         self._queue: deque[int] = deque()  # partitions still to be looked at
         self._look_at_ms: int | None = None
         self.recovering: dict[bytes, None] = {}  #: keys of ours that may be out of date
+        self._assumed: dict[bytes, None] = {}  # keys of ours that were, and of which nobody here had more
         self._orphans: dict[bytes, int] = {}  # keys without a present primary -> when that was first seen
         self._check_at_ms: int | None = None
         self._all_due_ms = 0
@@ -98,6 +100,7 @@ class Handover:
         """Nothing has to move. What is in the near cache may still be out of date."""
         self.parting.clear()
         self.recovering.clear()
+        self._assumed.clear()
         self._orphans.clear()
         self._queue.clear()
         self._look_at_ms = self._check_at_ms = None
@@ -110,6 +113,11 @@ class Handover:
         """
         self.parting.changed(calm)
         self._near.expire()
+        for key in self._assumed:
+            if self._replica.get(key) is not None:
+                self._doubt(key)
+                self.recovering[key] = None
+        self._assumed.clear()
         self._queue = deque(number for number in range(PARTITIONS) if self._replica.partitions[number])
         self._look_at_ms = now_ms if self._queue else None
 
@@ -159,10 +167,17 @@ class Handover:
             self._replica.changed[partition_of(key)] = 1
 
     def recovered(self, key: bytes) -> bool:
-        """A holder has given this session, or all have answered. Whether it was in doubt until now."""
+        """A holder has given this session. Whether it was in doubt until now."""
         doubtful = self.recovering.pop(key, key) is None
         if doubtful:
             self._trust(key)
+        return doubtful
+
+    def assumed(self, key: bytes) -> bool:
+        """All who are here have answered, and none of them knows more: ours is the truth until others come. Whether it was in doubt until now."""
+        doubtful = self.recovered(key)
+        if doubtful:
+            self._assumed[key] = None
         return doubtful
 
     def _trust(self, key: bytes) -> None:
@@ -288,6 +303,7 @@ class Handover:
     def _forget(self, key: bytes) -> None:
         self.parting.stay(key)
         self.recovering.pop(key, None)
+        self._assumed.pop(key, None)
         self._orphans.pop(key, None)
         self._near.forget(key)
 

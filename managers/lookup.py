@@ -6,7 +6,7 @@ again). Two answers end it at once: FOUND, as the session came before it on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..membership.effects import Effect, Notify, Send
 from .messages import FOUND, GONE, UNSURE, Speaker
@@ -28,12 +28,13 @@ class LookupEnded(Notify):
 class Question:
     """A look-up under way. `doubted`: "no" from all of them is unknown, and not gone."""
 
-    __slots__ = ("answers", "doubted", "expires_ms", "named", "waiting")
+    __slots__ = ("answers", "doubted", "expires_ms", "named", "shown", "waiting")
 
     def __init__(self, asked: Sequence[bytes], expires_ms: int, doubted: bool) -> None:
         self.waiting = set(asked)  #: members that were asked and have not answered
         self.answers: dict[bytes, int] = {}  #: by member, its verdict: of `messages`, or one of the two above
         self.named: set[bytes] = set()  #: members that have it by the word of others
+        self.shown: set[bytes] = set()  #: members that have given it, whatever they may say yet
         self.expires_ms = expires_ms
         self.doubted = doubted
 
@@ -82,6 +83,13 @@ class Lookups:
         question.waiting.update(new)
         return [Send(new, self._say.lookup(key))] if new else self._settle(key, question, now_ms)
 
+    def shown(self, peer: bytes, keys: Iterable[bytes]) -> None:
+        """This member has given these, whole. Its answer comes next, unless its outbox was full."""
+        for key in keys if self._pending else ():
+            question = self.awaited(peer, key)
+            if question is not None:
+                question.shown.add(peer)
+
     def cut(self, peer: bytes, now_ms: int) -> list[Effect]:
         """This member will not answer: its link is gone."""
         effects: list[Effect] = []
@@ -107,12 +115,13 @@ class Lookups:
         for key in sorted(key for key, question in self._pending.items() if now_ms >= question.expires_ms):
             question = self._pending[key]
             self.timeouts += bool(question.waiting)
-            question.answers |= dict.fromkeys(question.waiting or question.answers, SILENT)
+            for uid in sorted(question.waiting or question.answers):
+                question.answers[uid] = EARLY if uid in question.shown else SILENT
             effects += self._conclude(key, question, now_ms)
         for key in sorted(key for key, again_ms in self._again.items() if now_ms >= again_ms):
             del self._again[key]
             question = self._pending[key]
-            question.waiting, question.answers = set(question.answers), {}
+            question.waiting, question.answers, question.shown = set(question.answers), {}, set()
             effects.append(Send(tuple(sorted(question.waiting)), self._say.lookup(key)))
         return effects
 

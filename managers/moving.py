@@ -109,13 +109,14 @@ class Moving:
 
     def displaced(self, before: dict[bytes, bytes], peer: bytes, heads: Iterable[tuple[bytes, Head]]) -> list[Effect]:
         """Tell the primary of before of the new one; the keepers tell the others who held the session by the old head: the author may
-        not have known of them. And tell `peer`, whose heads these are, where it is behind."""
+        not have known of them. Tell those too who want us to confirm what they have of before: it will not be. And tell `peer`, whose heads these are, where it
+        is behind."""
         tells: list[tuple[bytes, tuple[bytes, Head]]] = []
         for key, old in before.items():
             entry = self._replica.get(key)
             if entry is None or entry.head is None or entry.primary == old:
                 continue
-            lost = {old}  # the author may not have seen it, and nor may our view yet, though its link is there
+            lost = {old, *self.handover.parting.creditors(key)}  # the author may not have seen it, and nor may our view yet, though its link is there
             if self.me in self.placement.keepers(partition_of(key)):
                 lost.update(uid for group in self.placement.heads(key, old) for uid in group)
                 lost.difference_update(*self.placement.heads(key, entry.primary))

@@ -47,6 +47,7 @@ class _Question(NamedTuple):
     missing: Written | None = None  #: commits to wait for; None: the session is looked for
     waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
     placement: Placement | None = None  #: of when it came up
+    asked: bool = False  #: the session was looked for already: what is here is served, so that a request waits once for each reason
 
 
 class Opening:
@@ -124,10 +125,13 @@ class Opening:
         key = key_of(session_id)
         now_ms = self._channel.now_ms()
         with self._lock:
-            return self._look(session_id, key, token if self._reads_tokens else "", None, now_ms)
+            return self._look(session_id, key, token if self._reads_tokens else "", now_ms)
 
-    def _look(self, session_id: str, key: bytes, token: str, waited: int | None, now_ms: int) -> Session | _Question:
+    def _look(self, session_id: str, key: bytes, token: str, now_ms: int, waited: int | None = None, asked: bool = False) -> Session | _Question:
         entry, trusted = self._core.trusted(key, now_ms)
+        if asked and not trusted:
+            entry = self._core.servable(key, now_ms)
+            trusted = entry is not None
         if entry is None and (not trusted or (token and self._is_doubtful(key, token, now_ms))):
             first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
             if now_ms - last < _STANDS_MS:
@@ -136,7 +140,7 @@ class Opening:
         if not trusted:
             return _Question(session_id, key, token, None, waited, self._core.placement)
         self._unknown.pop(key, None)
-        return self._made() if entry is None else self._bind(session_id, key, token, waited, entry)
+        return self._made() if entry is None else self._bind(session_id, key, token, entry, waited, asked)
 
     def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
         """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
@@ -146,14 +150,14 @@ class Opening:
         denied = self._denied.get(key)
         return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _STANDS_MS
 
-    def _bind(self, session_id: str, key: bytes, token: str, waited: int | None, entry: Entry) -> Session | _Question:
+    def _bind(self, session_id: str, key: bytes, token: str, entry: Entry, waited: int | None, asked: bool) -> Session | _Question:
         record = self._core.replica.record(key, entry)
         assert record is not None
         missing: Written | None = None
         if token:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
-                return _Question(session_id, key, token, missing)
+                return _Question(session_id, key, token, missing, asked=asked)
         session = self._made(session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use
@@ -231,7 +235,7 @@ class Opening:
         now_ms = self._channel.now_ms()
         with self._lock:
             if question.missing is not None:
-                return self._look(question.session_id, question.key, question.token, verdict, now_ms)
+                return self._look(question.session_id, question.key, question.token, now_ms, verdict, question.asked)
             return self._looked_up(question, verdict, now_ms)
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
@@ -247,7 +251,7 @@ class Opening:
             return self._lost_or_unknown(first, now_ms)
         self._unknown.pop(key, None)
         if entry is not None:
-            return self._bind(about.session_id, key, about.token, about.waited, entry)
+            return self._bind(about.session_id, key, about.token, entry, about.waited, True)
         if about.token and about.placement is not core.placement and core.replica.get(key) is None:
             return about._replace(placement=core.placement)  # who has come meanwhile may be one that its browser wrote through
         if about.token:

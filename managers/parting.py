@@ -220,6 +220,10 @@ class Parting:
         """The mark of this member's that is confirmed when its record has come; empty: none."""
         return self._owing.get(peer, {}).get(key, b"")
 
+    def creditors(self, key: bytes) -> list[bytes]:
+        """Members that part from this, and wait for us to confirm it."""
+        return [uid for uid, owing in self._owing.items() if key in owing]
+
     def put_off(self, peer: bytes, key: bytes) -> None:
         """Do not confirm this before it is asked for again."""
         self._owing.get(peer, {}).pop(key, None)

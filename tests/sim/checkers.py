@@ -3,7 +3,8 @@
 *Always*: S1 a cookie yields its own session only; S2 an id that was ended is refused by every member that confirmed it, and
 by whoever refused it once; S3 a node shows what was written through it, or what replaced that, and any node what a
 browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it; S6
-nobody goes back to an older value; S8 outboxes stay under their bound. Of membership: no view holds two
+nobody goes back to an older value; S7 one request in a hundred at most waits for a second, and none much longer; a
+session is called unknown only where something was wrong lately, or where nobody has it; S8 outboxes stay under their bound. Of membership: no view holds two
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
 ended: views are equal, every node is in sync, S3 no browser has written what a node does not have,
 S5 all copies are equal byte for byte, S4 no write is lost that a member still alive had confirmed or made, S2 no ended id is
@@ -34,6 +35,8 @@ COUNTER = "visits"  # the attribute that is a Counter
 _LOOK_EVERY_S = 0.05
 _SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
 _RESTORED_S = 12.0  # a loss is noticed and the copies are restored
+_CALM_S = 2.0  # after the last fault, who has a session is found
+_SERVED_S = 1.75  # who holds a session is waited for, then its browser's commits, and the first again if it went meanwhile; by a clock that may be slow
 _WAKING_S = 0.5  # what a process does so soon after it woke is its reaction to that
 
 
@@ -54,6 +57,8 @@ class Checkers:
         self._asleep: set[str] = set()
         self._slept_at: dict[str, float] = {}
         self._deaths: list[float] = []
+        self._wrong_at = world.now  # when something was wrong last, anywhere
+        self._stuck: dict[tuple[int, int], float] = {}  # since when nothing gets through from the one to the other
         cluster.on_start = self._watch
         for number, node in cluster.nodes.items():
             self._watch(number, node)
@@ -67,6 +72,8 @@ class Checkers:
     def answered(self, node: SimNode, asked: str, session: Session) -> None:
         """A request with this id got this session."""
         life = node.reactor.name
+        if session.unknown:
+            self._is_unknown(node, key_of(asked))
         ended = self.history.ended.get(asked)
         found = not session.new and not session.unknown
         if found and session.id != asked:
@@ -75,6 +82,25 @@ class Checkers:
             self.fail("S2", f"{life} serves {key_of(asked).hex()[:8]} again, which ended at {ended.at:.3f}")
         if session.new and ended is not None and self._has_tombstone(node, asked):
             ended.refused_by.add(life)  # it knows; one that never heard of the session has refused nothing
+
+    def _is_unknown(self, node: SimNode, key: bytes) -> None:
+        """The node could not find out whether there is such a session. Where nothing has been wrong for a while, that is so only if all who had it are gone."""
+        calm_s = self.world.now - self._wrong_at
+        have = [other.reactor.name for other in self.cluster.nodes.values() if other.managers and other.manager._core.replica.held(key) is not None]
+        if calm_s >= _CALM_S and have:
+            self.fail(
+                "S7",
+                f"{node.reactor.name} cannot tell whether there is a session {key.hex()[:8]}, which {', '.join(have)} have, {calm_s:.1f} s after all faults",
+            )
+
+    def served(self, node: SimNode, asked_at: float) -> None:
+        """A request that came then is served now."""
+        life, took_s = node.reactor.name, self.world.now - asked_at
+        stood_still = life in self._asleep or self._woke.get(life, -1.0) >= asked_at - _LOOK_EVERY_S
+        if took_s > 1.0 and not stood_still:
+            self.world.counters["slow"] += 1
+            if took_s > _SERVED_S:
+                self.fail("S7", f"{life} lets a request wait for {took_s:.3f} s")
 
     def saw(self, node: SimNode, user: str, session: Session, attribute: str, token: str) -> None:
         life = node.reactor.name
@@ -238,6 +264,11 @@ class Checkers:
                 path = self.world.network.path(host, target)
                 if foul or path.clogs or path.holes or path.datagram_cuts or host.mute or target.deaf:
                     self._troubled[number, other] = now
+                if path.clogs or path.holes:  # a stream backs off: it may try again only as long after as it was stuck
+                    self._wrong_at = max(self._wrong_at, 2 * now - self._stuck.setdefault((number, other), now))
+                else:
+                    self._stuck.pop((number, other), None)
+        self._wrong_at = max([self._wrong_at, *self._troubled.values(), *self._absent.values()])
 
     def _look_at(self, node: SimNode, now: float) -> None:
         life = node.reactor.name
@@ -266,6 +297,8 @@ class Checkers:
         if not self.cluster.is_ready():
             views = {node.reactor.name: sorted(member.name for member in node.view) for node in self.cluster.nodes.values()}
             self.fail("S5", f"not all in sync after healing: {views}")
+        if self.world.counters["slow"] > self.world.counters["operations"] / 100:
+            self.fail("S7", f"{self.world.counters['slow']} of {self.world.counters['operations']} requests took more than a second")
         if not self.agree():
             self.fail("S5", f"copies differ after healing: {difference(self.cluster)}")
         for node in self.cluster.nodes.values():

@@ -97,9 +97,14 @@ class Workload:
             self._serve(user, node, cookie, session, dice)
             return
         self._world.counters["lookups"] += 1
+        asked_at = self._world.now
+
+        def serve(found: Session) -> None:
+            self._checkers.served(node, asked_at)
+            self._serve(user, node, cookie, found, dice)
 
         def ask() -> None:
-            node.manager.open_deferred(cookie.id, cookie.token).addCallback(lambda found: self._serve(user, node, cookie, found, dice))
+            node.manager.open_deferred(cookie.id, cookie.token).addCallback(serve)
 
         assert node.channel is not None
         node.channel.wake(ask)

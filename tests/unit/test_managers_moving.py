@@ -501,6 +501,31 @@ def test_what_comes_late_to_one_who_held_it_once_is_shown_to_its_primary_and_goe
     assert holding(net, session_id) == due(net, session_id) == {stranger, keeper, other}
 
 
+def test_who_waits_for_a_confirmation_that_will_not_come_is_told_where_the_session_is() -> None:
+    """Simulator, backup, seed 1739: two had confirmed before it moved on, and the third should not hold it any more, so it said nothing, once a second."""
+    net = Net(5, replace(BACKUP, backups=2), kind=BackupManager)
+    session_id = net.visit(0, a=1)
+    key = key_of(session_id)
+    keepers = keepers_of(net, session_id)
+    net.visit(keepers[0], session_id, b=1)
+    net.advance(4.0)
+    (third,) = holding(net, session_id) - set(keepers)
+    core = net.managers[third]._core
+    entry = core.replica.get(key)
+    assert entry is not None
+    head, body = entry.head, core.replica.body_of(entry)
+    assert body is not None
+    stranger, late = [number for number in range(5) if number not in (*keepers, third)]
+    net.visit(stranger, session_id, c=1)
+    net.advance(4.0)
+    core = net.managers[late]._core
+    core.replica.merge_record(key, head, entry.created_ms, entry.touches, body, Record.unpack(body), Outcome())
+    core.moving.merged([key], net.members[third].uid, net.channels[core.me].now_ms())
+    core.moving.handover.parting.leaving[key] = {net.members[keeper].uid: RECORD_MARK + digest(head, body) for keeper in keepers}
+    net.advance(2.0)
+    assert holding(net, session_id) == due(net, session_id) == {stranger, *keepers}
+
+
 def test_just_after_a_change_of_view_a_backup_is_not_believed_before_the_primary(backup: Net) -> None:
     session_id = backup.visit(0, a=1)
     keepers = keepers_of(backup, session_id)

@@ -1,0 +1,203 @@
+"""Questions for a session: who is asked, what the answers mean, and how long a request waits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.lookup import EARLY, SILENT, LookupEnded, Lookups, Question
+from caterwaul.managers.messages import ABSENT, ELSEWHERE, FOUND, GONE, LOOKUP, UNSURE, Speaker
+from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.settings import ManagerSettings
+from caterwaul.membership.codec import decode
+from caterwaul.membership.effects import Effect, Send
+from tests.doubles import Net
+
+KEY = b"k" * 16
+A, B, C = (letter * 16 for letter in (b"a", b"b", b"c"))
+TIMEOUT_MS = 500
+BACKUP = ManagerSettings(type="backup", backups=2, idle_timeout_s=600, absolute_timeout_s=0, read_your_writes="cluster")
+
+
+class Judge:
+    """Keeps what it is asked to conclude, and ends the question with `verdict`; None: has it asked again."""
+
+    def __init__(self, verdict: int | None = UNSURE) -> None:
+        self.verdict = verdict
+        self.heard: list[dict[bytes, int]] = []
+        self.lookups = Lookups(Speaker("default"), TIMEOUT_MS, self)
+
+    def __call__(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
+        self.heard.append(dict(question.answers))
+        if self.verdict is not None:
+            return self.lookups.end(key, self.verdict)
+        self.lookups.again(key, now_ms)
+        return []
+
+
+def asked(effects: list[Effect]) -> list[bytes]:
+    """Whom these ask for the key."""
+    sends = [effect for effect in effects if isinstance(effect, Send)]
+    assert all(decode(send.message.payload)[1:] == [LOOKUP, KEY] for send in sends)
+    return [uid for send in sends for uid in send.to]
+
+
+def ended(effects: list[Effect]) -> list[int]:
+    return [effect.event[1] for effect in effects if isinstance(effect, LookupEnded)]
+
+
+def test_all_are_asked_once_and_judged_when_the_last_has_answered() -> None:
+    judge = Judge()
+    lookups = judge.lookups
+    assert asked(lookups.ask(KEY, [A, B], 0)) == [A, B]
+    assert lookups.ask(KEY, [A, B], 10) == []
+    assert lookups.answered(A, KEY, ABSENT, 20) == []
+    assert ended(lookups.answered(B, KEY, UNSURE, 30)) == [UNSURE]
+    assert judge.heard == [{A: ABSENT, B: UNSURE}]
+    assert not lookups.is_pending(KEY)
+    assert lookups.answered(B, KEY, FOUND, 40) == []
+
+
+@pytest.mark.parametrize("verdict", [FOUND, GONE])
+def test_one_who_knows_is_enough(verdict: int) -> None:
+    judge = Judge()
+    judge.lookups.ask(KEY, [A, B], 0)
+    assert ended(judge.lookups.answered(B, KEY, verdict, 1)) == [verdict]
+    assert judge.heard == []
+
+
+def test_those_who_are_named_are_asked_too_and_each_but_once() -> None:
+    judge = Judge()
+    judge.lookups.ask(KEY, [A, B], 0)
+    assert asked(judge.lookups.answered(A, KEY, ELSEWHERE, 1, [A, B, C])) == [C]
+    question = judge.lookups.awaited(C, KEY)
+    assert question is not None
+    assert question.named == {B, C}
+    assert judge.lookups.answered(B, KEY, ELSEWHERE, 2, [A, C]) == []
+    judge.lookups.answered(C, KEY, UNSURE, 3)
+    assert judge.heard == [{A: ELSEWHERE, B: ELSEWHERE, C: UNSURE}]
+
+
+def test_with_nobody_to_ask_it_is_unknown_at_once() -> None:
+    assert ended(Judge().lookups.ask(KEY, [], 0)) == [UNSURE]
+
+
+def test_a_cut_link_is_an_answer_and_so_is_the_end_of_the_time() -> None:
+    judge = Judge()
+    judge.lookups.ask(KEY, [A, B], 0)
+    assert judge.lookups.cut(A, 1) == []
+    assert judge.lookups.deadline_ms == TIMEOUT_MS
+    assert ended(judge.lookups.tick(TIMEOUT_MS)) == [UNSURE]
+    assert judge.heard == [{A: SILENT, B: SILENT}]
+    assert judge.lookups.timeouts == 1
+
+
+def test_all_are_asked_again_and_only_what_they_say_then_counts() -> None:
+    judge = Judge(None)
+    judge.lookups.ask(KEY, [A, B], 0)
+    judge.lookups.answered(A, KEY, ELSEWHERE, 1)
+    judge.lookups.answered(B, KEY, ABSENT, 1)
+    at = judge.lookups.deadline_ms
+    assert at is not None
+    assert asked(judge.lookups.tick(at)) == [A, B]
+    question = judge.lookups.awaited(A, KEY)
+    assert question is not None
+    assert question.doubted  # "no" from both would not be gone, now that one has spoken of it
+    assert not question.answers
+
+
+def test_who_gave_the_session_and_could_not_say_so_is_believed_when_the_time_is_over() -> None:
+    """A full outbox drops the answer and sends the record later (simulator, backup, seed 1707)."""
+    judge = Judge()
+    judge.lookups.ask(KEY, [A, B], 0)
+    judge.lookups.shown(A, [KEY, b"o" * 16])
+    judge.lookups.shown(C, [KEY])
+    judge.lookups.tick(TIMEOUT_MS)
+    assert judge.heard == [{A: EARLY, B: SILENT}]
+
+
+# -- with members
+
+
+@pytest.fixture
+def net() -> Net:
+    return Net(5, BACKUP, kind=BackupManager)
+
+
+def holders(net: Net, session_id: str) -> list[int]:
+    """The primary first."""
+    core = net.managers[0]._core
+    entries = (manager._core.replica.get(key_of(session_id)) for manager in net.managers)
+    named = next(entry.primary for entry in entries if entry is not None and entry.head is not None)
+    numbers = {m.uid: number for number, m in enumerate(net.members)}
+    return [numbers[uid] for uid in core.placement.holders(key_of(session_id), named)]
+
+
+def test_a_holder_serves_what_it_has_when_the_primary_does_not_answer(net: Net) -> None:
+    session_id = net.visit(0, a=1)
+    primary, *backups = holders(net, session_id)
+    net.freeze(primary)
+    for number in range(5):
+        if number not in backups:
+            net.freeze(number)
+    session: list[Session] = []
+    net.managers[backups[0]].open_deferred(session_id).addCallback(session.append)
+    net.deliver()
+    net.advance(BACKUP.lookup_timeout_s + 0.1)
+    assert dict(session[0]) == {"a": 1}
+
+
+def test_one_that_had_nothing_of_it_calls_it_unknown_then(net: Net) -> None:
+    session_id = net.visit(0, a=1)
+    other = next(number for number in range(5) if number not in holders(net, session_id))
+    for number in range(5):
+        if number != other:
+            net.freeze(number)
+    session: list[Session] = []
+    net.managers[other].open_deferred(session_id).addCallback(session.append)
+    net.deliver()
+    net.advance(BACKUP.lookup_timeout_s + 0.1)
+    assert session[0].unknown
+
+
+def test_a_copy_in_doubt_that_nobody_could_judge_is_in_doubt_again_when_somebody_comes() -> None:
+    """Simulator, partitioned, seed 1618: an older one went on being served after the partition had ended."""
+    net = Net(3, replace(BACKUP, backups=1), kind=BackupManager)
+    session_id = net.visit(0, a=1)
+    key = key_of(session_id)
+    holder = holders(net, session_id)[-1]
+    handover = net.managers[holder]._core.moving.handover
+    handover.recovering[key] = None
+    net.managers[holder]._core.moving.near.hold(key)
+    for number in range(3):
+        if number != holder:
+            net.kill(number)
+    net.advance(2.0)
+    assert key not in handover.recovering
+    assert dict(net.opened(holder, session_id)) == {"a": 1}
+    net.alive.update(net.channels)
+    net.show_view(holder, net.view())
+    assert key in handover.recovering
+
+
+def test_a_request_waits_once_for_the_session_and_once_for_its_commits(net: Net) -> None:
+    session_id = net.visit(0, a=1)
+    session = net.opened(0, session_id)
+    session["a"] = 2
+    primary, *backups = holders(net, session_id)
+    for backup in backups:
+        net.hold(primary, backup)
+    net.managers[primary].commit(session)
+    token = session.token
+    assert token
+    for number in range(5):
+        if number != backups[0]:
+            net.freeze(number)
+    found: list[Session] = []
+    net.managers[backups[0]].open_deferred(session_id, token).addCallback(found.append)
+    net.deliver()
+    net.advance(BACKUP.lookup_timeout_s + BACKUP.read_your_writes_wait_s + 0.1)
+    assert found[0].stale
+    assert dict(found[0]) == {"a": 1}
