@@ -36,11 +36,25 @@ MANAGER = "default"
 def wrong_sums(manager: SessionManager, peer: bytes = b"") -> list[int]:
     """Partitions whose sum is not what it would be if it were made from nothing now."""
     core, now_ms = manager._core, manager._channel.now_ms()
-    at, sums = 0, b""
-    while at < PARTITIONS:
-        at, more = core.digests.sums(peer, at, PARTITIONS, now_ms)
-        sums += more
+    sums = _all_sums(manager, peer)
     return [number for number in range(PARTITIONS) if sums[number * 8 : number * 8 + 8] != true_sum(core, number, now_ms)]
+
+
+def unmarked_changes(manager: SessionManager) -> list[int]:
+    """Partitions of which a sum with some peer would be another if it were made anew: something changed there that nobody marked."""
+    core = manager._core
+    peers = core.placement.peers()
+    before = {peer: _all_sums(manager, peer) for peer in peers}
+    core.replica.changed[:] = bytes([1]) * PARTITIONS
+    after = {peer: _all_sums(manager, peer) for peer in peers}
+    return sorted({at // 8 for peer in peers for at in range(0, PARTITIONS * 8, 8) if before[peer][at : at + 8] != after[peer][at : at + 8]})
+
+
+def _all_sums(manager: SessionManager, peer: bytes) -> bytes:
+    sums = b""
+    while len(sums) < PARTITIONS * 8:
+        sums += manager._core.digests.sums(peer, len(sums) // 8, PARTITIONS, manager._channel.now_ms())[1]
+    return sums
 
 
 def true_sum(core: SessionCore, number: int, now_ms: int) -> bytes:

@@ -2,8 +2,9 @@
 
 *Always*: S1 a cookie yields its own session only; S2 an id that was ended is refused by every member that confirmed it, and
 by whoever refused it once; S3 a node shows what was written through it, or what replaced that, and any node what a
-browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it; S6
-nobody goes back to an older value; S7 one request in a hundred at most waits for a second, and none much longer; a
+browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it, and nobody parts
+from a copy with what nobody else has; S6
+nobody goes back to an older value, unless the session is marked stale; S7 one request in a hundred at most waits for a second, and none much longer; a
 session is called unknown only where something was wrong lately, or where nobody has it; S8 outboxes stay under their bound. Of membership: no view holds two
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
 ended: views are equal, every node is in sync, S3 no browser has written what a node does not have,
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from caterwaul.managers.entry import Entry
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.merging import parse
+from caterwaul.managers.placement import Placement
 from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
-from tests.doubles import wrong_sums
+from tests.doubles import unmarked_changes
 
 from .copies import difference
 from .history import Add, Cookie, Ended, History, Write, token_in
@@ -37,6 +40,8 @@ _SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
 _RESTORED_S = 12.0  # a loss is noticed and the copies are restored
 _CALM_S = 2.0  # after the last fault, who has a session is found
 _SERVED_S = 1.75  # who holds a session is waited for, then its browser's commits, and the first again if it went meanwhile; by a clock that may be slow
+_LOOK_UP_S = 0.6  # a question is waited for, and asked again
+_KNOWN_S = 1.0  # after a session was made, those who should know of it do
 _WAKING_S = 0.5  # what a process does so soon after it woke is its reaction to that
 
 
@@ -57,8 +62,11 @@ class Checkers:
         self._asleep: set[str] = set()
         self._slept_at: dict[str, float] = {}
         self._deaths: list[float] = []
+        self._asked = 0
+        self._waiting: dict[int, tuple[str, float]] = {}  # requests that others were asked for: by whom, since when
         self._wrong_at = world.now  # when something was wrong last, anywhere
         self._stuck: dict[tuple[int, int], float] = {}  # since when nothing gets through from the one to the other
+        self._stuck_until: dict[tuple[int, int], float] = {}  # until when that may be so, though nothing is wrong any more: a stream backs off
         cluster.on_start = self._watch
         for number, node in cluster.nodes.items():
             self._watch(number, node)
@@ -74,6 +82,8 @@ class Checkers:
         life = node.reactor.name
         if session.unknown:
             self._is_unknown(node, key_of(asked))
+        elif session.new:
+            self._is_lost(node, asked)
         ended = self.history.ended.get(asked)
         found = not session.new and not session.unknown
         if found and session.id != asked:
@@ -93,9 +103,38 @@ class Checkers:
                 f"{node.reactor.name} cannot tell whether there is a session {key.hex()[:8]}, which {', '.join(have)} have, {calm_s:.1f} s after all faults",
             )
 
-    def served(self, node: SimNode, asked_at: float) -> None:
-        """A request that came then is served now."""
-        life, took_s = node.reactor.name, self.world.now - asked_at
+    def _is_lost(self, node: SimNode, asked: str) -> None:
+        """The node said that there is no such session: then nobody whom it sees and hears has it. One that was made a moment ago may be on its
+        way, and so may one whose author did not get through."""
+        key, now = key_of(asked), self.world.now
+        if asked in self.history.ended or key in self._ended or self._has_tombstone(node, asked) or asked not in self.history.made:
+            return
+        at, life = self.history.made[asked]
+        author = int(life[1:].split(".")[0])
+        held_up = max(self._absent.get(author, 0.0), *(self._stuck_until.get((author, number), 0.0) for number in range(self.cluster.size)))
+        if now - at < _KNOWN_S or now - self.history.used[asked] > self._idle_s / 2 or held_up > at - _KNOWN_S:
+            return
+        for other in self.cluster.nodes.values():
+            if other.managers and self._reaches(node, other) and other.manager._core.replica.held(key) is not None:
+                self.fail("S3", f"{node.reactor.name} calls {key.hex()[:8]} gone, which {other.reactor.name} has")
+
+    def asks(self, node: SimNode) -> int:
+        """A request cannot be served at once. The number to give to `served`."""
+        self._asked += 1
+        self._waiting[self._asked] = (node.reactor.name, self.world.now)
+        return self._asked
+
+    def all_are_served(self) -> None:
+        """Faults are over, and nobody has come for long."""
+        alive = {node.reactor.name for node in self.cluster.nodes.values()}
+        for life, asked_at in self._waiting.values():
+            if life in alive:
+                self.fail("S7", f"{life} has not served a request of {asked_at:.3f}")
+
+    def served(self, node: SimNode, number: int) -> None:
+        """A request that others were asked for is served now."""
+        life, asked_at = self._waiting.pop(number)
+        took_s = self.world.now - asked_at
         stood_still = life in self._asleep or self._woke.get(life, -1.0) >= asked_at - _LOOK_EVERY_S
         if took_s > 1.0 and not stood_still:
             self.world.counters["slow"] += 1
@@ -110,22 +149,37 @@ class Checkers:
         before = self.history.shown.get((life, session.id, attribute))
         if before is not None and self.history.writes[before].at < self._ended.get(session.key, -1.0):
             before = None  # it expired in between, and lives on with what those had who used it: S6 speaks of sessions not ended
-        if before is not None and before != token and self.history.is_older(token, before) and self._is_in_reach(node, session.key, attribute, before):
+        if (
+            before is not None
+            and before != token
+            and not session.stale
+            and self.history.is_older(token, before)
+            and self._is_in_reach(node, session.key, attribute, before)
+        ):
             self.fail("S3/S6", f"{life} shows {token!r} after {before!r}, which replaced it")
         self.history.shown[life, session.id, attribute] = token
 
     def _is_in_reach(self, node: SimNode, key: bytes, attribute: str, token: str) -> bool:
-        """Whether a member that this node sees has that write or a later one. Where some hold a session, who gave up its copy relies on them."""
-        view = node.manager._core.placement.view
-        if node.manager._core.placement.everywhere:
+        """Whether a member that this node sees and hears has that write or a later one. Where some hold a session, who gave up its copy relies on them."""
+        core = node.manager._core
+        if core.placement.everywhere:
             return True
         for other in self.cluster.nodes.values():
-            if other.managers and other.me.uid in view:
+            if other.managers and self._reaches(node, other):
                 there = self._token(other, key, attribute)
                 if there is not None and (there == token or self.history.is_older(token, there)):
                     return True
         self.world.counters["out_of_reach"] += 1
         return False
+
+    def _reaches(self, node: SimNode, other: SimNode) -> bool:
+        """Whether it sees that one, and an answer comes before a look-up is over."""
+        core = node.manager._core
+        if other.me.uid not in core.placement.view or other.me.uid in core._cut:
+            return False
+        one, two = int(node.me.name[1:]), int(other.me.name[1:])
+        silent_until = max(self._stuck_until.get((one, two), 0.0), self._stuck_until.get((two, one), 0.0), self._absent.get(two, 0.0))
+        return one == two or self.world.now > silent_until + _LOOK_UP_S
 
     def read_own(self, node: SimNode, cookie: Cookie, session: Session, shown: dict[str, str]) -> None:
         """A browser with this cookie was shown this."""
@@ -264,11 +318,11 @@ class Checkers:
                 path = self.world.network.path(host, target)
                 if foul or path.clogs or path.holes or path.datagram_cuts or host.mute or target.deaf:
                     self._troubled[number, other] = now
-                if path.clogs or path.holes:  # a stream backs off: it may try again only as long after as it was stuck
-                    self._wrong_at = max(self._wrong_at, 2 * now - self._stuck.setdefault((number, other), now))
+                if path.clogs or path.holes:
+                    self._stuck_until[number, other] = 2 * now - self._stuck.setdefault((number, other), now)
                 else:
                     self._stuck.pop((number, other), None)
-        self._wrong_at = max([self._wrong_at, *self._troubled.values(), *self._absent.values()])
+        self._wrong_at = max([self._wrong_at, *self._troubled.values(), *self._absent.values(), *self._stuck_until.values()])
 
     def _look_at(self, node: SimNode, now: float) -> None:
         life = node.reactor.name
@@ -282,10 +336,31 @@ class Checkers:
         if node.managers and life not in self._heard:
             self._heard.add(life)
             node.manager.listen(SessionDestroyed, lambda event: self._ended.__setitem__(event.key, self.world.now), replicas=True)
+            self._watch_drops(node)
         if node.channel is not None:
             for link in node.channel._links.values():
                 if link.outbox.backlog > self._outbox_max + _SLACK_BYTES:
                     self.fail("S8", f"{life} keeps {link.outbox.backlog} bytes for {link.member.name}, the bound is {self._outbox_max}")
+
+    def _watch_drops(self, node: SimNode) -> None:
+        """A member parts from a copy only if somebody else has all that is in it."""
+        parting = node.manager._core.moving.handover.parting
+        drop = parting._drop
+
+        def watched(key: bytes, entry: Entry, placement: Placement) -> bool:
+            if entry.body is not None and not any(self._covers(other, node, key, entry) for other in self.cluster.nodes.values() if other is not node):
+                self.fail("S4", f"{node.reactor.name} drops {key.hex()[:8]} with what nobody else has")
+            self.world.counters["drops_checked"] += 1
+            return drop(key, entry, placement)
+
+        parting._drop = watched  # type: ignore[method-assign]
+
+    def _covers(self, other: SimNode, node: SimNode, key: bytes, entry: Entry) -> bool:
+        there = other.manager._core.replica.get(key) if other.managers else None
+        if there is None or (there.head is not None and there.head.state != LIVE):
+            return there is not None
+        record, mine = other.manager._core.replica.record(key, there), node.manager._core.replica.record(key, entry)
+        return record is not None and mine is not None and record.has_seen(mine.applied)
 
     # -- after healing
 
@@ -302,7 +377,7 @@ class Checkers:
         if not self.agree():
             self.fail("S5", f"copies differ after healing: {difference(self.cluster)}")
         for node in self.cluster.nodes.values():
-            if node.manager._core.placement.everywhere and (wrong := wrong_sums(node.manager)):
+            if wrong := unmarked_changes(node.manager):
                 self.fail("S5", f"{node.reactor.name} has wrong sums of partitions {wrong[:5]}: a change that nobody marked")
         alive = {node.reactor.name for node in self.cluster.nodes.values()}
         for ended in self.history.ended.values():
@@ -382,5 +457,5 @@ class Checkers:
         if manager._core.placement.everywhere:
             return False
         deaths = sorted(at for at in self._deaths if at > write.at)
-        copies = min(manager.settings.backups + 1, len(write.holders))
+        copies = manager.settings.backups + 1
         return any(later - first < _RESTORED_S for first, later in zip(deaths, deaths[copies - 1 :], strict=False))

@@ -25,7 +25,7 @@ def difference(cluster: SimCluster) -> str:
     """What is wrong, in one line; empty when all is as it should be."""
     nodes = [node for _, node in sorted(cluster.nodes.items())]
     held = {node.reactor.name: {key: (entry, _copy(node, entry)) for key, entry in node.manager._core.replica.entries()} for node in nodes}
-    everywhere = nodes[0].manager._core.placement.everywhere
+    everywhere = all(node.manager._core.placement.everywhere for node in nodes)
     for key in sorted({key for copies in held.values() for key in copies}):
         copies = {name: found[key][1] for name, found in held.items() if key in found}
         if everywhere:
@@ -40,7 +40,9 @@ def difference(cluster: SimCluster) -> str:
 
 def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
     fresh = {node.reactor.name for node in nodes if node.manager._core.moving.near.is_fresh(key)}
-    placement = nodes[0].manager._core.placement
+    weighty = [node for node in nodes if node.me.weight > 0]
+    placement = weighty[0].manager._core.placement
+    count = len(weighty) if placement.everywhere else min(1 + weighty[0].manager._core.settings.backups, len(weighty))
     names = {node.me.uid: node.reactor.name for node in nodes}
     keepers = [names.get(uid, "?") for uid in placement.keepers(partition_of(key))]
     if any(copy[0] != LIVE for copy in copies.values()):
@@ -52,14 +54,14 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
         return any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
-    if len(set(holders)) != min(1 + nodes[0].manager._core.settings.backups, sum(node.me.weight > 0 for node in nodes)):
+    if len(set(holders)) != count:
         return True
     bodies = {copies[name][2] for name in holders if name in copies}
     required = {*keepers, *holders}
     return (
         not required <= set(copies) or not set(copies) - required <= fresh or any(copies[name][2] not in bodies for name in fresh & set(copies)) or len(bodies) != 1 or None in bodies
         or any(copies[name][2] is not None for name in copies if name not in (*holders, *fresh))
-        or (placement.primary(key, named) != named and placement.moves_primary)
+        or (placement.primary(key, named) != named and placement.moves_primary and not placement.everywhere)
     )  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, handover, moving, near, opening, parting, placement, record, replica
+from caterwaul.managers import antientropy, base, core, finding, handover, lookup, moving, near, opening, parting, placement, record, replica
+from caterwaul.managers.messages import ABSENT, UNSURE
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -153,6 +154,33 @@ def _domains_do_not_matter(patch: Patch) -> None:
     patch(group, "own_domain", lambda me, everyone: tuple(everyone))
 
 
+def _questions_have_no_end(patch: Patch) -> None:
+    real = lookup.Lookups.ask
+
+    def ask(self: Any, key: bytes, members: Any, now_ms: int, doubted: bool = False) -> Any:
+        return real(self, key, members, now_ms + 10**9, doubted)
+
+    patch(lookup.Lookups, "ask", ask)
+
+
+def _one_no_is_enough(patch: Patch) -> None:
+    """Also of one that has just started."""
+    real = finding.Finding.ask_for
+    patch(finding.Finding, "ask_for", lambda self, key, peers, now_ms, doubted: real(self, key, peers[:1], now_ms, False))
+    patch(core.SessionCore, "sure", lambda self, now_ms: True)
+
+
+def _a_doubtful_answer_is_unknown(patch: Patch) -> None:
+    real = finding.Finding._conclude
+
+    def conclude(self: Any, key: bytes, question: Any, now_ms: int) -> Any:
+        if set(question.answers.values()) == {ABSENT}:
+            return real(self, key, question, now_ms)
+        return self.lookups.end(key, UNSURE)
+
+    patch(finding.Finding, "_conclude", conclude)
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -166,6 +194,9 @@ BUGS = (
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
     Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
     Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup"),
+    Bug("questions have no end", _questions_have_no_end, ("S7",), manager="backup"),
+    Bug("one no is enough", _one_no_is_enough, ("S3:",), manager="backup"),
+    Bug("a doubtful answer is unknown", _a_doubtful_answer_is_unknown, ("S7",), manager="backup"),
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),

@@ -49,10 +49,11 @@ class Result:
     counters: Counter[str]
 
 
-def run_seed(seed: int | str, kinds: Sequence[str] | None = None, manager: str = "delta") -> Result:
-    """Run one seed. Raises `SimulationError` when a promise is broken. `kinds`: only these classes of faults (never void). `manager`: its type."""
+def run_seed(seed: int | str, kinds: Sequence[str] | None = None, manager: str = "delta", lite: int = 0) -> Result:
+    """Run one seed. Raises `SimulationError` when a promise is broken. `kinds`: only these classes of faults (never void). `manager`: its type.
+    `lite`: this many of the nodes serve, and hold nothing."""
     with World(seed) as world:
-        cluster = SimCluster(world, NODES, **_settings(manager))
+        cluster = SimCluster(world, NODES, node_settings=lambda number: {"weight": 0} if number < lite else {}, **_settings(manager))
         checkers = Checkers(world, cluster, _OUTBOX_MAX, _DROP_TIME_S, _IDLE_S)
         world.run_until(_CALM_UNTIL)
         faults = draw(world.rng("faults"), NODES, _CALM_UNTIL, _HEAL_AT, _DROP_TIME_S)
@@ -69,6 +70,7 @@ def run_seed(seed: int | str, kinds: Sequence[str] | None = None, manager: str =
         checkers.settled()
         checkers.nothing_is_stale(workload.cookies())
         world.run_until(SECONDS)
+        checkers.all_are_served()
         return Result(seed, _void(world) if kinds is None else "", world.digest(), world.counters)
 
 

@@ -1,4 +1,4 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members.
 
 A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted.
 `Clients` are users whose every answer is checked: nobody's session may be lost, unknown or older than what must have survived.
@@ -19,6 +19,7 @@ from caterwaul.membership.view import ViewChanged
 from .copies import difference
 from .faults import Injector, draw
 from .node import SimCluster, SimNode
+from .run import run_seed
 from .world import SimulationError, World
 
 __all__ = ["SCENES", "Clients", "attempt"]
@@ -345,6 +346,11 @@ def domains(seed: int, manager: str) -> Counter[str]:
         return world.counters
 
 
+def lite(seed: int, manager: str) -> Counter[str]:
+    """All faults, as without a scene, with two of five nodes that serve and hold nothing."""
+    return run_seed(seed, manager=manager, lite=2).counters
+
+
 def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
     """For a worker process: a broken promise comes back as its text."""
     try:
@@ -356,5 +362,5 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
-    "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains,
+    "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains, "lite": lite,
 }  # fmt: skip

@@ -97,10 +97,10 @@ class Workload:
             self._serve(user, node, cookie, session, dice)
             return
         self._world.counters["lookups"] += 1
-        asked_at = self._world.now
+        number = self._checkers.asks(node)
 
         def serve(found: Session) -> None:
-            self._checkers.served(node, asked_at)
+            self._checkers.served(node, number)
             self._serve(user, node, cookie, found, dice)
 
         def ask() -> None:
@@ -129,6 +129,7 @@ class Workload:
         finally:
             if session.id is not None:
                 self.history.used[session.id] = self._world.now
+                self.history.made.setdefault(session.id, (self._world.now, node.reactor.name))
             node.manager.release(session)
 
     def _read(self, user: _User, node: SimNode, session: Session) -> dict[str, str]:
