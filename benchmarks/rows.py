@@ -37,11 +37,12 @@ class Scale:
     paced_ms: int
     held: int  #: sessions of the rows memory, join and rejoin
     losses: int  #: processes killed for the row detect
+    away_s: float  #: how long the node of the row rejoin is away, at least
 
 
-FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, paced_ms=5000, held=100_000, losses=10)
-QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, paced_ms=1000, held=5000, losses=3)
-TINY = Scale(sessions=50, attributes=2, flood_ms=100, paced_ms=100, held=200, losses=1)
+FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, paced_ms=5000, held=100_000, losses=10, away_s=60.0)
+QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0)
+TINY = Scale(sessions=50, attributes=2, flood_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0)
 
 _PACED_PER_S = 200.0
 _SETTLE_S = 1.5  # after so long without anything new nothing more is coming
@@ -75,6 +76,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
             rows += [Row(f"nodes-{manager}-{nodes}n-1000B-{acks}", "nodes", nodes - 1, 1000, acks, manager=manager) for acks in ("none", "all")]
     for manager in spread.KINDS[1:]:
         rows += [Row(f"lookup-{manager}", "lookup", 3, 100, manager=manager), Row(f"rebalance-{manager}", "rebalance", 3, 1000, manager=manager)]
+        rows += [Row(f"rejoined-{manager}", "rejoined", 3, 1000, manager=manager)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
@@ -88,7 +90,7 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], [micro.commit_path(size, scale.flood_ms * 10) for _ in range(repetitions)]
         elif kind == "flood":
             yield from _updates(same, replicas, size, scale, repetitions)
-        elif kind in ("nodes", "lookup", "rebalance"):
+        elif kind in ("nodes", "lookup", "rebalance", "rejoined"):
             yield from ((row, _spread(row, scale, repetitions)) for row in same)
         elif kind == "memory":
             yield same[0], [_memory(scale) for _ in range(repetitions)]
@@ -110,6 +112,8 @@ def _spread(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
         return spread.writes(row.manager, row.replicas + 1, row.size, row.acks, scale.sessions, scale.flood_ms, repetitions)
     if row.kind == "lookup":
         return spread.lookups(row.manager, scale.sessions, row.size, repetitions)
+    if row.kind == "rejoined":
+        return spread.rejoins(row.manager, scale.held, row.size, scale.away_s, _CHANGE_EVERY, repetitions)
     return spread.rebalances(row.manager, scale.held // 2, row.size, repetitions)
 
 
@@ -257,6 +261,7 @@ def _rejoins(scale: Scale, repetitions: int) -> list[Repetition]:
             writer.do("gone", name=away.name, since_ns=stopped_ns)
             changed = writer.do("change", every=_CHANGE_EVERY, size=_JOIN_BYTES)["changed"]
             of_writer, used = _moved(writer), _cpu_of(writer)
+            time.sleep(max(0.0, scale.away_s - (time.monotonic_ns() - stopped_ns) / 1e9))
             woken_ns = away.resume()
             met = [node.do("meet", members=2) for node in (writer, away)]
             synced_ns = max(one["met_ns"] for one in met)

@@ -15,7 +15,7 @@ from typing import Any
 
 from .processes import Group, Process
 
-__all__ = ["BACKUPS", "KINDS", "NODES", "lookups", "rebalances", "writes"]
+__all__ = ["BACKUPS", "KINDS", "NODES", "lookups", "rebalances", "rejoins", "writes"]
 
 Repetition = dict[str, float]
 
@@ -129,6 +129,38 @@ def rebalances(kind: str, sessions: int, size: int, repetitions: int) -> list[Re
             for node in group.nodes:
                 node.do("meet", members=3)
             _settled(group.nodes)
+    return found
+
+
+def rejoins(kind: str, sessions: int, size: int, away_s: float, change_every: int, repetitions: int) -> list[Repetition]:
+    """One of four nodes that hold `sessions` is stopped, dropped, and goes on after a while; meanwhile some sessions change. Until all is in its place again."""
+    found: list[Repetition] = []
+    with Group(managers=_settings(kind, pack_after_s=0.5)) as group:
+        group.grow(4)
+        for node in group.nodes:
+            node.do("create", sessions=sessions // 4, attributes=1, size=size)
+        _settled(group.nodes)
+        for _ in range(repetitions):
+            *others, away = group.nodes
+            held, before, of_away = len(away.do("items")["items"]), _sent(others), _sent([away])
+            stopped_ns = away.pause()
+            for node in others:
+                node.do("gone", name=away.name, since_ns=stopped_ns)
+            _settled(others)
+            changed = sum(node.do("change", every=change_every, size=size)["changed"] for node in others)
+            time.sleep(max(0.0, away_s - (time.monotonic_ns() - stopped_ns) / 1e9))
+            of_loss = _sent(others) - before
+            woken_ns = away.resume()
+            for node in group.nodes:
+                node.do("meet", members=4)
+            took = (time.monotonic_ns() - woken_ns) / 1e9
+            _settled(group.nodes)
+            moved = _sent(group.nodes) - before - of_loss - of_away
+            found.append({
+                "in_sync_s": took, "settled_s": (time.monotonic_ns() - woken_ns) / 1e9, "away_s": (woken_ns - stopped_ns) / 1e9, "changed": changed,
+                "loss_bytes": of_loss, "moved_bytes": moved, "held_bytes": held * size, "moved_held": moved / (held * size), "sessions": sessions,
+                "wrong": _misplaced(group, kind),
+            })  # fmt: skip
     return found
 
 
