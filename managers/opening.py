@@ -47,7 +47,7 @@ class _Question(NamedTuple):
     missing: Written | None = None  #: commits to wait for; None: the session is looked for
     waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
     placement: Placement | None = None  #: of when it came up
-    asked: bool = False  #: the session was looked for already: what is here is served, so that a request waits once for each reason
+    found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
 class Opening:
@@ -127,11 +127,14 @@ class Opening:
         with self._lock:
             return self._look(session_id, key, token if self._reads_tokens else "", now_ms)
 
-    def _look(self, session_id: str, key: bytes, token: str, now_ms: int, waited: int | None = None, asked: bool = False) -> Session | _Question:
+    def _look(
+        self, session_id: str, key: bytes, token: str, now_ms: int, waited: int | None = None, found: dict[bytes, int] | None = None
+    ) -> Session | _Question:
         entry, trusted = self._core.trusted(key, now_ms)
-        if asked and not trusted:
+        if found is not None and not trusted:
             entry = self._core.servable(key, now_ms)
-            trusted = entry is not None
+            record = self._core.replica.record(key, entry) if entry is not None else None
+            trusted = record is not None and record.has_seen(found)
         if entry is None and (not trusted or (token and self._is_doubtful(key, token, now_ms))):
             first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
             if now_ms - last < _STANDS_MS:
@@ -140,7 +143,7 @@ class Opening:
         if not trusted:
             return _Question(session_id, key, token, None, waited, self._core.placement)
         self._unknown.pop(key, None)
-        return self._made() if entry is None else self._bind(session_id, key, token, entry, waited, asked)
+        return self._made() if entry is None else self._bind(session_id, key, token, entry, waited, found is not None)
 
     def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
         """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
@@ -157,7 +160,7 @@ class Opening:
         if token:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
-                return _Question(session_id, key, token, missing, asked=asked)
+                return _Question(session_id, key, token, missing, found=dict(record.applied) if asked else None)
         session = self._made(session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use
@@ -235,7 +238,7 @@ class Opening:
         now_ms = self._channel.now_ms()
         with self._lock:
             if question.missing is not None:
-                return self._look(question.session_id, question.key, question.token, now_ms, verdict, question.asked)
+                return self._look(question.session_id, question.key, question.token, now_ms, verdict, question.found)
             return self._looked_up(question, verdict, now_ms)
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.entry import Outcome
 from caterwaul.managers.lookup import EARLY, SILENT, LookupEnded, Lookups, Question
 from caterwaul.managers.messages import ABSENT, ELSEWHERE, FOUND, GONE, LOOKUP, UNSURE, Speaker
+from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.codec import decode
@@ -201,3 +204,34 @@ def test_a_request_waits_once_for_the_session_and_once_for_its_commits(net: Net)
     net.advance(BACKUP.lookup_timeout_s + BACKUP.read_your_writes_wait_s + 0.1)
     assert found[0].stale
     assert dict(found[0]) == {"a": 1}
+
+
+def test_what_was_found_before_a_wait_is_not_replaced_by_less_that_came_meanwhile() -> None:
+    """Simulator, partitioned, seed 2027: the reader had parted from its copy when the late answer of somebody who was behind came."""
+    net = Net(5, replace(BACKUP, type="partitioned"), kind=PartitionedManager)
+    session_id = net.visit(0, a=1)
+    key = key_of(session_id)
+    *others, author = holders(net, session_id)
+    reader = next(number for number in range(5) if number not in (*others, author))
+    entry = net.managers[author]._core.replica.get(key)
+    assert entry is not None
+    head, old = entry.head, net.managers[author]._core.replica.body_of(entry)
+    assert old is not None
+    net.visit(others[0], session_id, a=2)
+    session = net.opened(author, session_id)
+    session["b"] = 1
+    for number in range(5):
+        net.hold(author, number)
+    net.managers[author].commit(session)
+    token = session.token
+    found: list[Session] = []
+    net.managers[reader].open_deferred(session_id, token).addCallback(found.append)
+    net.advance(0.3)
+    assert not found  # it waits for what its browser has written
+    replica = net.managers[reader]._core.replica
+    replica.drop(key)
+    net.managers[reader]._core.moving.near.forget(key)
+    replica.merge_record(key, head, entry.created_ms, entry.touches, old, Record.unpack(old), Outcome())
+    net.managers[reader]._core.moving.near.hold(key)
+    net.advance(1.5)
+    assert found[0]["a"] == 2
