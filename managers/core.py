@@ -66,7 +66,9 @@ class SessionCore:
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         look_up_ms = int(settings.lookup_timeout_s * 1000)
-        self.finding = Finding(me, self.say, self.replica, self.entropy, look_up_ms, self.freshness, self.moving, self._cut, self.sure, self.awake)
+        self.finding = Finding(
+            me, self.say, self.replica, self.entropy, look_up_ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable
+        )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
@@ -180,7 +182,7 @@ class SessionCore:
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
-        self.lookups.shown(peer, (session.key for session in sessions if session.body is not None and not session.doubtful))
+        self.finding.shown(peer, (session.key for session in sessions if session.body is not None and not session.doubtful))
         heads = [(session.key, session.head) for session in sessions if session.head is not None]
         effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(sessions, outcome.grown, peer)
         doubtful = {session.key for session in sessions if session.doubtful}
@@ -329,11 +331,12 @@ class SessionCore:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
         self.moving.placement = self._sharing.placement = self.placement
+        healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
         if self.placement.everywhere:
             self.moving.handover.clear()  # all that is here is in its place
         else:
-            healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
             self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me), healing)
+        if not self.placement.uniform:
             self.comparing.hurry(now_ms, healing)
         effects: list[Effect] = []
         peers = self.placement.peers()

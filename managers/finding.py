@@ -8,7 +8,7 @@ without an unannounced loss lately. All else is unknown: the session may exist w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from ..membership.effects import Effect, Send
 from .antientropy import AntiEntropy
@@ -16,7 +16,7 @@ from .entry import Entry, is_whole
 from .freshness import Freshness
 from .heads import LIVE
 from .lookup import EARLY, SILENT, Lookups, Question
-from .messages import ABSENT, ELSEWHERE, FOUND, GONE, LEFT, UNSURE, Session, Speaker
+from .messages import ABSENT, ELSEWHERE, EMPTY, FOUND, GONE, LEFT, UNSURE, Session, Speaker
 from .moving import Moving
 from .placement import WHOLE, partition_of
 from .replica import Replica
@@ -29,7 +29,7 @@ _ELSEWHERE = (ELSEWHERE, LEFT, EARLY)  # it lives, with others
 
 class Finding:
     """A part of the manager's core. `timeout_ms`: of a look-up. `cut`: members whose link is down; `sure(now_ms)`: whether a session that is not here does not exist;
-    `awake(now_ms)`: whether what is here is what it would be if this process had never stood still."""
+    `awake(now_ms)`: whether what is here is what it would be if this process had never stood still; `servable(key, now_ms)`: what a request could be given."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class Finding:
         cut: Set[bytes],
         sure: Callable[[int], bool],
         awake: Callable[[int], bool],
+        servable: Callable[[bytes, int], Entry | None],
     ) -> None:
         self.me = me
         self._say = speaker
@@ -54,6 +55,7 @@ class Finding:
         self._cut = cut
         self._sure = sure
         self._awake = awake
+        self._servable = servable
 
     # -- asking
 
@@ -103,11 +105,18 @@ class Finding:
 
     def _weighed(self, peer: bytes, key: bytes, verdict: int, question: Question, now_ms: int) -> int:
         """FOUND becomes LEFT or EARLY where this member is not believed without hearing the others."""
-        if verdict == FOUND and not self._knows(peer, key, question):
+        if verdict != FOUND:
+            return verdict
+        if not self._knows(peer, key, question):
             return LEFT
-        if verdict == FOUND and self._is_early(peer, key, question, now_ms):
-            return EARLY
-        return verdict
+        return EARLY if self._is_early(peer, key, question, now_ms) else FOUND
+
+    def shown(self, peer: bytes, keys: Iterable[bytes]) -> None:
+        """This member has given these, whole. Its answer comes next; where its outbox was full that is lost, and the record stands for it."""
+        for key in keys:
+            question = self.lookups.awaited(peer, key)
+            if question is not None and self._knows(peer, key, question):
+                question.shown.add(peer)
 
     def _knows(self, peer: bytes, key: bytes, question: Question) -> bool:
         """Whether this member's copy is believed without hearing the others who were asked: it is a keeper, or named by another, and in sync with us. One that
@@ -137,7 +146,7 @@ class Finding:
         handover, verdicts = self._moving.handover, set(question.answers.values())
         if SILENT in verdicts:
             return self.lookups.end(key, FOUND if EARLY in verdicts or self._is_good(key, now_ms) else UNSURE)
-        if verdicts == {ABSENT} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
+        if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
             return self._end_empty(key, now_ms)
         if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
             return self.lookups.end(key, FOUND)
@@ -162,16 +171,22 @@ class Finding:
     def _end_empty(self, key: bytes, now_ms: int) -> list[Effect]:
         """It went with its holders."""
         head = self._moving.handover.end_empty(key, now_ms)
-        told = self._moving.placement.heads(key, head.primary) if head is not None else ()
-        return [*self.lookups.end(key, GONE), *(Send(group, self._say.heads([(key, head)])) for group in told if head is not None)]
+        assert head is not None  # it was live, and empty
+        told = self._moving.placement.heads(key, head.primary)
+        return [*self.lookups.end(key, GONE), *(Send(group, self._say.heads([(key, head)])) for group in told)]
 
     def _is_good(self, key: bytes, now_ms: int) -> bool:
         """Whether this member holds the session, and would give its copy to others as the truth. It serves that too where those who may know better do
         not answer: a fault of theirs is none of this member's requests."""
-        entry, placement = self._replica.get(key), self._moving.placement
-        if entry is None or entry.body is None or not is_whole(entry) or placement.depth(self.me, key, entry.primary) != WHOLE:
+        entry = self._servable(key, now_ms)
+        if entry is None or self._moving.placement.depth(self.me, key, entry.primary) != WHOLE:
             return False
-        return key not in self._moving.handover.recovering and self._awake(now_ms)
+        return not self._is_doubtful(key, entry) and self._awake(now_ms)
+
+    def _is_doubtful(self, key: bytes, entry: Entry) -> bool:
+        """Whether what a holder has may be out of date: it was in the wrong place until lately, whether that has been looked at yet or not."""
+        moving = self._moving
+        return key in moving.handover.recovering or (key in moving.near and moving.placement.depth(self.me, key, entry.primary) == WHOLE)
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""
@@ -188,7 +203,7 @@ class Finding:
         if entry.head is not None and entry.head.state != LIVE:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, GONE)]
         if self._sure(now_ms) and self._moving.handover.is_empty(key, self._moving.placement):
-            return [self._verdict(peer, key, ABSENT)]
+            return [self._verdict(peer, key, EMPTY)]
         if self._is_elsewhere(peer, key, entry):
             if self._moving.handover.parting.was_truth(key):
                 return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT)]
@@ -196,7 +211,7 @@ class Finding:
             return [Send((peer,), self._say.records([head])), self._verdict(peer, key, ELSEWHERE)]
         if not is_whole(entry):
             return [self._verdict(peer, key, UNSURE)]
-        if key in self._moving.handover.recovering or not self._awake(now_ms):
+        if self._is_doubtful(key, entry) or not self._awake(now_ms):
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
         if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)

@@ -114,7 +114,7 @@ class Handover:
         self.parting.changed(calm)
         self._near.expire()
         for key in self._assumed:
-            if self._replica.get(key) is not None:
+            if self._replica.held(key) is not None:
                 self._doubt(key)
                 self.recovering[key] = None
         self._assumed.clear()
@@ -169,6 +169,7 @@ class Handover:
     def recovered(self, key: bytes) -> bool:
         """A holder has given this session. Whether it was in doubt until now."""
         doubtful = self.recovering.pop(key, key) is None
+        self._assumed.pop(key, None)
         if doubtful:
             self._trust(key)
         return doubtful

@@ -53,7 +53,7 @@ class Conflict:
     """Two members wrote an attribute, neither knowing of the other's write, and one of the two was given up. Merging attributes have none.
 
     Told where the write that was given up was made; with `replicas` on every member that saw both. Where two whole records meet (after a partition) the
-    member that merges them tells it, as its author may be gone: once at least, and by two members if each merges what the other had.
+    members that merge them tell it, as its author may be gone: once at least, and by each that is given what the other side had.
     """
 
     key: bytes

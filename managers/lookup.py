@@ -6,7 +6,7 @@ again). Two answers end it at once: FOUND, as the session came before it on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from ..membership.effects import Effect, Notify, Send
 from .messages import FOUND, GONE, UNSURE, Speaker
@@ -34,7 +34,7 @@ class Question:
         self.waiting = set(asked)  #: members that were asked and have not answered
         self.answers: dict[bytes, int] = {}  #: by member, its verdict: of `messages`, or one of the two above
         self.named: set[bytes] = set()  #: members that have it by the word of others
-        self.shown: set[bytes] = set()  #: members that have given it, whatever they may say yet
+        self.shown: set[bytes] = set()  #: members that have given it and not answered yet, and would be believed
         self.expires_ms = expires_ms
         self.doubted = doubted
 
@@ -75,26 +75,27 @@ class Lookups:
         if question is None:
             return []
         question.waiting.discard(peer)
+        question.shown.discard(peer)
         question.answers[peer] = verdict
         if verdict in (FOUND, GONE):
             return self.end(key, verdict)
         question.named.update(uid for uid in holders if uid != peer)
         new = tuple(uid for uid in holders if uid not in question.waiting and uid not in question.answers)
         question.waiting.update(new)
-        return [Send(new, self._say.lookup(key))] if new else self._settle(key, question, now_ms)
-
-    def shown(self, peer: bytes, keys: Iterable[bytes]) -> None:
-        """This member has given these, whole. Its answer comes next, unless its outbox was full."""
-        for key in keys if self._pending else ():
-            question = self.awaited(peer, key)
-            if question is not None:
-                question.shown.add(peer)
+        if new:
+            return [Send(new, self._say.lookup(key))]
+        return [] if question.waiting else self._conclude(key, question, now_ms)
 
     def cut(self, peer: bytes, now_ms: int) -> list[Effect]:
         """This member will not answer: its link is gone."""
         effects: list[Effect] = []
         for key in sorted(key for key, question in self._pending.items() if peer in question.waiting):
             effects += self.answered(peer, key, SILENT, now_ms)
+        for key in sorted(key for key in self._again if peer in self._pending[key].answers):
+            question = self._pending[key]
+            del question.answers[peer]  # it is not asked again
+            if not question.answers:
+                effects += self.end(key, UNSURE)
         return effects
 
     def again(self, key: bytes, now_ms: int) -> None:
@@ -106,9 +107,6 @@ class Lookups:
         """Whoever waits for this hears FOUND, GONE or UNSURE."""
         self._again.pop(key, None)
         return [LookupEnded((key, verdict))] if self._pending.pop(key, None) is not None else []
-
-    def _settle(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
-        return [] if question.waiting else self._conclude(key, question, now_ms)
 
     def tick(self, now_ms: int) -> list[Effect]:
         effects: list[Effect] = []

@@ -30,8 +30,8 @@ HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
 
 #: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
 #: ELSEWHERE: it lives, and the head that came before this answer says with whom. LEFT: the same, and the whole record came, which was the
-#: truth here until the session's place changed.
-VERDICTS = FOUND, GONE, ABSENT, UNSURE, ELSEWHERE, LEFT = range(6)
+#: truth here until the session's place changed. EMPTY: "no", by one who must know and has its head: absent for who has no more than that, too.
+VERDICTS = FOUND, GONE, ABSENT, UNSURE, ELSEWHERE, LEFT, EMPTY = range(7)
 
 _DOUBTFUL = (True,)
 DIGEST_BYTES = SUM_BYTES = 8

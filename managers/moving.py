@@ -124,7 +124,12 @@ class Moving:
             tells += ((uid, (key, entry.head)) for uid in sorted(lost.difference((self.me, peer))))
         for key, head in heads if before else ():
             entry = self._replica.get(key)
-            if entry is not None and entry.head is not None and head.version < entry.head.version and head.primary != entry.primary:
+            if (
+                entry is not None
+                and entry.head is not None
+                and head.version < entry.head.version
+                and (head.primary != entry.primary or entry.head.state != LIVE)
+            ):
                 tells.append((peer, (key, entry.head)))
         return [Send((uid,), self._say.heads(heads)) for uid, heads in gather(tells)]
 

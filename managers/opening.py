@@ -86,7 +86,8 @@ class Opening:
         return None if isinstance(found, _Question) else found
 
     def open(self, session_id: str | None, token: str = "") -> Session:
-        """The same, asking others if need be. Any thread but the reactor's; waits `lookup_timeout_s` and `read_your_writes_wait_s` at most."""
+        """The same, asking others if need be. Any thread but the reactor's; waits `lookup_timeout_s` and `read_your_writes_wait_s`, and the first once more if
+        what was found went meanwhile, or the view changed."""
         found = self._begin(session_id, token)
         while isinstance(found, _Question):
             found = self._go_on(found, self._block(found))
@@ -131,7 +132,7 @@ class Opening:
         self, session_id: str, key: bytes, token: str, now_ms: int, waited: int | None = None, found: dict[bytes, int] | None = None
     ) -> Session | _Question:
         entry, trusted = self._core.trusted(key, now_ms)
-        if found is not None and not trusted:
+        if found is not None and not trusted and self._core.awake(now_ms):
             entry = self._core.servable(key, now_ms)
             record = self._core.replica.record(key, entry) if entry is not None else None
             trusted = record is not None and record.has_seen(found)

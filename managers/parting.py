@@ -57,6 +57,7 @@ class Parting:
         self._truth: set[bytes] = set()  # leaving copies that were the truth before that change
         self._due: OrderedDict[bytes, None] = OrderedDict()  # leaving keys to look at: new ones, those confirmed by somebody, and once a second all
         self._asked: set[bytes] = set()  # members that have not answered the last CHECK yet: one is under way at a time
+        self._waiting: dict[bytes, dict[bytes, None]] = {}  # by such a member, leaving keys to look at when it has answered
         self._owing: dict[bytes, dict[bytes, bytes]] = {}  # by member, marks of its that are confirmed when its record has come
         self.dropped = 0  #: copies dropped after all who should hold them had confirmed
 
@@ -72,6 +73,7 @@ class Parting:
         self.leaving.clear()
         self._truth.clear()
         self._due.clear()
+        self._waiting.clear()
 
     def part(self, key: bytes, truth: bool) -> None:
         """This copy is in the wrong place; `truth`: and was the truth until now."""
@@ -103,7 +105,7 @@ class Parting:
     def check(self, placement: Placement) -> tuple[list[Send], list[bytes]]:
         """Ask all that should hold what is leaving here, some of what is due; and drop what all of them have: (questions, keys of which no record is left)."""
         questions: list[tuple[bytes, Mark]] = []
-        dropped, waiting = [], []
+        dropped = []
         for _ in range(min(len(self._due), AT_ONCE)):
             key, _ = self._due.popitem(last=False)
             entry = self._replica.get(key)
@@ -114,14 +116,14 @@ class Parting:
                 parts = entry.body is not None and not is_whole(entry)
                 missing = {} if parts else self._missing(key, entry, placement)  # parts are with their authors, too
                 questions += ((uid, (key, mark)) for uid, mark in (missing or {}).items() if uid not in self._asked)
-                if missing and not self._asked.isdisjoint(missing):
-                    waiting.append(key)
+                for uid in missing or ():
+                    if uid in self._asked:
+                        self._waiting.setdefault(uid, {})[key] = None
                 if missing == {} and not self._keep(key) and self._drop(key, entry, placement):
                     dropped.append(key)
         asked = gather(questions)
         sends = [Send((uid,), self._say.check(items)) for uid, items in asked]
         self._asked.update(uid for uid, _ in asked)
-        self._due |= dict.fromkeys(waiting)  # for those who answer something else just now
         return sends, dropped
 
     def _missing(self, key: bytes, entry: Entry, placement: Placement) -> dict[bytes, bytes] | None:
@@ -157,7 +159,7 @@ class Parting:
 
     def confirmed(self, peer: bytes, items: Sequence[Mark]) -> bool:
         """A CHECKED: what all have confirmed is dropped with the next look. Whether there is something to look at; else ask again in a while, and no sooner."""
-        self._asked.discard(peer)
+        self._answered(peer)
         for key, mark in items:
             if key in self.leaving:
                 self.leaving[key][peer] = mark
@@ -242,8 +244,12 @@ class Parting:
 
     def lost(self, peer: bytes) -> None:
         """The link to this member began anew, or it left: no answer will come."""
-        self._asked.discard(peer)
+        self._answered(peer)
         self._owing.pop(peer, None)
+
+    def _answered(self, peer: bytes) -> None:
+        self._asked.discard(peer)
+        self._due |= {key: None for key in self._waiting.pop(peer, ()) if key in self.leaving}
 
 
 def _able(placement: Placement, key: bytes, entry: Entry) -> list[bytes]:

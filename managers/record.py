@@ -107,7 +107,7 @@ class Record:
                     new = join(old, new)
                     if concurrent and not (parse(old[2]) and parse(value)):
                         clashes = clashes or []
-                        clashes.append(Clash(key, name, new, (counter, origin, value) if new is old else old))
+                        clashes.append(Clash(key, name, new, (counter, origin, value) if new[:2] == old[:2] else old))
                     if new is old:
                         continue
             elif self.floor:
@@ -238,7 +238,7 @@ def clashes(mine: Record, theirs: Record, key: bytes) -> list[Clash]:
         if old is None or old[1] == new[1] or not (_is_new(old, mine, theirs) and _is_new(new, theirs, mine)) or (parse(old[2]) and parse(new[2])):
             continue
         stands = join(old, new)
-        found.append(Clash(key, name, stands, new if stands is old else old, in_records=True))
+        found.append(Clash(key, name, stands, new if stands[:2] == old[:2] else old, in_records=True))
     return found
 
 

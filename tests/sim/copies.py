@@ -46,7 +46,8 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     names = {node.me.uid: node.reactor.name for node in nodes}
     keepers = [names.get(uid, "?") for uid in placement.keepers(partition_of(key))]
     if any(copy[0] != LIVE for copy in copies.values()):
-        return any(copy[0] == LIVE for copy in copies.values()) or not set(keepers) <= set(copies)
+        told = {node.reactor.name for node in weighty} if placement.everywhere else set(keepers)
+        return any(copy[0] == LIVE for copy in copies.values()) or not told <= set(copies)
     heads = {copy[:2] for copy in copies.values()}
     if len(heads) != 1:
         return True

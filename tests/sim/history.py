@@ -65,7 +65,7 @@ class History:
         self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there
         self.versions: dict[tuple[str, tuple[int, bytes]], str] = {}  #: (session id, version) -> the token written under it
         self.used: dict[str, float] = {}  #: when an id was used last: it may expire after that
-        self.made: dict[str, tuple[float, str]] = {}  #: when a session was served first, and by whom
+        self.known: set[str] = set()  #: ids of sessions of which all who should have heard a moment after they were made
 
     def is_kept(self, token: str, there: str | None) -> bool:
         """Whether a place that shows `there` has this token, or what replaced it."""

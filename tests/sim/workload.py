@@ -128,8 +128,9 @@ class Workload:
             self._world.counters["refused"] += 1
         finally:
             if session.id is not None:
+                if session.id not in self.history.used:
+                    self._checkers.made(node, session.id)
                 self.history.used[session.id] = self._world.now
-                self.history.made.setdefault(session.id, (self._world.now, node.reactor.name))
             node.manager.release(session)
 
     def _read(self, user: _User, node: SimNode, session: Session) -> dict[str, str]:

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 
 from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.base import SessionManager
+from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.entry import Outcome
 from caterwaul.managers.lookup import EARLY, SILENT, LookupEnded, Lookups, Question
 from caterwaul.managers.messages import ABSENT, ELSEWHERE, FOUND, GONE, LOOKUP, UNSURE, Speaker
 from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.placement import Ranked
 from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -115,10 +118,36 @@ def test_who_gave_the_session_and_could_not_say_so_is_believed_when_the_time_is_
     """A full outbox drops the answer and sends the record later (simulator, backup, seed 1707)."""
     judge = Judge()
     judge.lookups.ask(KEY, [A, B], 0)
-    judge.lookups.shown(A, [KEY, b"o" * 16])
-    judge.lookups.shown(C, [KEY])
+    question = judge.lookups.awaited(A, KEY)
+    assert question is not None
+    question.shown.add(A)
     judge.lookups.tick(TIMEOUT_MS)
     assert judge.heard == [{A: EARLY, B: SILENT}]
+
+
+def test_what_a_member_has_answered_counts_more_than_what_it_gave() -> None:
+    judge = Judge(None)
+    judge.lookups.ask(KEY, [A], 0)
+    question = judge.lookups.awaited(A, KEY)
+    assert question is not None
+    question.shown.add(A)
+    judge.lookups.answered(A, KEY, UNSURE, 1)
+    judge.verdict = UNSURE
+    judge.lookups.tick(TIMEOUT_MS)
+    assert judge.heard == [{A: UNSURE}, {A: SILENT}]
+
+
+def test_who_leaves_before_all_are_asked_again_is_not_waited_for() -> None:
+    judge = Judge(None)
+    judge.lookups.ask(KEY, [A, B], 0)
+    judge.lookups.answered(A, KEY, ELSEWHERE, 1)
+    judge.lookups.answered(B, KEY, UNSURE, 1)
+    assert judge.lookups.cut(B, 2) == []
+    at = judge.lookups.deadline_ms
+    assert at is not None
+    assert asked(judge.lookups.tick(at)) == [A]
+    judge.lookups.answered(A, KEY, ELSEWHERE, 60)
+    assert ended(judge.lookups.cut(A, 61)) == [UNSURE]
 
 
 # -- with members
@@ -235,3 +264,84 @@ def test_what_was_found_before_a_wait_is_not_replaced_by_less_that_came_meanwhil
     net.managers[reader]._core.moving.near.hold(key)
     net.advance(1.5)
     assert found[0]["a"] == 2
+
+
+def frozen_out(net: Net, number: int, session_id: str, token: str = "") -> list[Session]:
+    """A request on this member, while the others stand still; what it got is in the list, now or later."""
+    for other in range(len(net.members)):
+        if other != number:
+            net.freeze(other)
+    found: list[Session] = []
+    net.managers[number].open_deferred(session_id, token).addCallback(found.append)
+    net.deliver()
+    return found
+
+
+def test_a_near_copy_that_is_stale_is_not_served_when_its_reader_becomes_a_holder() -> None:
+    """It becomes one with the change of view that ends the question; its copies are looked at after that."""
+    settings = replace(BACKUP, type="partitioned", backups=1)
+    net = Net(5, settings, kind=PartitionedManager)
+    session_id = net.visit(0, a=1)
+    held_by = holders(net, session_id)
+    left = net.view()
+    for holder in held_by:
+        left = left.without(net.members[holder].uid)
+    reader = next(number for number in range(5) if net.members[number].uid == Ranked(left, net.members[0].uid, 2).holders(key_of(session_id), b"")[0])
+    assert dict(net.opened(reader, session_id)) == {"a": 1}
+    for holder in held_by:
+        net.hold(reader, holder)
+    ended = net.opened(held_by[0], session_id)
+    ended.invalidate()
+    net.managers[held_by[0]].commit(ended)
+    net.deliver()
+    found: list[Session] = []
+    for holder in held_by:
+        net.freeze(holder)
+    net.managers[reader].open_deferred(session_id).addCallback(found.append)
+    net.deliver()
+    net.advance(0.1)
+    assert not found
+    net.show_view(reader, left)
+    assert found[0].unknown
+
+
+def test_who_stood_still_while_it_waited_for_commits_asks_again(net: Net) -> None:
+    session_id = net.visit(0, a=1)
+    primary, backup, *_ = holders(net, session_id)
+    session = net.opened(primary, session_id)
+    session["a"] = 2
+    for number in range(5):
+        net.hold(primary, number)
+    net.managers[primary].commit(session)
+    found = frozen_out(net, backup, session_id, session.token)
+    net.advance(BACKUP.lookup_timeout_s + 0.05)
+    assert not found  # it waits for what its browser has written
+    for number in range(5):
+        net.thaw(number)
+    net.let_go()
+    net.freeze(backup)
+    net.managers[backup]._driver.stop()
+    ended = net.opened(primary, session_id)
+    ended.invalidate()
+    net.managers[primary].commit(ended)
+    net.deliver()
+    net.advance(30.0, step_s=0.5)
+    net.managers[backup]._driver.start()
+    net.clock.advance(0.002)
+    assert not found  # its timer comes before what it was sent meanwhile
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(DeltaManager, replace(BACKUP, type="delta")), (BackupManager, BACKUP)])
+def test_a_copy_whose_time_seems_over_is_unknown_while_those_who_may_know_better_are_silent(kind: type[SessionManager], settings: ManagerSettings) -> None:
+    """It was used a moment before its primary stood still, which is told to the others only now and then."""
+    net = Net(3, replace(settings, idle_timeout_s=30, save_period_s=60, read_your_writes="same-node"), kind=kind)
+    session_id = net.visit(0, a=1)
+    net.advance(2.5, step_s=0.25)
+    net.visit(0, session_id)
+    net.freeze(0)
+    net.hold(0, 1)
+    net.hold(0, 2)
+    net.advance(27.7, step_s=0.25)
+    found = frozen_out(net, 2, session_id)
+    net.advance(BACKUP.lookup_timeout_s + 0.2)
+    assert found[0].unknown

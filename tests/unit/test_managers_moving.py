@@ -13,7 +13,7 @@ from caterwaul.managers.entry import Outcome
 from caterwaul.managers.heads import EXPIRED, LIVE
 from caterwaul.managers.merging import Version, parse
 from caterwaul.managers.merging_types import Counter
-from caterwaul.managers.messages import ANSWER, CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK, UNSURE
+from caterwaul.managers.messages import ANSWER, CHECK, CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK, UNSURE
 from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import WHOLE, partition_of
@@ -138,6 +138,30 @@ def test_what_waits_for_one_who_is_just_being_asked_is_asked_for_as_soon_as_that
     backup.let_go()
     backup.advance(0.3)
     assert not any(0 in holding(backup, session_id) for session_id in (one, other, third))
+
+
+def test_one_who_cannot_confirm_is_asked_once_a_second_though_another_answers_nothing(backup: Net) -> None:
+    """Each of its answers is a reason to look again, and what waits for the silent one is no reason to ask it again."""
+    kept = [(session_id, keepers_of(backup, session_id)) for session_id in (backup.visit(0, a=n) for n in range(200))]
+    (_, keepers), *_ = [(session_id, its) for session_id, its in kept if 0 not in its]
+    ids = [session_id for session_id, its in kept if its == keepers]
+    stranger = next(number for number in range(1, 5) if number not in keepers)
+    backup.advance(2.0)
+    for number in (*keepers, stranger):
+        backup.hold(0, number)
+    for session_id in ids:
+        backup.visit(stranger, session_id, b=1)
+    doubting = backup.managers[keepers[0]]._core.moving
+    for session_id in ids:
+        doubting.handover.recovering[key_of(session_id)] = None
+        doubting.near.hold(key_of(session_id))
+    backup.let_go()
+    for silent in (stranger, keepers[1]):
+        backup.freeze(silent)
+    sent = backup.channels[backup.members[0].uid].sent
+    sent.clear()
+    backup.advance(3.0, step_s=0.005)
+    assert 0 < sum(message[1] == CHECK for _, message in sent) < 20
 
 
 def test_the_best_surviving_holder_inherits_at_once_and_the_copies_are_restored(backup: Net) -> None:
