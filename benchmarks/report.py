@@ -62,7 +62,7 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("bytes changed", "changed_bytes"), Column("wire/changed", "wire_a_changed_byte"), Column("sessions changed", "changed"),
         Column("records moved", "records"), Column("partitions that differed", "partitions"), Column("s away", "away_s"), Column("wrong", "wrong", True),
     ]),
-    "rejoined": ("one of four nodes that was away, and one session in a hundred changed; one backup", [
+    "away": ("one of four nodes that was away, and one session in a hundred changed; one backup", [
         Column("s from waking up until in sync", "in_sync_s"), Column("until settled", "settled_s"), Column("bytes it held", "held_bytes"),
         Column("bytes moved when it was lost", "loss_bytes"), Column("when it came back", "moved_bytes"), Column("came back/held", "moved_held"),
         Column("sessions changed", "changed"), Column("s away", "away_s"), Column("wrong", "wrong", True),

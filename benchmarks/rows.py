@@ -76,7 +76,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
             rows += [Row(f"nodes-{manager}-{nodes}n-1000B-{acks}", "nodes", nodes - 1, 1000, acks, manager=manager) for acks in ("none", "all")]
     for manager in spread.KINDS[1:]:
         rows += [Row(f"lookup-{manager}", "lookup", 3, 100, manager=manager), Row(f"rebalance-{manager}", "rebalance", 3, 1000, manager=manager)]
-        rows += [Row(f"rejoined-{manager}", "rejoined", 3, 1000, manager=manager)]
+        rows += [Row(f"away-{manager}", "away", 3, 1000, manager=manager)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
@@ -90,7 +90,7 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], [micro.commit_path(size, scale.flood_ms * 10) for _ in range(repetitions)]
         elif kind == "flood":
             yield from _updates(same, replicas, size, scale, repetitions)
-        elif kind in ("nodes", "lookup", "rebalance", "rejoined"):
+        elif kind in ("nodes", "lookup", "rebalance", "away"):
             yield from ((row, _spread(row, scale, repetitions)) for row in same)
         elif kind == "memory":
             yield same[0], [_memory(scale) for _ in range(repetitions)]
@@ -112,7 +112,7 @@ def _spread(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
         return spread.writes(row.manager, row.replicas + 1, row.size, row.acks, scale.sessions, scale.flood_ms, repetitions)
     if row.kind == "lookup":
         return spread.lookups(row.manager, scale.sessions, row.size, repetitions)
-    if row.kind == "rejoined":
+    if row.kind == "away":
         return spread.rejoins(row.manager, scale.held, row.size, scale.away_s, _CHANGE_EVERY, repetitions)
     return spread.rebalances(row.manager, scale.held // 2, row.size, repetitions)
 

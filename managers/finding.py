@@ -150,10 +150,8 @@ class Finding:
             return self._end_empty(key, now_ms)
         if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
             return self.lookups.end(key, FOUND)
-        if verdicts == {ABSENT} and not question.doubted:
-            return self.lookups.end(key, GONE)
         if not self._exists(key) and ELSEWHERE not in verdicts:
-            return self.lookups.end(key, UNSURE)
+            return self.lookups.end(key, GONE if verdicts == {ABSENT} and not question.doubted else UNSURE)
         self.lookups.again(key, now_ms)
         return []
 

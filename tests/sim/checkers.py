@@ -119,8 +119,8 @@ class Checkers:
         key = key_of(asked)
         if asked not in self.history.known or asked in self.history.ended or key in self._ended or self._has_tombstone(node, asked):
             return
-        if self.world.now - self.history.used[asked] > self._idle_s / 2:
-            return
+        if self.world.now - self.history.used[asked] > self._idle_s / 2 or not node.manager._core.placement.peers():
+            return  # may have expired; or nobody is left to ask whether it was used meanwhile
         self.world.counters["gone_checked"] += 1
         for other in self.cluster.nodes.values():
             if other.managers and self._reaches(node, other) and other.manager._core.replica.held(key) is not None:
@@ -356,7 +356,12 @@ class Checkers:
         drop = parting._drop
 
         def watched(key: bytes, entry: Entry, placement: Placement) -> bool:
-            if entry.body is not None and not any(self._covers(other, node, key, entry) for other in self.cluster.nodes.values() if other is not node):
+            alive = {other.me.uid for other in self.cluster.nodes.values()}  # one that has confirmed, and died since, may be in the view still
+            if (
+                entry.body is not None
+                and alive.issuperset(placement.holders(key, entry.primary))
+                and not any(self._covers(other, node, key, entry) for other in self.cluster.nodes.values() if other is not node)
+            ):
                 self.fail("S4", f"{node.reactor.name} drops {key.hex()[:8]} with what nobody else has")
             self.world.counters["drops_checked"] += 1
             return drop(key, entry, placement)
