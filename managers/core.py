@@ -65,10 +65,8 @@ class SessionCore:
         self._slept = False  # sessions here may have ended meanwhile
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
-        look_up_ms = int(settings.lookup_timeout_s * 1000)
-        self.finding = Finding(
-            me, self.say, self.replica, self.entropy, look_up_ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable
-        )
+        ms = int(settings.lookup_timeout_s * 1000)
+        self.finding = Finding(me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable)
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
@@ -109,8 +107,9 @@ class SessionCore:
             return None, True
         if not is_whole(entry):
             return None, False
-        if not self.placement.peers():
-            return (None if self.expiry.is_over(key, entry, now_ms) else entry), True  # there is nobody to ask
+        if not self.placement.peers():  # there is nobody to ask, who may have been lost with a later use of it
+            over = self.expiry.is_over(key, entry, now_ms)
+            return (None if over else entry), not over or self.sure(now_ms)
         if not self.awake(now_ms):
             return entry, False
         here = self.moving.near.use(key) if key in self.moving.near else self.placement.serves(key, entry.primary)

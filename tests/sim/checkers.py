@@ -119,8 +119,8 @@ class Checkers:
         key = key_of(asked)
         if asked not in self.history.known or asked in self.history.ended or key in self._ended or self._has_tombstone(node, asked):
             return
-        if self.world.now - self.history.used[asked] > self._idle_s / 2 or not node.manager._core.placement.peers():
-            return  # may have expired; or nobody is left to ask whether it was used meanwhile
+        if self.world.now - self.history.used[asked] > self._idle_s / 2:
+            return
         self.world.counters["gone_checked"] += 1
         for other in self.cluster.nodes.values():
             if other.managers and self._reaches(node, other) and other.manager._core.replica.held(key) is not None:

@@ -345,3 +345,15 @@ def test_a_copy_whose_time_seems_over_is_unknown_while_those_who_may_know_better
     found = frozen_out(net, 2, session_id)
     net.advance(BACKUP.lookup_timeout_s + 0.2)
     assert found[0].unknown
+
+
+def test_the_last_member_does_not_call_a_session_over_that_one_it_has_lost_may_have_used() -> None:
+    net = Net(2, ManagerSettings(idle_timeout_s=10, absolute_timeout_s=0, unknown_for_s=5))
+    session_id = net.visit(0, a=1)
+    net.advance(9.5, step_s=0.25)
+    net.kill(1)
+    net.clock.advance(0.5)
+    found: list[Session] = []
+    net.managers[0].open_deferred(session_id).addCallback(found.append)
+    net.deliver()
+    assert found[0].unknown
