@@ -132,6 +132,8 @@ class Finding:
         the other side and be in sync with us as we hold nothing, and of the holders the primary hears first of what was written on either side.
         """
         moving, named = self._moving, self._replica.primary_of(key)
+        if self._servable(key, now_ms) is None and question.waiting - {peer}:
+            return True  # its time is over, by what this member knows of its use
         if not moving.handover.is_healing(now_ms):
             return False
         if question.waiting - {peer}:
@@ -145,7 +147,8 @@ class Finding:
         """
         handover, verdicts = self._moving.handover, set(question.answers.values())
         if SILENT in verdicts:
-            return self.lookups.end(key, FOUND if EARLY in verdicts or self._is_good(key, now_ms) else UNSURE)
+            is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
+            return self.lookups.end(key, FOUND if is_found else UNSURE)
         if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
             return self._end_empty(key, now_ms)
         if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we

@@ -121,6 +121,9 @@ class Checkers:
             return
         if self.world.now - self.history.used[asked] > self._idle_s / 2:
             return
+        core = node.manager._core
+        if not core.placement.peers() and core.sure(node.manager._channel.now_ms()):
+            return  # long alone, and its own copy's time is over: whoever used the session since is beyond the time for which it says unknown
         self.world.counters["gone_checked"] += 1
         for other in self.cluster.nodes.values():
             if other.managers and self._reaches(node, other) and other.manager._core.replica.held(key) is not None:

@@ -357,3 +357,27 @@ def test_the_last_member_does_not_call_a_session_over_that_one_it_has_lost_may_h
     net.managers[0].open_deferred(session_id).addCallback(found.append)
     net.deliver()
     assert found[0].unknown
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(PartitionedManager, replace(BACKUP, type="partitioned", backups=1)), (BackupManager, BACKUP)])
+def test_a_copy_whose_time_seems_over_is_no_answer_before_the_others_have_spoken(kind: type[SessionManager], settings: ManagerSettings) -> None:
+    """One holder has heard of the last use, the other not yet, and is the first to answer (simulator, partitioned, seed 5)."""
+    net = Net(5, replace(settings, idle_timeout_s=30, save_period_s=60, read_your_writes="same-node"), kind=kind)
+    session_id = net.visit(0, a=1)
+    user = holders(net, session_id)[0]
+    outsider = next(number for number in range(5) if number not in holders(net, session_id))
+    net.advance(20, step_s=0.25)
+    for number in range(5):
+        net.hold(user, number)
+    used = net.opened(user, session_id)
+    assert used["a"] == 1
+    net.managers[user].commit(used)
+    net.managers[user].release(used)
+    net.advance(10.1, step_s=0.25)
+    found: list[Session] = []
+    net.managers[outsider].open_deferred(session_id).addCallback(found.append)
+    net.deliver()
+    assert not found
+    net.let_go()
+    net.deliver()
+    assert dict(found[0]) == {"a": 1}
