@@ -189,6 +189,13 @@ class Finding:
         moving = self._moving
         return key in moving.handover.recovering or (key in moving.near and moving.placement.depth(self.me, key, entry.primary) == WHOLE)
 
+    def has_ended(self, key: bytes, now_ms: int) -> bool:
+        """By what is here, after all who could be were asked. A session whose time is over may have been used by whom we have just lost."""
+        entry = self._replica.get(key)
+        if entry is None or (entry.head is not None and entry.head.state != LIVE):
+            return entry is not None
+        return is_whole(entry) and self._servable(key, now_ms) is None and self._sure(now_ms)
+
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""
         entry = self._replica.get(key)

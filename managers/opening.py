@@ -247,7 +247,7 @@ class Opening:
         if verdict == GONE:
             core.replica.settle_partial(key)  # nobody has more of it
         entry = core.servable(key, now_ms)
-        if verdict == UNSURE or (verdict == FOUND and entry is None and (core.replica.get(key) is None or core.trusted(key, now_ms) == (None, False))):
+        if verdict == UNSURE or (verdict == FOUND and entry is None and not core.finding.has_ended(key, now_ms)):
             first, last = self._unknown.pop(key, (now_ms, now_ms))
             if now_ms - last >= self._unknown_for_ms:
                 first = now_ms  # that was another time

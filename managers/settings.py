@@ -77,7 +77,9 @@ class ManagerSettings:
         "How long the tombstone of an ended session is kept. Longer than the longest partition to survive. Costs about 0.4 KiB each, 0.9 KiB after an expiry, and no other limit bounds their number.",
         minimum=60.0,
     )
-    unknown_for_s: float = knob(30.0, "After an unannounced loss, how long an absent session is called unknown (writes refused) and not gone.", minimum=0.0)
+    unknown_for_s: float = knob(
+        30.0, "After an unannounced loss, how long a session that is absent, or seems over, is called unknown (writes refused) and not gone.", minimum=0.0
+    )
     lookup_timeout_s: float = knob(0.5, "Longest wait for the answer of keepers to a look-up.", minimum=0.05, maximum=30.0)
     reconcile_period_s: float = knob(
         30.0,

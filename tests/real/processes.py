@@ -83,9 +83,11 @@ class _Child:
         return self._process.pid
 
     def signal(self, number: signal.Signals) -> float:
-        """Returns when."""
+        """Returns when. A process that is stopped has stopped: until each of its threads has, it may still answer somebody."""
         now = time.monotonic()
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
         return now
 
     def kill(self) -> float:

@@ -381,3 +381,25 @@ def test_a_copy_whose_time_seems_over_is_no_answer_before_the_others_have_spoken
     net.let_go()
     net.deliver()
     assert dict(found[0]) == {"a": 1}
+
+
+@pytest.mark.parametrize(("kind", "settings"), [(PartitionedManager, replace(BACKUP, type="partitioned", backups=1)), (BackupManager, BACKUP)])
+def test_a_session_that_seems_over_is_unknown_while_a_loss_is_new(kind: type[SessionManager], settings: ManagerSettings) -> None:
+    """Whoever is lost may have used it last, and go on using it beyond a cut (simulator, partitioned, seed 10)."""
+    settings = replace(settings, idle_timeout_s=30, save_period_s=60, read_your_writes="same-node", unknown_for_s=5)
+    net = Net(5, settings, kind=kind)
+    session_id = net.visit(0, a=1)
+    user, *others = holders(net, session_id)
+    net.advance(29, step_s=0.25)
+    net.kill(user)
+    net.clock.advance(1.1)
+    found: list[Session] = []
+    for number in range(5):
+        if number != user:
+            net.managers[number].open_deferred(session_id).addCallback(found.append)
+    net.deliver()
+    net.advance(settings.lookup_timeout_s + 0.1)
+    assert len(found) == 4
+    assert all(session.unknown for session in found)
+    net.advance(6)
+    assert net.opened(others[0], session_id).new
