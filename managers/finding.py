@@ -219,7 +219,8 @@ class Finding:
             return [Send((peer,), self._say.records([head])), self._verdict(peer, key, ELSEWHERE)]
         if not is_whole(entry):
             return [self._verdict(peer, key, UNSURE)]
-        if self._is_doubtful(key, entry) or not self._awake(now_ms):
+        is_over = self._servable(key, now_ms) is None
+        if self._is_doubtful(key, entry) or not self._awake(now_ms) or (is_over and not self._sure(now_ms)):
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
         if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)

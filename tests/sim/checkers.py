@@ -94,14 +94,19 @@ class Checkers:
             ended.refused_by.add(life)  # it knows; one that never heard of the session has refused nothing
 
     def _is_unknown(self, node: SimNode, key: bytes) -> None:
-        """The node could not find out whether there is such a session. Where nothing has been wrong for a while, that is so only if all who had it are gone."""
+        """The node could not find out whether there is such a session. Where nothing has been wrong for a while, that is so only if all who had it are gone,
+        or its time is over for all that they know, and somebody was lost lately.
+        """
         calm_s = self.world.now - self._wrong_at
-        have = [other.reactor.name for other in self.cluster.nodes.values() if other.managers and other.manager._core.replica.held(key) is not None]
+        have = [other.reactor.name for other in self.cluster.nodes.values() if other.managers and self._would_serve(other, key)]
         if calm_s >= _CALM_S and have:
             self.fail(
                 "S7",
                 f"{node.reactor.name} cannot tell whether there is a session {key.hex()[:8]}, which {', '.join(have)} have, {calm_s:.1f} s after all faults",
             )
+
+    def _would_serve(self, node: SimNode, key: bytes) -> bool:
+        return node.manager._core.servable(key, node.manager._channel.now_ms()) is not None
 
     def made(self, node: SimNode, session_id: str) -> None:
         """This node has made a session, or is the first that serves it."""
