@@ -53,6 +53,24 @@ def test_the_check_loses_nothing_and_its_last_line_is_the_result() -> None:
     assert result["pause_detection_ms"] >= 2000, "a stopped process is dropped for its silence, not at once"
 
 
+def test_the_stories_with_backups() -> None:
+    """One after the other: each is up to seven nodes, and all of them at once would measure how long a process waits for its turn."""
+    for layout, rolling, nodes in (
+        ("Layout(nodes=5, manager='backup')", False, 5),
+        ("Layout(nodes=4, manager='backup', backups=1)", True, 4),
+        ("Layout(data=4, web=3, manager='partitioned')", False, 7),
+    ):
+        run = subprocess.run(_python(f"run_check({layout}, 20, 800, None, False, {rolling})"), capture_output=True, text=True, timeout=240)
+        lines = run.stdout.splitlines()
+        assert lines, run.stderr
+        result = json.loads(lines[-1])
+        assert run.returncode == 0, (layout, run.stderr)
+        assert (result["lost"], result["foreign"], result["unread"]) == (0, 0, 0), layout
+        assert result["nodes"] == nodes
+        if rolling:
+            assert result["failed_requests"] == 0
+
+
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="needs Linux 5.3")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_the_demo_prints_its_url_and_leaves_no_process_behind_however_it_ends(number: signal.Signals, tmp_path: Path) -> None:
