@@ -39,7 +39,7 @@ _is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 
 
 class _Question(NamedTuple):
-    """What somebody has to be asked before this session can be given."""
+    """A request for a session, and what somebody has to be asked before it can be given."""
 
     session_id: str
     key: bytes
@@ -126,25 +126,24 @@ class Opening:
         key = key_of(session_id)
         now_ms = self._channel.now_ms()
         with self._lock:
-            return self._look(session_id, key, token if self._reads_tokens else "", now_ms)
+            return self._look(_Question(session_id, key, token if self._reads_tokens else ""), now_ms)
 
-    def _look(
-        self, session_id: str, key: bytes, token: str, now_ms: int, waited: int | None = None, found: dict[bytes, int] | None = None
-    ) -> Session | _Question:
-        entry, trusted = self._core.trusted(key, now_ms)
-        if found is not None and not trusted and self._core.awake(now_ms):
-            entry = self._core.servable(key, now_ms)
-            record = self._core.replica.record(key, entry) if entry is not None else None
-            trusted = record is not None and record.has_seen(found)
-        if entry is None and (not trusted or (token and self._is_doubtful(key, token, now_ms))):
+    def _look(self, about: _Question, now_ms: int) -> Session | _Question:
+        core, key = self._core, about.key
+        entry, trusted = core.trusted(key, now_ms)
+        if about.found is not None and not trusted and core.awake(now_ms):
+            entry = core.servable(key, now_ms)
+            record = core.replica.record(key, entry) if entry is not None else None
+            trusted = record is not None and record.has_seen(about.found)
+        if entry is None and (not trusted or (about.token and self._is_doubtful(key, about.token, now_ms))):
             first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
             if now_ms - last < _STANDS_MS:
                 return self._lost_or_unknown(first, now_ms)
             trusted = False
         if not trusted:
-            return _Question(session_id, key, token, None, waited, self._core.placement)
+            return about._replace(placement=core.placement, found=None)
         self._unknown.pop(key, None)
-        return self._made() if entry is None else self._bind(session_id, key, token, entry, waited, found is not None)
+        return self._made() if entry is None else self._bind(about, entry, about.found is not None)
 
     def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
         """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
@@ -154,15 +153,17 @@ class Opening:
         denied = self._denied.get(key)
         return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _STANDS_MS
 
-    def _bind(self, session_id: str, key: bytes, token: str, entry: Entry, waited: int | None, asked: bool) -> Session | _Question:
+    def _bind(self, about: _Question, entry: Entry, asked: bool) -> Session | _Question:
+        """`asked`: a look-up has just found it."""
+        key, token, waited = about.key, about.token, about.waited
         record = self._core.replica.record(key, entry)
         assert record is not None
         missing: Written | None = None
         if token:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
-                return _Question(session_id, key, token, missing, found=dict(record.applied) if asked else None)
-        session = self._made(session_id, key, record.registers.copy(), entry.created_ms, record.size)
+                return about._replace(token=token, missing=missing, found=dict(record.applied) if asked else None)
+        session = self._made(about.session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use
         in_use[key] = in_use.get(key, 0) + 1
@@ -239,7 +240,7 @@ class Opening:
         now_ms = self._channel.now_ms()
         with self._lock:
             if question.missing is not None:
-                return self._look(question.session_id, question.key, question.token, now_ms, verdict, question.found)
+                return self._look(question._replace(missing=None, waited=verdict), now_ms)
             return self._looked_up(question, verdict, now_ms)
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
@@ -255,7 +256,7 @@ class Opening:
             return self._lost_or_unknown(first, now_ms)
         self._unknown.pop(key, None)
         if entry is not None:
-            return self._bind(about.session_id, key, about.token, entry, about.waited, True)
+            return self._bind(about, entry, True)
         if about.token and about.placement is not core.placement and core.replica.get(key) is None:
             return about._replace(placement=core.placement)  # who has come meanwhile may be one that its browser wrote through
         if about.token:
