@@ -17,7 +17,6 @@ All keys are looked at after a change of view, some at a time; single keys whene
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
@@ -67,7 +66,7 @@ class Handover:
         self._absent = absent
         self._recent_until_ms = self._healing_until_ms = 0
         self._newcomer = b""  # its coming was the last change of view, and its link is not known to have begun
-        self._queue: deque[int] = deque()  # partitions still to be looked at
+        self._queue: dict[int, None] = {}  # partitions still to be looked at
         self._look_at_ms: int | None = None
         self.recovering: dict[bytes, None] = {}  #: keys of ours that may be out of date
         self._assumed: dict[bytes, None] = {}  # keys of ours that were, and of which nobody here had more
@@ -118,7 +117,7 @@ class Handover:
                 self._doubt(key)
                 self.recovering[key] = None
         self._assumed.clear()
-        self._queue = deque(number for number in range(PARTITIONS) if self._replica.partitions[number])
+        self._queue = {number: None for number in range(PARTITIONS) if self._replica.partitions[number]}
         self._look_at_ms = now_ms if self._queue else None
 
     def settle(self, key: bytes, placement: Placement, now_ms: int) -> bool:
@@ -153,6 +152,8 @@ class Handover:
             if key in self._near:
                 self._near.changed((key,))
                 self.recovering[key] = None
+            elif not is_whole(entry):
+                self.recovering[key] = None  # commits have come, and not its record
             return True
         self.recovering.pop(key, None)
         self._doubt(key)
@@ -253,11 +254,14 @@ class Handover:
     def _look(self, placement: Placement, now_ms: int, tasks: Tasks) -> None:
         looked = 0
         while self._queue and looked < _LOOKS_AT_ONCE:
-            partition = self._replica.partitions[self._queue.popleft()]
+            number = next(iter(self._queue))
+            del self._queue[number]
+            partition = self._replica.partitions[number]
             looked += len(partition)
             for key in sorted(partition):
                 if self.settle(key, placement, now_ms):
                     tasks.heirs.append(key)
+                self.parting.bind(key)
                 for uid in self._newcomers(key, partition[key], placement):
                     tasks.given.setdefault(uid, []).append(key)
         self._look_at_ms = now_ms + _LOOK_AGAIN_MS if self._queue else None
@@ -307,6 +311,10 @@ class Handover:
         self._assumed.pop(key, None)
         self._orphans.pop(key, None)
         self._near.forget(key)
+
+    def must_part(self, key: bytes) -> bool:
+        """Our copy was here when the view changed, and it is not known that all who are to hold the session have what is in it."""
+        return self.parting.is_bound(key) or partition_of(key) in self._queue
 
     def asked(self, peer: bytes, items: Sequence[tuple[bytes, bytes]], placement: Placement) -> list[Send]:
         """A CHECK. What is in doubt here is not confirmed before somebody who knows has been heard."""

@@ -204,7 +204,7 @@ class Moving:
             self.near.forget(key)
         elif self.placement.depth(self.me, key, entry.primary) == WHOLE:
             self.handover.recovered(key)
-        else:
+        elif not self.handover.must_part(key):
             self.near.fetched(key, peer)
             self.handover.settle(key, self.placement, now_ms)
 

@@ -55,6 +55,7 @@ class Parting:
         self.leaving: OrderedDict[bytes, dict[bytes, bytes]] = OrderedDict()  #: keys held in the wrong place -> {member: mark it has confirmed}
         self.calm: bytes | None = None  #: the member whose coming was all of the last change of view, or `OURSELVES`; None: more has happened
         self._truth: set[bytes] = set()  # leaving copies that were the truth before that change
+        self._bound: set[bytes] = set()  # leaving copies that go in any case, as they were here when the view changed
         self._due: OrderedDict[bytes, None] = OrderedDict()  # leaving keys to look at: new ones, those confirmed by somebody, and once a second all
         self._asked: set[bytes] = set()  # members that have not answered the last CHECK yet: one is under way at a time
         self._waiting: dict[bytes, dict[bytes, None]] = {}  # by such a member, leaving keys to look at when it has answered
@@ -72,6 +73,7 @@ class Parting:
         """Nothing leaves any more."""
         self.leaving.clear()
         self._truth.clear()
+        self._bound.clear()
         self._due.clear()
         self._waiting.clear()
 
@@ -86,7 +88,17 @@ class Parting:
         """It is in its place, or nothing is held of it any more."""
         self.leaving.pop(key, None)
         self._truth.discard(key)
+        self._bound.discard(key)
         self._due.pop(key, None)
+
+    def bind(self, key: bytes) -> None:
+        """If this leaves, it goes in any case, whoever gives us the same session meanwhile: there may be in it what not all have who should hold it."""
+        if key in self.leaving:
+            self._bound.add(key)
+
+    def is_bound(self, key: bytes) -> bool:
+        """Our copy leaves, and is no near copy before all have what is in it."""
+        return key in self._bound
 
     def was_truth(self, key: bytes) -> bool:
         """Our copy is on its way out, and was the truth until then."""
@@ -119,8 +131,10 @@ class Parting:
                 for uid in missing or ():
                     if uid in self._asked:
                         self._waiting.setdefault(uid, {})[key] = None
-                if missing == {} and not self._keep(key) and self._drop(key, entry, placement):
-                    dropped.append(key)
+                if missing == {}:
+                    self._bound.discard(key)
+                    if not self._keep(key) and self._drop(key, entry, placement):
+                        dropped.append(key)
         asked = gather(questions)
         sends = [Send((uid,), self._say.check(items)) for uid, items in asked]
         self._asked.update(uid for uid, _ in asked)

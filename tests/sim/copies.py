@@ -2,14 +2,15 @@
 
 Where every member holds everything, all copies are equal. Where some do: each session has one head, known to its keepers and
 holders; its record is the same on every holder that the rank names; nobody else holds anything of it, but for near caches,
-whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it. Of a session that all its holders took with them a head may be left,
-while whoever has that calls it unknown.
+whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it. Of a session that all its holders took with them
+a head or some commits may be left, while whoever has those calls it unknown.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from caterwaul.managers.entry import is_whole
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.placement import partition_of
 from caterwaul.managers.replica import Entry
@@ -51,7 +52,7 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     heads = {copy[:2] for copy in copies.values()}
     if len(heads) != 1:
         return True
-    if all(copy[2] is None for copy in copies.values()):
+    if not any(copy[2] is not None and is_whole(entries[name]) for name, copy in copies.items()):
         return any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]

@@ -16,7 +16,7 @@ from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.messages import ANSWER, CHECK, CHECKED, OFFER, RECORD_MARK, RECORDS, TRUTH_MARK, UNSURE
 from caterwaul.managers.messages import Session as Told
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.placement import WHOLE, partition_of
+from caterwaul.managers.placement import WHOLE, Ranked, partition_of
 from caterwaul.managers.record import Record
 from caterwaul.managers.replica import Replica
 from caterwaul.managers.session import Session, key_of
@@ -629,3 +629,49 @@ def test_a_version_is_never_used_twice_though_an_older_copy_comes_back(backup: N
         newer.append(counter)
     member.drop(key)
     assert member.commit(key, {"n": b"z"}, 0, 0, author)[0] not in (*older, *newer)
+
+
+def test_what_one_who_has_to_part_wrote_comes_to_all_holders_though_another_gives_it_the_session_meanwhile(partitioned: Net) -> None:
+    """It held the session by its view and wrote; by the next view it holds nothing, and fetches from one who was not told (simulator, partitioned, seed 88)."""
+    everybody = partitioned.view()
+    numbers = {m.uid: number for number, m in enumerate(partitioned.members)}
+    told, untold, session_id = -1, -1, ""
+    while told != 0:
+        session_id = partitioned.visit(0, a=1)
+        told, untold = (numbers[uid] for uid in Ranked(everybody, b"", 2).holders(key_of(session_id), b""))
+    without = everybody.without(partitioned.members[untold].uid)
+    by_rank = Ranked(without, b"", 2).holders(key_of(session_id), b"")
+    writer = next(numbers[uid] for uid in by_rank if numbers[uid] != told)
+    partitioned.show_view(writer, without)
+    partitioned.show_view(untold, everybody.without(partitioned.members[writer].uid))
+    partitioned.visit(writer, session_id, a=2)
+    partitioned.show_view(writer, everybody)
+    partitioned.show_view(untold, everybody)
+    partitioned.managers[writer]._core.moving.handover._healing_until_ms = 0  # as if it had never met the other before
+    assert partitioned.opened(writer, session_id)["a"] == 2
+    assert not partitioned.managers[writer]._core.moving.near.is_fresh(key_of(session_id))  # it goes on parting
+    partitioned.advance(3.0)
+    assert [dict(partitioned.opened(number, session_id)) for number in (told, untold)] == [{"a": 2}] * 2
+
+
+def test_commits_whose_session_went_with_its_holders_are_unknown_for_a_while_and_then_what_is_left_of_it(backup: Net) -> None:
+    """Simulator, backup, seed 88: nobody looked at them any more, for ever."""
+    session_id = backup.visit(0, a=1)
+    key = key_of(session_id)
+    (left,) = holding(backup, session_id) - {0}
+    replica = backup.managers[left]._core.replica
+    entry = replica.get(key)
+    assert entry is not None
+    record = replica.record(key, entry)
+    assert record is not None
+    record.partial, entry.body = True, record  # as if only a commit had come
+    backup.kill(0)
+    backup.advance(5.0)
+    found: list[Session] = []
+    backup.managers[left].open_deferred(session_id).addCallback(found.append)
+    backup.advance(BACKUP.lookup_timeout_s + 0.1)
+    assert found[0].unknown
+    backup.advance(BACKUP.unknown_for_s)
+    assert dict(backup.opened(left, session_id)) == {"a": 1}
+    assert holding(backup, session_id) == due(backup, session_id)
+    assert len(holding(backup, session_id)) == 2
