@@ -34,15 +34,16 @@ class Scale:
     sessions: int  #: that floods and latencies update
     attributes: int
     flood_ms: int
+    nodes_ms: int  #: writes of the rows nodes: so long that what the first ones cost after a pause counts for little in all processes together
     paced_ms: int
     held: int  #: sessions of the rows memory, join and rejoin
     losses: int  #: processes killed for the row detect
     away_s: float  #: how long the node of the row rejoin is away, at least
 
 
-FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, paced_ms=5000, held=100_000, losses=10, away_s=60.0)
-QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0)
-TINY = Scale(sessions=50, attributes=2, flood_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0)
+FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, nodes_ms=10_000, paced_ms=5000, held=100_000, losses=10, away_s=60.0)
+QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, nodes_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0)
+TINY = Scale(sessions=50, attributes=2, flood_ms=100, nodes_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0)
 
 _PACED_PER_S = 200.0
 _SETTLE_S = 1.5  # after so long without anything new nothing more is coming
@@ -109,7 +110,7 @@ def _group(row: Row) -> tuple[str, int, int, str]:
 
 def _spread(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
     if row.kind == "nodes":
-        return spread.writes(row.manager, row.replicas + 1, row.size, row.acks, scale.sessions, scale.flood_ms, repetitions)
+        return spread.writes(row.manager, row.replicas + 1, row.size, row.acks, scale.sessions, scale.nodes_ms, repetitions)
     if row.kind == "lookup":
         return spread.lookups(row.manager, scale.sessions, row.size, repetitions)
     if row.kind == "away":
