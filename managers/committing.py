@@ -153,17 +153,18 @@ class Committing:
             session.created_ms = session.created_ms or now_ms
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
-            session.settle(changes, record.registers if record is not None else {}, (replica.next_counter(record), self._uid))
+            session.settle(changes, record.registers if record is not None else {}, replica.next_version(key, record))
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
-        counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
-        session.committed(changes, (counter, self._uid))
+        author, counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
+        session.committed(changes, (counter, author))
         if secret is not None:
-            session.token = add_commit(session.token, secret, key, self._uid, counter)
-        delta = encode_delta(
-            key, counter, previous, seen, changes, now_ms, session.created_ms if created else None, named if created and named != self._uid else None
-        )
-        groups = placement.others(key, named)
-        outbox.put(groups, key, delta, waiting.ear if waiting is not None else None)
+            session.token = add_commit(session.token, secret, key, author, counter)
+        groups, ear = placement.others(key, named), waiting.ear if waiting is not None else None
+        if author == self._uid:
+            first = (session.created_ms, named if named != self._uid else None) if created else (None, None)
+            outbox.put(groups, key, encode_delta(key, counter, previous, seen, changes, now_ms, *first), ear)
+        else:
+            outbox.put_state(groups, key, ear)  # a delta is its sender's own
         if created and not placement.everywhere:  # a delta implies the head; who keeps only that gets it so
             head = live_head(counter, self._uid, named)
             outbox.put_head(tuple(group for group in placement.heads(key, named) if group not in groups), key, head)
@@ -233,7 +234,7 @@ class Committing:
             record = replica.record(ended_key, entry) if entry is not None else None
             contents = {}
             if record is not None:
-                contents = session.contents(changes, record.registers, (replica.next_counter(record), self._uid), (replica.next_counter(None), self._uid))
+                contents = session.contents(changes, record.registers, replica.next_version(ended_key, record), replica.next_version(session.key, None))
             head = replica.end(ended_key, state, now_ms)
             if head is None:
                 self.dropped += 1

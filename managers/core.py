@@ -384,12 +384,13 @@ class SessionCore:
         if not self.placement.everywhere:
             moved, recover = self.moving.tick(now_ms)
             effects += moved
-            for key, peers in recover:
-                effects += self.finding.recover(key, peers, now_ms)
+            effects += [effect for key, peers in recover for effect in self.finding.recover(key, peers, now_ms)]
         if now_ms >= self.comparing.due_ms:
             effects += self.comparing.begin(now_ms, ((uid, self._version(uid)) for uid in self.placement.peers()))
         if self.packing.tick(now_ms):
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
+        for key in self.packing.take_parts():
+            effects += self.finding.ask(key, now_ms)
         return effects + self.moving.tell_readers()
 
     @property

@@ -152,7 +152,10 @@ class Finding:
         if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
             return self._end_empty(key, now_ms)
         if self._is_partial(key) and ELSEWHERE not in verdicts:
-            return self.lookups.end(key, FOUND if verdicts <= {ABSENT, EMPTY} and self._settle_partial(key, now_ms) else UNSURE)
+            if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms):
+                return [*self._settle_partial(key), *self.lookups.end(key, FOUND)]
+            if not self._moving.placement.everywhere:
+                return self.lookups.end(key, UNSURE)
         if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
             return self.lookups.end(key, FOUND)
         if not self._exists(key) and ELSEWHERE not in verdicts:
@@ -166,8 +169,8 @@ class Finding:
             return self.ask_for(key, peers, now_ms, doubted=True)
         handover = self._moving.handover
         if self._is_partial(key):
-            self._settle_partial(key, now_ms)
-        elif not handover.is_empty(key, self._moving.placement):
+            return self._settle_partial(key) if self._sure(now_ms) else []
+        if not handover.is_empty(key, self._moving.placement):
             handover.assumed(key)
         elif self._sure(now_ms):
             return self._end_empty(key, now_ms)
@@ -178,13 +181,14 @@ class Finding:
         entry = self._replica.get(key)
         return entry is not None and entry.body is not None and not is_whole(entry)
 
-    def _settle_partial(self, key: bytes, now_ms: int) -> bool:
-        """Nobody who is here has more of it. Whether nobody else can either: then these parts are what is left of the session."""
-        if not self._sure(now_ms):
-            return False
+    def _settle_partial(self, key: bytes) -> list[Effect]:
+        """Nobody has more of it: these parts are what is left of the session. Where all hold all, they get it now."""
+        placement = self._moving.placement
         self._replica.settle_partial(key)
-        self._moving.handover.assumed(key)
-        return True
+        if not placement.everywhere:
+            self._moving.handover.assumed(key)
+            return []
+        return [Send(group, message) for group in placement.others(key, self._replica.primary_of(key)) for message in self._entropy.messages([key])]
 
     def _end_empty(self, key: bytes, now_ms: int) -> list[Effect]:
         """It went with its holders."""

@@ -25,6 +25,7 @@ class Packing:
         self._sweep_at_ms = now_ms + pack_ms
         self._pack_at_ms: int | None = None
         self.cooling: set[bytes] = set()  #: keys to pack unless they are used again
+        self._parts: list[bytes] = []
 
     def tick(self, now_ms: int) -> bool:
         """Whether a sweep began."""
@@ -44,8 +45,17 @@ class Packing:
         for _ in range(min(_AT_ONCE, len(self.cooling))):
             key = self.cooling.pop()
             entry = self._replica.get(key) if key not in self._replica.in_use else None
-            if entry is not None and type(entry.body) is Record and not entry.body.partial:
-                entry.body = entry.body.pack()
+            if entry is not None and type(entry.body) is Record:
+                if entry.body.partial:
+                    self._parts.append(key)
+                    self._replica.in_use.add(key)
+                else:
+                    entry.body = entry.body.pack()
+
+    def take_parts(self) -> list[bytes]:
+        """Keys of which only commits have come since the sweep before."""
+        parts, self._parts = self._parts, []
+        return parts
 
     @property
     def deadline_ms(self) -> int:

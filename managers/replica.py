@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from .authors import Authors
 from .entry import Changed, Created, Destroyed, Entry, Outcome
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
@@ -39,6 +40,7 @@ class Replica:
         self.events: list[Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
+        self.authors = Authors(me)
         self._used = 0  # the highest counter of our commits
         self._spent = 0  # up to here we may have used counters in copies that are not here any more
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
@@ -83,8 +85,10 @@ class Replica:
 
     # -- our own acts
 
-    def commit(self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int, primary: bytes) -> tuple[int, int, dict[bytes, int], bool]:
-        """Apply a commit of ours. Returns (counter, previous, seen, created). The caller has made sure that the session is not ended.
+    def commit(
+        self, key: bytes, changes: dict[str, bytes | None], now_ms: int, created_ms: int, primary: bytes
+    ) -> tuple[bytes, int, int, dict[bytes, int], bool]:
+        """Apply a commit of ours. Returns (author, counter, previous, seen, created). The caller has made sure that the session is not ended.
 
         `primary`: who leads the session if this creates it.
         """
@@ -93,34 +97,38 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            counter = self._use(None)
-            record.write(counter, me, changes)
-            self._insert(key, Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms)), me)
+            counter, author = self._use(key, record)
+            record.write(counter, author, changes)
+            entry = Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms))
+            entry.wrote = counter
+            self._insert(key, entry, me)
             self.in_use.add(key)
-            return counter, 0, {}, True
+            return author, counter, 0, {}, True
         body = entry.body
         record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
         self.in_use.add(key)
         applied = record.applied
-        previous = applied.get(me, 0)
+        counter, author = self._use(key, record)
+        previous = applied.get(author, 0)
         alone = len(applied) == (1 if previous else 0)
-        seen = {} if alone else {origin: counter for origin, counter in applied.items() if origin != me}
-        counter = self._use(record)
-        record.write(counter, me, changes)
+        seen = {} if alone else {origin: last for origin, last in applied.items() if origin != author}
+        record.write(counter, author, changes)
+        entry.wrote = counter
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
         if IDLE_LIMIT in changes:
             self.fresh.append(key)
-        return counter, previous, seen, False
+        return author, counter, previous, seen, False
 
-    def next_counter(self, record: Record | None) -> int:
-        """That of our next commit to this record (None: to a new one). A copy that comes back to us may be older than the one we parted from, which
-        has commits of ours that it lacks: no version is used twice."""
-        return max(record.counter if record is not None else 0, self._spent) + 1
+    def next_version(self, key: bytes, record: Record | None) -> tuple[int, bytes]:
+        """That of our next commit to this record (None: to a new one). None is used twice, though a copy that comes back to us may lack commits of ours."""
+        counter = max(record.counter if record is not None else 0, self._spent) + 1
+        return counter, self.authors.of(key, record.applied if record is not None else {}, counter)
 
-    def _use(self, record: Record | None) -> int:
-        self._used = max(self._used, counter := self.next_counter(record))
-        return counter
+    def _use(self, key: bytes, record: Record) -> tuple[int, bytes]:
+        version = self.next_version(key, record)
+        self._used = max(self._used, version[0])
+        return version
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
@@ -328,9 +336,8 @@ class Replica:
 
     def drop(self, key: bytes) -> None:
         """Placement does not want it here any more, and others have it."""
-        self._spent = self._used
         entry = self.partitions[partition_of(key)].pop(key, None)
-        self.changed[partition_of(key)] = 1
+        self._parted(key, entry)
         if entry is not None:
             if entry.head is None or entry.head.state == LIVE:
                 self.live -= 1
@@ -339,12 +346,17 @@ class Replica:
 
     def strip(self, key: bytes) -> None:
         """Drop the record, keep the head."""
-        self._spent = self._used
         entry = self.get(key)
-        self.changed[partition_of(key)] = 1
+        self._parted(key, entry)
         if entry is not None:
-            entry.body = None
-            entry.touches = ()
+            entry.body, entry.touches = None, ()
+
+    def _parted(self, key: bytes, entry: Entry | None) -> None:
+        self._spent = self._used
+        self.changed[partition_of(key)] = 1
+        if entry is not None and entry.wrote:
+            self.authors.parted(key, entry.wrote)
+            entry.wrote = 0
 
     def forget(self, key: bytes) -> None:
         """Drop a tombstone whose retention is over."""

@@ -315,10 +315,11 @@ class Net:
         return [manager.open_local(session_id) for manager in self.managers if manager.me.uid in self.alive]
 
     def bodies(self) -> list[dict[bytes, tuple[object, bytes | None]]]:
-        """All copies, to compare byte for byte."""
+        """All copies, to compare byte for byte. Commits whose record has not come are none."""
         result = []
         for manager in self.managers:
             if manager.me.uid in self.alive:
                 replica = manager._core.replica
-                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in replica.entries()})
+                copies = [(key, entry) for key, entry in replica.entries() if entry.body is None or is_whole(entry)]
+                result.append({key: (entry.head and (entry.head.state, entry.head.version), replica.body_of(entry)) for key, entry in copies})
         return result

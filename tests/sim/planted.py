@@ -200,5 +200,6 @@ BUGS = (
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
+    Bug("the last writer of a map's counter wins", _last_writer_of_a_counter_wins, tuple(f"n{number}: hits" for number in range(5)), scene="maps"),
     Bug("domains do not matter", _domains_do_not_matter, tuple(f"n{number} of " for number in range(6)), scene="domains"),
 )

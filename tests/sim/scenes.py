@@ -1,4 +1,4 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map.
 
 A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted.
 `Clients` are users whose every answer is checked: nobody's session may be lost, unknown or older than what must have survived.
@@ -20,6 +20,7 @@ from .copies import difference
 from .faults import Injector, draw
 from .node import SimCluster, SimNode
 from .run import run_seed
+from .shared import maps
 from .world import SimulationError, World
 
 __all__ = ["SCENES", "Clients", "attempt"]
@@ -363,4 +364,5 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
     "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains, "lite": lite,
+    "maps": maps,
 }  # fmt: skip

@@ -469,7 +469,7 @@ def test_a_member_never_uses_a_version_twice_after_an_expiry_took_its_record():
     elsewhere.write(2, other, {"b": b"\1"})
     replica.merge_record(key, live_head(1, me, me), 10, (other, 60, 60), elsewhere.pack(), elsewhere, outcome)
     assert outcome.spreads == [key]
-    counter, previous, _, created = replica.commit(key, {"a": b"\7"}, 70, 10, me)
+    _, counter, previous, _, created = replica.commit(key, {"a": b"\7"}, 70, 10, me)
     assert (counter, previous, created) == (4, 3, False)
 
 
@@ -647,3 +647,20 @@ def test_one_no_is_not_enough_for_a_member_that_is_not_sure_itself():
     net.deliver()
     assert found[0].new
     assert not found[0].unknown
+
+
+def test_commits_whose_session_went_with_those_who_had_it_are_given_to_all_when_nobody_can_have_more():
+    """Found by Hypothesis: one member kept them for good, and the others had nothing."""
+    net = Net(2)
+    session_id, _ = make(net, 0, b=2)
+    net.deliver()
+    key = key_of(session_id)
+    replica = net.managers[1]._core.replica
+    record = replica.record(key, replica.get(key))
+    record.partial = True  # as if only a commit had come
+    net.kill(0)
+    net.join()
+    net.advance(10.0, 0.25)
+    assert net.managers[2]._core.replica.get(key) is None
+    net.advance(ManagerSettings.unknown_for_s, 0.5)
+    assert dict(net.managers[1].open_local(session_id)) == dict(net.managers[2].open_local(session_id)) == {"b": 2}
