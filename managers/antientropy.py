@@ -228,8 +228,9 @@ class AntiEntropy:
         return sends + self._next(peer, now_ms)
 
     def synced(self, peer: bytes, number: int, now_ms: int) -> list[Send]:
-        """The leader has finished a round; it counts unless the link began anew, or this process slept, since that began."""
-        if self._following.pop(peer, None) == number:
+        """The leader has finished a round; it counts unless the link began anew, or this process slept, since that began. So may the next one have."""
+        if self._following.get(peer) == number:
+            del self._following[peer]
             self._is_in_sync(peer, now_ms)
         return self._pay(peer)
 
@@ -247,8 +248,9 @@ class AntiEntropy:
         return self._records(peer, sessions)
 
     def messages(self, keys: list[bytes], waiters: Any = ()) -> list[Message]:
-        """The same, addressed to nobody yet; the waiters go with the last message."""
+        """The same, addressed to nobody yet, and after them what comes behind records; the waiters go with the last message."""
         messages = [send.message for send in self.records(b"", keys)]
+        messages += [message for key in keys if (message := self._say.again(key)) is not None]
         if messages:
             messages[-1].waiters = waiters
         return messages

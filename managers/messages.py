@@ -34,6 +34,8 @@ HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
 VERDICTS = FOUND, GONE, ABSENT, UNSURE, ELSEWHERE, LEFT, EMPTY = range(7)
 
 _DOUBTFUL = (True,)
+_BEHIND = bytes(KEY_BYTES)
+_SERIAL_BYTES = 8
 DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 _MARKED_BYTES = KEY_BYTES + 1 + DIGEST_BYTES
@@ -83,12 +85,24 @@ class Speaker:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self._said = 0  # messages that stay behind records
 
     def _data(self, keys: Sequence[bytes], *body: Any, waiters: Sequence[Waiter] = ()) -> Message:
         return Message(self.name, DATA, encode([self.name, *body]), keys, waiters)
 
     def _control(self, keys: Sequence[bytes], *body: Any, waiters: Sequence[Waiter] = ()) -> Message:
         return Message(self.name, CONTROL, encode([self.name, *body]), keys, waiters)
+
+    def _behind(self, *body: Any) -> Message:
+        """One that must not overtake what was said before it: where a full outbox has dropped records, it comes after them, when they are asked for (`again`). For
+        that the message is its own key, and no other has the same."""
+        data = encode([self.name, *body])
+        self._said += 1
+        return Message(self.name, DATA, data, [_BEHIND + self._said.to_bytes(_SERIAL_BYTES, "big") + data])
+
+    def again(self, key: bytes) -> Message | None:
+        """The message that is this key; None: it is a session's."""
+        return Message(self.name, DATA, key[len(_BEHIND) + _SERIAL_BYTES :], [key]) if len(key) > len(_BEHIND) else None
 
     def records(self, sessions: Sequence[Session], waiters: Sequence[Waiter] = ()) -> Message:
         wire = [[s.key, s.head and head_to_wire(s.head), s.created_ms, list(s.touches), s.body, *_DOUBTFUL[: s.doubtful]] for s in sessions]
@@ -105,7 +119,7 @@ class Speaker:
         return self._control((), WANT, list(keys))
 
     def offer(self) -> Message:
-        return self._data((), OFFER)
+        return self._behind(OFFER)
 
     def inventory(self, number: int, start: int, stop: int, items: Iterable[tuple[bytes, bytes]], only: Sequence[int] | None = None) -> Message:
         """`only`: of these partitions; a member that speaks protocol 1 would take it for an inventory of all."""
@@ -115,10 +129,10 @@ class Speaker:
     def covered(self, number: int, stop: int, wants: Sequence[bytes], have: Sequence[bytes] | None = None) -> Message:
         """`have`: the digests of our copies of the first ones wanted; the leader need not send what has become the same."""
         rest = () if have is None else (b"".join(have),)
-        return self._data((), COVERED, number, stop, b"".join(wants), *rest)
+        return self._behind(COVERED, number, stop, b"".join(wants), *rest)
 
     def synced(self, number: int) -> Message:
-        return self._data((), SYNCED, number)
+        return self._behind(SYNCED, number)
 
     def sums(self, number: int, start: int, sums: bytes) -> Message:
         """Most are zero where members hold a part of all sessions each: only the others travel."""

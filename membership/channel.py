@@ -37,7 +37,7 @@ class Waiter(Protocol):
 class Message:
     """One message on its way out. Shared by all links it goes to, so nobody changes it after `Channel.send`.
 
-    `payload`: the encoded array. `keys`: the 16-byte session keys it speaks of; when an outbox is over its bound the
+    `payload`: the encoded array. `keys`: of sessions it speaks of (or whatever brings it back); when an outbox is over its bound the
     message is dropped there, its keys become *dirty*, and the receiver is asked for their current state later
     (`Receiver.refill`). A message without keys is never dropped: its sender bounds it (requests, credits).
     `waiters`: told when a member has applied it.

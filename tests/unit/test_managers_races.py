@@ -9,7 +9,7 @@ from caterwaul.managers.entry import Outcome
 from caterwaul.managers.errors import SessionUnknown, ValueRefused
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Head, head_to_wire, live_head
 from caterwaul.managers.listeners import SessionDestroyed
-from caterwaul.managers.messages import ANSWER, FOUND, OFFER, RECORDS, SYNCED, Session
+from caterwaul.managers.messages import ANSWER, FOUND, OFFER, RECORDS, SYNCED, Inventory, Session
 from caterwaul.managers.placement import partition_of
 from caterwaul.managers.record import Record
 from caterwaul.managers.replica import Replica
@@ -664,3 +664,28 @@ def test_commits_whose_session_went_with_those_who_had_it_are_given_to_all_when_
     assert net.managers[2]._core.replica.get(key) is None
     net.advance(ManagerSettings.unknown_for_s, 0.5)
     assert dict(net.managers[1].open_local(session_id)) == dict(net.managers[2].open_local(session_id)) == {"b": 2}
+
+
+def test_the_end_of_a_round_waits_for_the_records_that_a_full_outbox_has_dropped():
+    """A newcomer took itself to be in sync, and called gone what was still to come (simulator, delta, seed 9)."""
+    net = Net(2)
+    session_id, _ = make(net, 0, a=1)
+    core = net.managers[0]._core
+    covered, synced = core.say.covered(7, 4096, [b"k" * 16]), core.say.synced(7)
+    records = core.entropy.messages([key_of(session_id)])
+    dropped = [key for message in (*records, covered, synced) for key in message.keys]
+    assert [(message.payload, message.keys) for message in core.refill(dropped, ())] == [(m.payload, m.keys) for m in (*records, covered, synced)]
+
+
+def test_the_end_of_a_round_that_comes_after_the_beginning_of_the_next_does_not_end_that():
+    """The one waited behind records that a full outbox had dropped, the other did not (simulator, delta, seed 1)."""
+    net = Net(2)
+    low, high = sorted(net.managers, key=lambda manager: manager.me.uid)
+    follower, leader = high._core.entropy, low.me.uid
+    follower.forget(leader)
+    for number in (11, 12):
+        follower.inventory(leader, Inventory(number, 0, 4096, {}, None), 0)
+    follower.synced(leader, 11, 0)
+    assert leader not in follower.in_sync
+    follower.synced(leader, 12, 0)
+    assert leader in follower.in_sync
