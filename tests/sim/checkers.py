@@ -116,10 +116,10 @@ class Checkers:
         self.world.queue.at(self.world.now + _KNOWN_S, self._is_known, (session_id, int(node.me.name[1:]), self.world.now))
 
     def _is_known(self, made: tuple[str, int, float]) -> None:
-        """Unless its author was held up meanwhile, all who should know of the session do now."""
+        """Unless its author was held up meanwhile, all who should know of the session do now. Without confirmations nothing goes on either."""
         session_id, author, at = made
-        ways = (self._stuck_until.get((author, number), 0.0) for number in range(self.cluster.size))
-        if max(self._absent.get(author, 0.0), *ways) < at:
+        ways = [way for number in range(self.cluster.size) for way in ((author, number), (number, author))]
+        if max(self._absent.get(author, 0.0), *(self._stuck_until.get(way, 0.0) for way in ways)) < at:
             self.history.known.add(session_id)
 
     def _is_lost(self, node: SimNode, asked: str) -> None:
