@@ -196,7 +196,7 @@ BUGS = (
     Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup"),
     Bug("questions have no end", _questions_have_no_end, ("S7",), manager="backup"),
     Bug("one no is enough", _one_no_is_enough, ("S3:",), manager="backup"),
-    Bug("a doubtful answer is unknown", _a_doubtful_answer_is_unknown, ("S7",), manager="backup"),
+    Bug("a doubtful answer is unknown", _a_doubtful_answer_is_unknown, ("S7", "S3:"), manager="backup"),
     Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned"),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
