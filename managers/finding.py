@@ -24,7 +24,6 @@ from .tokens import Written, claimed, is_of
 
 __all__ = ["Finding"]
 
-_OTHERS_MAX = 16
 _ELSEWHERE = (ELSEWHERE, LEFT, EARLY)  # it lives, with others
 
 
@@ -137,7 +136,7 @@ class Finding:
             return True  # its time is over, by what this member knows of its use
         if not moving.handover.is_healing(now_ms):
             return False
-        if question.waiting - {peer} or (SILENT in question.answers.values() and self._others(question, now_ms)):
+        if question.waiting - {peer}:
             return True
         primary_is_here = named in moving.placement.view and named not in (self.me, *self._cut)
         return primary_is_here and not moving.placement.vouches(peer, key, named) and question.answers.get(named, SILENT) == SILENT
@@ -148,9 +147,6 @@ class Finding:
         """
         handover, verdicts = self._moving.handover, set(question.answers.values())
         if SILENT in verdicts:
-            others = self._others(question, now_ms)
-            if others:
-                return self.lookups.ask_too(key, others)
             is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
             return self.lookups.end(key, FOUND if is_found else UNSURE)
         if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
@@ -166,13 +162,6 @@ class Finding:
             return self.lookups.end(key, GONE if verdicts == {ABSENT} and not question.doubted else UNSURE)
         self.lookups.again(key, now_ms)
         return []
-
-    def _others(self, question: Question, now_ms: int) -> list[bytes]:
-        """While a partition heals, and those who should know cannot be asked: who else may have held the session on the other side."""
-        moving = self._moving
-        if moving.placement.everywhere or not moving.handover.is_healing(now_ms) or now_ms >= question.expires_ms:
-            return []
-        return [uid for uid in moving.placement.peers() if uid not in question.answers and uid not in question.waiting and uid not in self._cut][:_OTHERS_MAX]
 
     def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
         """What is here of this session may be out of date: ask these. Nobody: it is all there is."""

@@ -93,7 +93,6 @@ class Handover:
         """The link to this member began anew. The first one of a newcomer is no loss."""
         newcomer, self._newcomer = self._newcomer, b""
         if newcomer != peer:
-            self._healing_until_ms = now_ms + HEALED_MS  # the other may have been on its own, or with others
             self.review(now_ms)
 
     def clear(self) -> None:
