@@ -189,8 +189,9 @@ class Node:
 
     def _start_engine(self, name: str, settings: ManagerSettings) -> SessionManager:
         manager: SessionManager = _KINDS[settings.type](
-            name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types, asleep_s=self.settings.membership.drop_time_s
-        )
+            name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
+            asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name],
+        )  # fmt: skip
         self._engines[name] = manager
         manager.start()
         return manager

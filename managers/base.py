@@ -43,7 +43,8 @@ _log = Logger()
 class SessionManager:
     """Methods without another word are for any thread.
 
-    `strategy(view, me)` is the placement. `asleep_s`: after so long without a tick this process does not trust its copies.
+    `strategy(view, me)` is the placement. `asleep_s`: after so long without a tick this process does not trust its copies. `kind`: what members announce
+    that run this manager in the same way; what others say is ignored.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class SessionManager:
         entropy: Callable[[int], bytes] = os.urandom,
         types: ValueTypes | None = None,
         asleep_s: float = 3.0,
+        kind: str = "delta",
     ) -> None:
         self.name = name
+        self._kind = kind
         self.settings = settings
         self.types = types or ValueTypes()
         self._channel = channel
@@ -117,6 +120,8 @@ class SessionManager:
         self._rearm()
 
     def received(self, peer: Member, message: list[Any], offset_ms: int) -> None:
+        if peer.kind_of(self.name) != self._kind:
+            return  # it places sessions otherwise, and may be too old to know that we do
         if message[1] == DELTAS and len(message) > 3 and type(message[3]) is list:
             self.deltas_received += len(message[3])
         self._react(lambda now_ms: self._core.receive(now_ms, peer.uid, message, offset_ms))

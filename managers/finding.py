@@ -92,6 +92,7 @@ class Finding:
     def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """An ANSWER. What it speaks of came before it, and is merged."""
         moving, named = self._moving, self._replica.primary_of(key)
+        self._replica.departed.heard(key, peer)
         question = self.lookups.awaited(peer, key)
         if question is not None:
             verdict = self._weighed(peer, key, verdict, question, now_ms)
@@ -134,6 +135,8 @@ class Finding:
         moving, named = self._moving, self._replica.primary_of(key)
         if self._servable(key, now_ms) is None and question.waiting - {peer}:
             return True  # its time is over, by what this member knows of its use
+        if self.is_behind(key):
+            return True
         if not moving.handover.is_healing(now_ms):
             return False
         if question.waiting - {peer}:
@@ -143,8 +146,12 @@ class Finding:
 
     def _conclude(self, key: bytes, question: Question, now_ms: int) -> list[Effect]:
         """Nobody is waited for any more. A session that is just being handed over is found: what its last holder had, and what the next one has been told
-        since, make it whole. Where that is not enough, and it surely exists, all are asked again: a wait is better than "unknown".
+        since, make it whole. Where that is not enough, and it surely exists, all are asked again: a wait is better than "unknown". If a copy that went from
+        here had more in it than what has come, those who confirmed that are asked first.
         """
+        more = self._trusted_once(key, question) if now_ms < question.expires_ms else []
+        if more:
+            return self.lookups.widen(key, more)
         handover, verdicts = self._moving.handover, set(question.answers.values())
         if SILENT in verdicts:
             is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
@@ -175,6 +182,21 @@ class Finding:
         elif self._sure(now_ms):
             return self._end_empty(key, now_ms)
         return []
+
+    def is_behind(self, key: bytes) -> bool:
+        """A copy that went from here had more in it than what is here now."""
+        departed = self._replica.departed
+        entry = self._replica.get(key) if key in departed else None
+        record = self._replica.record(key, entry) if entry is not None else None
+        return record is not None and departed.lacks(key, record.applied)
+
+    def _trusted_once(self, key: bytes, question: Question) -> list[bytes]:
+        """Who has confirmed what was in our copy, and can be asked now."""
+        departed = self._replica.departed
+        if key not in departed or (self._replica.held(key) is not None and not self.is_behind(key)):
+            return []
+        placement = self._moving.placement
+        return [uid for uid in departed.trusted(key) if uid in placement.view and uid not in question.answers and uid not in self._cut]
 
     def _is_partial(self, key: bytes) -> bool:
         """Commits to this session have come, its record has not."""

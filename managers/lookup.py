@@ -86,6 +86,11 @@ class Lookups:
             return [Send(new, self._say.lookup(key))]
         return [] if question.waiting else self._conclude(key, question, now_ms)
 
+    def widen(self, key: bytes, members: Sequence[bytes]) -> list[Effect]:
+        """Ask these too, before it is judged."""
+        self._pending[key].waiting.update(members)
+        return [Send(tuple(members), self._say.lookup(key))]
+
     def cut(self, peer: bytes, now_ms: int) -> list[Effect]:
         """This member will not answer: its link is gone."""
         effects: list[Effect] = []

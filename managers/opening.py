@@ -169,12 +169,21 @@ class Opening:
         in_use[key] = in_use.get(key, 0) + 1
         if token:
             session.token = token
-        if missing:
+        if missing or self._is_behind(key):
             session.stale = True
             self.stale_reads += 1
         if self._core.placement.leads(entry.primary) and not self._core.placement.everywhere:
             self._lead(key)
         return session
+
+    def _is_behind(self, key: bytes) -> bool:
+        """A copy that went from here had more in it. That is said once if nobody is left who could show it."""
+        if not self._core.finding.is_behind(key):
+            return False
+        departed = self._core.replica.departed
+        if not any(uid in self._core.placement.view for uid in departed.trusted(key)):
+            departed.forget(key)
+        return True
 
     def _examine(self, key: bytes, token: str, waited: int | None, record: Record) -> tuple[Written, str]:
         """(commits that this token names and the record lacks, the token that the browser is to keep)."""

@@ -161,14 +161,15 @@ class Parting:
 
     def _drop(self, key: bytes, entry: Entry, placement: Placement) -> bool:
         """Whether it was: who has once refused an id goes on refusing it, for as long as tombstones live."""
+        confirmed = tuple(self.leaving.get(key, ()))
         self.stay(key)
         if entry.head is not None and entry.head.state != LIVE:
             return False
         self.dropped += 1
         if placement.depth(self.me, key, entry.primary) != NOTHING:
-            self._replica.strip(key)
+            self._replica.strip(key, confirmed)
         else:
-            self._replica.drop(key)
+            self._replica.drop(key, confirmed)
         return True
 
     def confirmed(self, peer: bytes, items: Sequence[Mark]) -> bool:

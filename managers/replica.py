@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .authors import Authors
+from .departed import Departed
 from .entry import Changed, Created, Destroyed, Entry, Outcome
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
@@ -40,7 +40,7 @@ class Replica:
         self.events: list[Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
         self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
-        self.authors = Authors(me)
+        self.departed = Departed(me)
         self._used = 0  # the highest counter of our commits
         self._spent = 0  # up to here we may have used counters in copies that are not here any more
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
@@ -100,7 +100,6 @@ class Replica:
             counter, author = self._use(key, record)
             record.write(counter, author, changes)
             entry = Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms))
-            entry.wrote = counter
             self._insert(key, entry, me)
             self.in_use.add(key)
             return author, counter, 0, {}, True
@@ -113,7 +112,6 @@ class Replica:
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: last for origin, last in applied.items() if origin != author}
         record.write(counter, author, changes)
-        entry.wrote = counter
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
         if IDLE_LIMIT in changes:
@@ -123,7 +121,7 @@ class Replica:
     def next_version(self, key: bytes, record: Record | None) -> tuple[int, bytes]:
         """That of our next commit to this record (None: to a new one). None is used twice, though a copy that comes back to us may lack commits of ours."""
         counter = max(record.counter if record is not None else 0, self._spent) + 1
-        return counter, self.authors.of(key, record.applied if record is not None else {}, counter)
+        return counter, self.departed.author(key, record.applied if record is not None else {}, counter)
 
     def _use(self, key: bytes, record: Record) -> tuple[int, bytes]:
         version = self.next_version(key, record)
@@ -334,29 +332,30 @@ class Replica:
 
     # -- keeping house
 
-    def drop(self, key: bytes) -> None:
-        """Placement does not want it here any more, and others have it."""
+    def drop(self, key: bytes, confirmed: Sequence[bytes] = ()) -> None:
+        """Placement does not want it here any more, and others have it: those who have `confirmed` that."""
         entry = self.partitions[partition_of(key)].pop(key, None)
-        self._parted(key, entry)
+        self._parted(key, entry, confirmed)
         if entry is not None:
             if entry.head is None or entry.head.state == LIVE:
                 self.live -= 1
             else:
                 self.tombstones -= 1
 
-    def strip(self, key: bytes) -> None:
-        """Drop the record, keep the head."""
+    def strip(self, key: bytes, confirmed: Sequence[bytes] = ()) -> None:
+        """The same of the record; keep the head."""
         entry = self.get(key)
-        self._parted(key, entry)
+        self._parted(key, entry, confirmed)
         if entry is not None:
             entry.body, entry.touches = None, ()
 
-    def _parted(self, key: bytes, entry: Entry | None) -> None:
+    def _parted(self, key: bytes, entry: Entry | None, confirmed: Sequence[bytes]) -> None:
         self._spent = self._used
         self.changed[partition_of(key)] = 1
-        if entry is not None and entry.wrote:
-            self.authors.parted(key, entry.wrote)
-            entry.wrote = 0
+        if entry is not None and entry.body is not None:
+            record = self.record(key, entry)
+            assert record is not None
+            self.departed.parted(key, record.applied, confirmed)
 
     def forget(self, key: bytes) -> None:
         """Drop a tombstone whose retention is over."""
@@ -390,6 +389,7 @@ class Replica:
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
         self.changed[partition_of(key)] = 1
+        self.departed.forget(key)
         self.live -= 1
         self.tombstones += 1
         self._ended.append(key)

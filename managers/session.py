@@ -79,7 +79,7 @@ class Session(MutableMapping[str, Any]):
         self.previous_id: str | None = None  #: the id before `cycle_id`
         self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
-        self.stale = False  #: commits that this browser has made are missing here, and did not come in time (`read_your_writes`)
+        self.stale = False  #: commits are missing here that this browser has made (`read_your_writes`), or that this member has shown before, and nobody who could be asked has them
         self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`
 
     def __repr__(self) -> str:

@@ -246,7 +246,8 @@ class Check:
         if not verdict.good:
             raise Failed("\n".join([f"{verdict.lost} writes lost, {verdict.foreign} foreign values, {verdict.unread} sessions unreadable:", *verdict.told]))
         if self._rolling and self._visitors is not None and self._visitors.failed_requests:
-            raise Failed(f"{self._visitors.failed_requests} requests failed while nodes were restarted in good order")
+            problems = ", ".join(f"{number} times {problem}" for problem, number in sorted(self._visitors.problems.items()))
+            raise Failed(f"{self._visitors.failed_requests} requests failed while nodes were restarted in good order: {problems}")
         if self.ledger.acknowledged < self._writes * 0.4:
             raise Failed(f"only {self.ledger.acknowledged} of {self.ledger.answered} writes were acknowledged by another node; half of them asked for it")
 
@@ -254,6 +255,7 @@ class Check:
         self.result.update(writes=self.ledger.answered, writes_acknowledged=self.ledger.acknowledged)
         if self._visitors is not None:
             self.result["failed_requests"] = self._visitors.failed_requests
+            self.result["problems"] = dict(sorted(self._visitors.problems.items()))
             self.result["write_ms"] = _percentiles(sorted(self._visitors.latencies[False]))
             self.result["write_acknowledged_ms"] = _percentiles(sorted(self._visitors.latencies[True]))
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -101,6 +102,7 @@ class Visitors:
     latencies: dict[bool, list[float]] = field(default_factory=lambda: {False: [], True: []})  #: seconds, by whether an ack was wanted
     failovers: list[float] = field(default_factory=list)  #: seconds until the first answer after `watch_failover`, of those whom that node had served
     failed_requests: int = 0
+    problems: Counter[str] = field(default_factory=Counter)  #: what was wrong with those
     _stopping: bool = False
     _watched: dict[int, float] = field(default_factory=dict)
     _done: Deferred[list[None]] | None = None
@@ -170,9 +172,13 @@ class Visitors:
     async def _try(self, visitor: Visitor, form: dict[str, str]) -> Answer | None:
         try:
             answer = await self.browser.ask(f"{self.url}/set", cookie=visitor.cookie, form=form)
-        except Exception:  # whatever broke: a user would click again
+        except Exception as error:  # whatever broke: a user would click again
+            self.problems[type(error).__name__] += 1
             return None
-        return answer if answer.status == 200 and "confirmed" in answer.content else None
+        if answer.status == 200 and "confirmed" in answer.content:
+            return answer
+        self.problems[f"{answer.status} {answer.content.get('error', '')}".strip()] += 1
+        return None
 
 
 def _cookie(headers: list[str]) -> str:

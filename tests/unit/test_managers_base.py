@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from threading import Thread
 
 import pytest
@@ -13,7 +14,7 @@ from caterwaul.managers.outbox import _BACKLOG_MAX_BYTES
 from caterwaul.managers.session import key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.errors import LocalError
-from tests.doubles import Net
+from tests.doubles import MANAGER, Net
 
 SHORT = ManagerSettings(idle_timeout_s=20, absolute_timeout_s=0)
 
@@ -770,6 +771,15 @@ def test_eight_threads_that_commit_to_shared_and_own_sessions_lose_nothing():
     assert equal(net)
     assert manager.statistics()["in_use"] == len(net.everywhere(shared)) // 3 * 9
     assert manager.statistics()["commits"] == 1 + 8 * 121
+
+
+def test_what_a_member_says_that_runs_the_manager_in_another_way_is_ignored():
+    """One of protocol 1 knows no other way than delta, and would tell its sessions to whoever has a manager of that name."""
+    net = Net(2)
+    other = replace(net.members[1], payload={"managers": [MANAGER], "kinds": {MANAGER: "backup/1"}})
+    net.channels[other.uid].me = other
+    session_id = net.visit(1, a=1)
+    assert net.managers[0]._core.replica.get(key_of(session_id)) is None
 
 
 def test_summaries_go_on_after_a_key_and_show_no_ids_or_values():

@@ -1,0 +1,109 @@
+"""What a member remembers of the copies that it parted from: what was in them, and who has it now.
+
+A copy goes when all who are to hold the session have confirmed what is in it. If these are lost or cut off a moment later, an
+older copy may come back, from somebody who was beyond a cut. Of what was here, two things must not be taken back in silence:
+
+- **What was shown here.** *A copy that lacks commits which ours had is not believed before those who confirmed them have been asked*; if
+  they cannot show them either, the session is served as it is, and marked stale. (Monotonic reads, by version vectors: Terry et
+  al. 1994, "Session Guarantees for Weakly Consistent Replicated Data".)
+- **What was written here.** A record says of each author up to which commit it has *all* of that author's; counters, sets, and what is
+  forgotten of removed attributes build on that. A member that writes on where its own later commits are missing would break
+  it: where the two copies meet, those would pass for removed, or for counted. So it writes under another name there, as if it were
+  another member, and both count.
+
+Nothing of that is needed while a member holds a session, nor where it gets back all that was in its copy; so what is kept here is small.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import NamedTuple
+
+from ..membership.member import UID_BYTES
+
+__all__ = ["Departed"]
+
+_KEPT_MAX = 65_536  # keys; an older copy comes back within seconds, or not at all
+_KEPT_MAX_BYTES = 16 * 1024 * 1024
+_COUNTER_BYTES = 7  # up to `COUNTER_MAX`
+_STEP = UID_BYTES + _COUNTER_BYTES
+
+
+class _Copy(NamedTuple):
+    applied: bytes  #: the map of its record: uid and counter, again and again
+    trusted: tuple[bytes, ...]  #: who had confirmed what was in it, and has not been asked since
+
+
+class Departed:
+    """Guarded by the manager's lock. Keys, uids and names are 16 bytes."""
+
+    def __init__(self, me: bytes) -> None:
+        self._me = me
+        self._copies: OrderedDict[bytes, _Copy] = OrderedDict()
+        self._bytes = 0  # of `applied`, all together
+        self._left: OrderedDict[bytes, int] = OrderedDict()  # key -> our last commit in a copy that went
+        self._names: OrderedDict[bytes, bytes] = OrderedDict()  # key -> our name there, where that is not our own
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether a copy of this went from here, and it is not known that what was in it came back."""
+        return key in self._copies
+
+    def parted(self, key: bytes, applied: Mapping[bytes, int], trusted: Sequence[bytes]) -> None:
+        """A copy with these commits goes, as these members have confirmed them."""
+        ours = applied.get(self._names.get(key, self._me), 0)
+        if ours:
+            _keep(self._left, key, ours)
+        self.forget(key)
+        copy = _Copy(b"".join(uid + counter.to_bytes(_COUNTER_BYTES, "big") for uid, counter in applied.items()), tuple(trusted))
+        self._copies[key] = copy
+        self._bytes += len(copy.applied)
+        while len(self._copies) > _KEPT_MAX or self._bytes > _KEPT_MAX_BYTES:
+            self.forget(next(iter(self._copies)))
+
+    def lacks(self, key: bytes, applied: Mapping[bytes, int]) -> bool:
+        """Whether a copy with these commits lacks some that ours had. One that has all of them is remembered no more: what is here only grows."""
+        copy = self._copies.get(key)
+        if copy is None:
+            return False
+        had = copy.applied
+        for at in range(0, len(had), _STEP):
+            if applied.get(had[at : at + UID_BYTES], 0) < int.from_bytes(had[at + UID_BYTES : at + _STEP], "big"):
+                return True
+        self.forget(key)
+        return False
+
+    def trusted(self, key: bytes) -> tuple[bytes, ...]:
+        """Who confirmed what was in our copy, and has not been heard since."""
+        copy = self._copies.get(key)
+        return copy.trusted if copy is not None else ()
+
+    def heard(self, key: bytes, uid: bytes) -> None:
+        """This member has shown what it has of the session."""
+        copy = self._copies.get(key)
+        if copy is not None and uid in copy.trusted:
+            self._copies[key] = copy._replace(trusted=tuple(other for other in copy.trusted if other != uid))
+
+    def forget(self, key: bytes) -> None:
+        """It has ended, or nobody is left who could have what was in our copy."""
+        copy = self._copies.pop(key, None)
+        if copy is not None:
+            self._bytes -= len(copy.applied)
+
+    def author(self, key: bytes, applied: Mapping[bytes, int], counter: int) -> bytes:
+        """Our name for a commit with this counter to the copy that has applied this. The same again until it is dropped."""
+        name = self._names.get(key, self._me)
+        if applied.get(name, 0) >= self._left.get(key, 0):
+            return name
+        del self._left[key]
+        name = sha256(self._me + counter.to_bytes(8, "big")).digest()[:16]
+        _keep(self._names, key, name)
+        return name
+
+
+def _keep(table: OrderedDict[bytes, int] | OrderedDict[bytes, bytes], key: bytes, value: int | bytes) -> None:
+    table[key] = value  # type: ignore[assignment]
+    table.move_to_end(key)
+    if len(table) > _KEPT_MAX:
+        table.popitem(last=False)
