@@ -377,7 +377,6 @@ class SessionCore:
     def tick(self, now_ms: int) -> list[Effect]:
         effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
         self._ticked_ms = now_ms
-        effects += self.lookups.tick(now_ms) + self.freshness.tick(now_ms)
         effects += self._ended(self.expiry.tick(now_ms, self.placement))
         if self.replica.fresh:
             self.settle_fresh(now_ms)
@@ -391,6 +390,7 @@ class SessionCore:
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
         for key in self.packing.take_parts():
             effects += self.finding.ask(key, now_ms)
+        effects += self.lookups.tick(now_ms) + self.freshness.tick(now_ms)  # last: nothing is dropped between an answer and its use
         return effects + self.moving.tell_readers()
 
     @property

@@ -89,21 +89,12 @@ class Opening:
         """The same, asking others if need be. Any thread but the reactor's; waits `lookup_timeout_s` and `read_your_writes_wait_s`, and the first once more if
         what was found went meanwhile, or the view changed."""
         found = self._begin(session_id, token)
-        while isinstance(found, _Question):
-            found = self._go_on(found, self._block(found))
-        return found
+        return self._block(found) if isinstance(found, _Question) else found
 
     def open_deferred(self, session_id: str | None, token: str = "") -> Deferred[Session]:
         """The same in the reactor's thread."""
         result: Deferred[Session] = Deferred()
-
-        def next_step(found: Session | _Question) -> None:
-            if isinstance(found, _Question):
-                self._ask(found, lambda verdict: next_step(self._go_on(found, verdict)))
-            else:
-                result.callback(found)
-
-        next_step(self._begin(session_id, token))
+        self._follow(self._begin(session_id, token), result.callback)
         return result
 
     def release(self, session: Session) -> None:
@@ -203,17 +194,32 @@ class Opening:
 
     # -- asking
 
-    def _block(self, question: _Question) -> int:
-        answered = Event()
-        verdicts: list[int] = []
+    def _follow(self, found: Session | _Question, give: Callable[[Session], None]) -> None:
+        """Ask until there is a session. Reactor's thread, so that nothing comes between an answer and the use of what it has brought."""
+        if isinstance(found, _Question):
+            self._ask(found, lambda verdict: self._follow(self._go_on(found, verdict), give))
+        else:
+            give(found)
 
-        def answer(verdict: int) -> None:
-            verdicts.append(verdict)
-            answered.set()
+    def _block(self, question: _Question) -> Session:
+        given, gone = Event(), Event()
+        sessions: list[Session] = []
 
-        self._channel.wake(lambda: self._ask(question, answer))
-        answered.wait(self._timeout_s + 1.0)  # every question ends by itself sooner, if the reactor is alive
-        return verdicts[0] if verdicts else _nothing_heard(question)
+        def give(session: Session) -> None:
+            with self._lock:
+                sessions.append(session)
+            if gone.is_set():
+                self.release(session)
+            given.set()
+
+        self._channel.wake(lambda: self._follow(question, give))
+        given.wait(3 * self._timeout_s + 1.0)  # every question ends by itself sooner, if the reactor is alive
+        with self._lock:
+            if sessions:
+                return sessions[0]
+            gone.set()
+        found = self._go_on(question, _nothing_heard(question))
+        return self._made(unknown=True) if isinstance(found, _Question) else found
 
     def _ask(self, question: _Question, callback: Callable[[int], None]) -> None:
         key, missing = question.key, question.missing

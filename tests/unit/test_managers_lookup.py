@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from caterwaul.managers import opening
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.delta import DeltaManager
@@ -402,3 +404,63 @@ def test_a_session_that_seems_over_is_unknown_while_a_loss_is_new(kind: type[Ses
     assert all(session.unknown for session in found)
     net.advance(6)
     assert net.opened(others[0], session_id).new
+
+
+class Meanwhile:
+    """Stands for the `Event` on which a thread waits: others act first, all at once."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._act = act
+        self._is_set = False
+
+    def wait(self, timeout_s: float) -> None:
+        self._act()
+
+    def set(self) -> None:
+        self._is_set = True
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+
+def test_what_was_found_is_served_though_the_copy_would_go_before_the_waiting_thread_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a drained node dropped it in between, and called the session unknown (three requests of a rolling restart)."""
+    net, session_id, asking = _held_elsewhere()
+    core = net.managers[asking]._core
+
+    def act() -> None:
+        net.deliver()
+        if not core.moving.handover.parting._keep(key_of(session_id)):
+            core.replica.drop(key_of(session_id))
+
+    monkeypatch.setattr(opening, "Event", lambda: Meanwhile(act))
+    session = net.managers[asking].open(session_id)
+    assert dict(session) == {"a": 1}
+    assert core.in_use == {session.key: 1}
+
+
+def test_a_session_that_is_given_after_the_thread_has_gone_is_not_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, session_id, asking = _held_elsewhere()
+    monkeypatch.setattr(opening, "Event", lambda: Meanwhile(lambda: None))
+    assert net.managers[asking].open(session_id).unknown
+    net.deliver()
+    assert net.managers[asking]._core.in_use == {}
+
+
+def test_nothing_is_dropped_between_the_end_of_a_question_and_its_use() -> None:
+    """Both may fall into one tick."""
+    net, _, asking = _held_elsewhere()
+    core = net.managers[asking]._core
+    order: list[str] = []
+    for part, name in ((core.moving, "moving"), (core.lookups, "look-ups")):
+        real = part.tick
+        part.tick = lambda now_ms, real=real, name=name: (order.append(name), real(now_ms))[1]  # type: ignore[method-assign,misc]
+    core.tick(net.channels[net.members[asking].uid].now_ms())
+    assert order == ["moving", "look-ups"]
+
+
+def _held_elsewhere() -> tuple[Net, str, int]:
+    """Five members, a session, and one that does not hold it."""
+    net = Net(5, BACKUP, kind=BackupManager)
+    session_id = net.visit(0, a=1)
+    return net, session_id, next(number for number in range(5) if net.managers[number]._core.replica.get(key_of(session_id)) is None)
