@@ -41,14 +41,10 @@ class Departed:
 
     def __init__(self, me: bytes) -> None:
         self._me = me
-        self._copies: OrderedDict[bytes, _Copy] = OrderedDict()
+        self.copies: OrderedDict[bytes, _Copy] = OrderedDict()  #: by key; what was in them has not come back, as far as is known
         self._bytes = 0  # of `applied`, all together
         self._left: OrderedDict[bytes, int] = OrderedDict()  # key -> our last commit in a copy that went
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # key -> our name there, where that is not our own
-
-    def __contains__(self, key: bytes) -> bool:
-        """Whether a copy of this went from here, and it is not known that what was in it came back."""
-        return key in self._copies
 
     def parted(self, key: bytes, applied: Mapping[bytes, int], trusted: Sequence[bytes]) -> None:
         """A copy with these commits goes, as these members have confirmed them."""
@@ -57,14 +53,14 @@ class Departed:
             _keep(self._left, key, ours)
         self.forget(key)
         copy = _Copy(b"".join(uid + counter.to_bytes(_COUNTER_BYTES, "big") for uid, counter in applied.items()), tuple(trusted))
-        self._copies[key] = copy
+        self.copies[key] = copy
         self._bytes += len(copy.applied)
-        while len(self._copies) > _KEPT_MAX or self._bytes > _KEPT_MAX_BYTES:
-            self.forget(next(iter(self._copies)))
+        while len(self.copies) > _KEPT_MAX or self._bytes > _KEPT_MAX_BYTES:
+            self.forget(next(iter(self.copies)))
 
     def lacks(self, key: bytes, applied: Mapping[bytes, int]) -> bool:
         """Whether a copy with these commits lacks some that ours had. One that has all of them is remembered no more: what is here only grows."""
-        copy = self._copies.get(key)
+        copy = self.copies.get(key)
         if copy is None:
             return False
         had = copy.applied
@@ -76,18 +72,18 @@ class Departed:
 
     def trusted(self, key: bytes) -> tuple[bytes, ...]:
         """Who confirmed what was in our copy, and has not been heard since."""
-        copy = self._copies.get(key)
+        copy = self.copies.get(key)
         return copy.trusted if copy is not None else ()
 
     def heard(self, key: bytes, uid: bytes) -> None:
         """This member has shown what it has of the session."""
-        copy = self._copies.get(key)
+        copy = self.copies.get(key)
         if copy is not None and uid in copy.trusted:
-            self._copies[key] = copy._replace(trusted=tuple(other for other in copy.trusted if other != uid))
+            self.copies[key] = copy._replace(trusted=tuple(other for other in copy.trusted if other != uid))
 
     def forget(self, key: bytes) -> None:
         """It has ended, or nobody is left who could have what was in our copy."""
-        copy = self._copies.pop(key, None)
+        copy = self.copies.pop(key, None)
         if copy is not None:
             self._bytes -= len(copy.applied)
 

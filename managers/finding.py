@@ -48,6 +48,7 @@ class Finding:
         self.me = me
         self._say = speaker
         self._replica = replica
+        self._departed = replica.departed
         self._entropy = entropy
         self.lookups = Lookups(speaker, timeout_ms, self._conclude)
         self._freshness = freshness
@@ -92,7 +93,7 @@ class Finding:
     def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """An ANSWER. What it speaks of came before it, and is merged."""
         moving, named = self._moving, self._replica.primary_of(key)
-        self._replica.departed.heard(key, peer)
+        self._departed.heard(key, peer)
         question = self.lookups.awaited(peer, key)
         if question is not None:
             verdict = self._weighed(peer, key, verdict, question, now_ms)
@@ -185,15 +186,16 @@ class Finding:
 
     def is_behind(self, key: bytes) -> bool:
         """A copy that went from here had more in it than what is here now."""
-        departed = self._replica.departed
-        entry = self._replica.get(key) if key in departed else None
+        if key not in self._departed.copies:
+            return False  # each request comes here
+        entry = self._replica.get(key)
         record = self._replica.record(key, entry) if entry is not None else None
-        return record is not None and departed.lacks(key, record.applied)
+        return record is not None and self._departed.lacks(key, record.applied)
 
     def _trusted_once(self, key: bytes, question: Question) -> list[bytes]:
         """Who has confirmed what was in our copy, and can be asked now."""
-        departed = self._replica.departed
-        if key not in departed or (self._replica.held(key) is not None and not self.is_behind(key)):
+        departed = self._departed
+        if key not in departed.copies or (self._replica.held(key) is not None and not self.is_behind(key)):
             return []
         placement = self._moving.placement
         return [uid for uid in departed.trusted(key) if uid in placement.view and uid not in question.answers and uid not in self._cut]

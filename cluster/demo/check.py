@@ -255,7 +255,7 @@ class Check:
         self.result.update(writes=self.ledger.answered, writes_acknowledged=self.ledger.acknowledged)
         if self._visitors is not None:
             self.result["failed_requests"] = self._visitors.failed_requests
-            self.result["problems"] = dict(sorted(self._visitors.problems.items()))
+            self.result["failed_because"] = dict(sorted(self._visitors.problems.items()))
             self.result["write_ms"] = _percentiles(sorted(self._visitors.latencies[False]))
             self.result["write_acknowledged_ms"] = _percentiles(sorted(self._visitors.latencies[True]))
 

@@ -5,7 +5,7 @@ by whoever refused it once; S3 a node shows what was written through it, or what
 browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it, and nobody parts
 from a copy with what nobody else has; S6
 nobody goes back to an older value, unless the session is marked stale; S7 one request in a hundred at most waits for a second, and none much longer; a
-session is called unknown only where something was wrong lately, or where nobody has it; S8 outboxes stay under their bound. Of membership: no view holds two
+session is called unknown, or marked stale for what others have, only where something was wrong lately; S8 outboxes stay under their bound. Of membership: no view holds two
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
 ended: views are equal, every node is in sync, S3 no browser has written what a node does not have,
 S5 all copies are equal byte for byte, S4 no write is lost that a member still alive had confirmed or made, S2 no ended id is
@@ -211,6 +211,7 @@ class Checkers:
         life = node.reactor.name
         if session.stale:
             self.world.counters["stale"] += 1
+            self._is_stale(node, cookie, session.key, shown)
             return
         if session.new:
             self._is_gone(node, cookie)
@@ -222,6 +223,17 @@ class Checkers:
             there = shown.get(attribute)
             if not self.history.is_kept(token, there):
                 self.fail("S3", f"{life} shows {there!r} to the browser that wrote {token!r}, and does not say that this is stale")
+
+    def _is_stale(self, node: SimNode, cookie: Cookie, key: bytes, shown: dict[str, str]) -> None:
+        """The node said that something may be missing. Where nothing has been wrong for a while, nobody has what this browser wrote and was not shown."""
+        calm_s = self.world.now - self._wrong_at
+        for attribute, (token, _) in sorted(cookie.wrote.items()) if calm_s >= _CALM_S else ():
+            if self.history.is_kept(token, shown.get(attribute)):
+                continue
+            there = {other.reactor.name: self._token(other, key, attribute) for other in self.cluster.nodes.values() if other.managers}
+            have = [name for name, other in there.items() if other is not None and (other == token or self.history.is_older(token, other))]
+            if have:
+                self.fail("S3", f"{node.reactor.name} lacks {token!r}, which {', '.join(have)} have, {calm_s:.1f} s after all faults")
 
     def _is_gone(self, node: SimNode, cookie: Cookie) -> None:
         """The node said that there is no such session: then none of those who wrote it, and whom it sees, has it."""
