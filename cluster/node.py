@@ -69,7 +69,7 @@ class Node:
         self._types = types if types is not None else ValueTypes()
         self._entropy = entropy
         self._rng = Random(int.from_bytes(entropy(8), "big"))
-        self._web = WebService(settings.web, reactor) if settings.web.listen else None
+        self._web = WebService(settings.web, reactor, self._is_leaving) if settings.web.listen else None
         self._admin: AdminService | None = None
         self.drain: Drain | None = None  #: from the start on
         self._rehearsal: Rehearsal | None = None
@@ -102,11 +102,12 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """Others had time to be found, and every manager holds what it should: balancers may send users here."""
-        if self.membership is None or self._stopped is not None or self._reactor.seconds() < self._ready_at:
-            return False
-        if self.drain is not None and self.drain.state != SERVING:
+        if self.membership is None or self._is_leaving() or self._reactor.seconds() < self._ready_at:
             return False
         return all(engine.in_sync for engine in self._engines.values())
+
+    def _is_leaving(self) -> bool:
+        return self._stopped is not None or (self.drain is not None and self.drain.state != SERVING)
 
     def subscribe(self, callback: Subscriber) -> Callable[[], None]:
         """From now on `callback(event)` in the reactor's thread for each event of membership; what is returned ends it."""

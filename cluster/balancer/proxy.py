@@ -3,7 +3,7 @@
 A request is read whole (at most `body_max_bytes`), so that it can be sent a second time; an answer is streamed, with
 back-pressure, once its head is here. What happens when a node fails depends on how much of the request it can have seen:
 
-- It refused the connection: it saw nothing, so any request goes to the next node.
+- It refused the connection, or answered that it does not serve (`web.py`): it did nothing, so any request goes to the next node.
 - It broke the connection, or was silent, before the head of its answer: GET, HEAD and the other methods that HTTP calls
   idempotent go to the next node. A POST does not (nginx and HAProxy do the same by default): the node may have done it.
   Its user gets 502 with `Retry-After`, unless `retry_non_idempotent` says that the application's writes can be repeated.
@@ -35,6 +35,7 @@ from zope.interface import directlyProvides, implementer
 
 from ...membership.driver import Driver
 from ...membership.effects import Notify
+from ..web import NOT_SERVED
 from .choice import Balancer, BalancerSettings, GiveUp, Node, NodeDown, NodeUp, Probe
 
 __all__ = ["BytesProducer", "ReverseProxy"]
@@ -65,6 +66,10 @@ class BytesProducer:
     def stopProducing(self) -> None: ...
 
     def resumeProducing(self) -> None: ...
+
+
+class _NotServed(ConnectError):
+    """The node does not serve at the moment"""
 
 
 @implementer(IAgentEndpointFactory)
@@ -169,6 +174,9 @@ class ReverseProxy:
         ticket = self._balancer.sent(self._clock.seconds(), node.name)
 
         def ended(result: Any) -> Any:
+            if not isinstance(result, Failure) and result.headers.hasHeader(NOT_SERVED):
+                result.deliverBody(_Discard())
+                result = Failure(_NotServed())  # type: ignore[no-untyped-call]
             self._balancer.ended(ticket)
             self._driver.rearm()
             given_up = self._waiting.pop(ticket, None) is None

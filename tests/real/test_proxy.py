@@ -14,6 +14,7 @@ from twisted.internet.threads import blockingCallFromThread
 
 from caterwaul.cluster.balancer import BalancerSettings, Node, NodeUp, ReverseProxy
 from caterwaul.cluster.embedding import find_reactor
+from caterwaul.cluster.web import NOT_SERVED
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n%s\r\n%s"
 
@@ -143,6 +144,20 @@ def test_a_node_that_refuses_is_replaced_for_every_method(world: _World) -> None
     assert world.ask("POST", "/", b"x")[1] == b"node2"
     assert world.ask()[1] == b"node2"
     assert not world.proxy.is_up("node1")
+
+
+def test_a_node_that_says_it_did_nothing_is_replaced_for_every_method(world: _World) -> None:
+    world.nodes["node1"].answer = lambda head, body: b"HTTP/1.1 503 No\r\n%s: 1\r\nContent-Length: 2\r\n\r\nno" % NOT_SERVED
+    response, body = world.ask("POST", "/", b"x")
+    assert (response.status, body) == (200, b"node2")
+    assert not response.headers.get(NOT_SERVED.decode())
+    assert [len(node.seen) for node in world.nodes.values()] == [1, 1]
+
+
+def test_another_503_is_the_applications_answer(world: _World) -> None:
+    world.nodes["node1"].answer = lambda head, body: b"HTTP/1.1 503 No\r\nContent-Length: 2\r\n\r\nno"
+    assert world.ask()[1] == b"no"
+    assert world.nodes["node2"].seen == []
 
 
 def test_a_get_whose_connection_breaks_is_answered_by_the_next_node(world: _World) -> None:
