@@ -113,7 +113,7 @@ class SessionCore:
         if not self.awake(now_ms):
             return entry, False
         here = self.moving.near.use(key) if key in self.moving.near else self.placement.serves(key, entry.primary)
-        return entry, here and not self.expiry.is_over(key, entry, now_ms) and not self.finding.is_behind(key)
+        return entry, here and not self.expiry.is_over(key, entry, now_ms) and not self.finding.must_ask(key, now_ms)
 
     def servable(self, key: bytes, now_ms: int) -> Entry | None:
         """What to serve once the keepers have been asked."""

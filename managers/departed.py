@@ -17,7 +17,7 @@ Nothing of that is needed while a member holds a session, nor where it gets back
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -29,11 +29,13 @@ _KEPT_MAX = 65_536  # keys; an older copy comes back within seconds, or not at a
 _KEPT_MAX_BYTES = 16 * 1024 * 1024
 _COUNTER_BYTES = 7  # up to `COUNTER_MAX`
 _STEP = UID_BYTES + _COUNTER_BYTES
+_AGAIN_MS = 1000  # who did not answer is not asked, and waited for, by each request
 
 
 class _Copy(NamedTuple):
     applied: bytes  #: the map of its record: uid and counter, again and again
-    trusted: tuple[bytes, ...]  #: who had confirmed what was in it, and has not been asked since
+    trusted: tuple[bytes, ...]  #: who had confirmed what was in it, and has not shown since what it has; or with whom those say that it is
+    due_ms: int = 0  #: when they may be asked again
 
 
 class Departed:
@@ -47,12 +49,18 @@ class Departed:
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # key -> our name there, where that is not our own
 
     def parted(self, key: bytes, applied: Mapping[bytes, int], trusted: Sequence[bytes]) -> None:
-        """A copy with these commits goes, as these members have confirmed them."""
-        ours = applied.get(self._names.get(key, self._me), 0)
+        """A copy with these commits goes, as these members have confirmed them. If it is an older one, what was in the newer is not forgotten."""
+        ours = max(applied.get(self._names.get(key, self._me), 0), self._left.get(key, 0))
         if ours:
             _keep(self._left, key, ours)
+        due_ms, had = 0, dict(applied)
+        if self.lacks(key, applied):
+            newer = self.copies[key]
+            due_ms, trusted = newer.due_ms, tuple(dict.fromkeys((*newer.trusted, *trusted)))
+            for uid, counter in _pairs(newer.applied):
+                had[uid] = max(had.get(uid, 0), counter)
         self.forget(key)
-        copy = _Copy(b"".join(uid + counter.to_bytes(_COUNTER_BYTES, "big") for uid, counter in applied.items()), tuple(trusted))
+        copy = _Copy(b"".join(uid + counter.to_bytes(_COUNTER_BYTES, "big") for uid, counter in had.items()), tuple(trusted), due_ms)
         self.copies[key] = copy
         self._bytes += len(copy.applied)
         while len(self.copies) > _KEPT_MAX or self._bytes > _KEPT_MAX_BYTES:
@@ -63,23 +71,33 @@ class Departed:
         copy = self.copies.get(key)
         if copy is None:
             return False
-        had = copy.applied
-        for at in range(0, len(had), _STEP):
-            if applied.get(had[at : at + UID_BYTES], 0) < int.from_bytes(had[at + UID_BYTES : at + _STEP], "big"):
-                return True
+        if any(applied.get(uid, 0) < counter for uid, counter in _pairs(copy.applied)):
+            return True
         self.forget(key)
         return False
 
     def trusted(self, key: bytes) -> tuple[bytes, ...]:
-        """Who confirmed what was in our copy, and has not been heard since."""
+        """Who may have what was in our copy."""
         copy = self.copies.get(key)
         return copy.trusted if copy is not None else ()
 
-    def heard(self, key: bytes, uid: bytes) -> None:
-        """This member has shown what it has of the session."""
+    def is_due(self, key: bytes, now_ms: int) -> bool:
+        """Whether they may be asked: none of them was silent a moment ago."""
+        copy = self.copies.get(key)
+        return copy is not None and now_ms >= copy.due_ms
+
+    def silent(self, key: bytes, now_ms: int) -> None:
+        """Some of them did not answer."""
+        copy = self.copies.get(key)
+        if copy is not None:
+            self.copies[key] = copy._replace(due_ms=now_ms + _AGAIN_MS)
+
+    def heard(self, key: bytes, uid: bytes, named: Sequence[bytes] = ()) -> None:
+        """This member has shown what it has of the session, or has `named` those who have it now."""
         copy = self.copies.get(key)
         if copy is not None and uid in copy.trusted:
-            self.copies[key] = copy._replace(trusted=tuple(other for other in copy.trusted if other != uid))
+            left = (*(other for other in copy.trusted if other != uid), *named)
+            self.copies[key] = copy._replace(trusted=tuple(dict.fromkeys(left)))
 
     def forget(self, key: bytes) -> None:
         """It has ended, or nobody is left who could have what was in our copy."""
@@ -96,6 +114,11 @@ class Departed:
         name = sha256(self._me + counter.to_bytes(8, "big")).digest()[:16]
         _keep(self._names, key, name)
         return name
+
+
+def _pairs(applied: bytes) -> Iterator[tuple[bytes, int]]:
+    for at in range(0, len(applied), _STEP):
+        yield applied[at : at + UID_BYTES], int.from_bytes(applied[at + UID_BYTES : at + _STEP], "big")
 
 
 def _keep(table: OrderedDict[bytes, int] | OrderedDict[bytes, bytes], key: bytes, value: int | bytes) -> None:

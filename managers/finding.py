@@ -93,16 +93,19 @@ class Finding:
     def answered(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """An ANSWER. What it speaks of came before it, and is merged."""
         moving, named = self._moving, self._replica.primary_of(key)
-        self._departed.heard(key, peer)
         question = self.lookups.awaited(peer, key)
         if question is not None:
             verdict = self._weighed(peer, key, verdict, question, now_ms)
             if verdict == FOUND:
                 moving.fetched(key, peer, now_ms)
+        if verdict not in (ELSEWHERE, UNSURE):
+            self._departed.heard(key, peer)
         if verdict not in _ELSEWHERE:
             return self.lookups.answered(peer, key, verdict, now_ms) + self._freshness.answered(peer, key, verdict)
         known = dict.fromkeys((named, *moving.handover.holders(key, named, moving.placement), *moving.placement.holders(key, named)))
         holders = [uid for uid in known if uid != self.me and uid in moving.placement.view]
+        if verdict == ELSEWHERE:
+            self._departed.heard(key, peer, [uid for uid in holders if question is None or uid not in question.answers])
         return self.lookups.answered(peer, key, verdict, now_ms, holders) + self._unheard(now_ms)
 
     def _weighed(self, peer: bytes, key: bytes, verdict: int, question: Question, now_ms: int) -> int:
@@ -150,11 +153,16 @@ class Finding:
         since, make it whole. Where that is not enough, and it surely exists, all are asked again: a wait is better than "unknown". If a copy that went from
         here had more in it than what has come, those who confirmed that are asked first.
         """
-        more = self._trusted_once(key, question) if now_ms < question.expires_ms else []
+        more = self._trusted_once(key, question, now_ms)
         if more:
-            return self.lookups.widen(key, more)
-        handover, verdicts = self._moving.handover, set(question.answers.values())
-        if SILENT in verdicts:
+            asked = self.lookups.widen(key, more, self._cut)
+            if asked:
+                return asked
+        in_vain = {uid for uid in question.extra if question.answers.get(uid, SILENT) == SILENT}
+        if in_vain:
+            self._departed.silent(key, now_ms)
+        handover, verdicts = self._moving.handover, {verdict for uid, verdict in question.answers.items() if uid not in in_vain}
+        if SILENT in verdicts or (in_vain and self._replica.held(key) is None):
             is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
             return self.lookups.end(key, FOUND if is_found else UNSURE)
         if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
@@ -172,7 +180,8 @@ class Finding:
         return []
 
     def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
-        """What is here of this session may be out of date: ask these. Nobody: it is all there is."""
+        """What is here of this session may be out of date: ask these, and who may have what went from here. Nobody: it is all there is."""
+        peers = [*dict.fromkeys((*peers, *(uid for uid in self._departed.trusted(key) if uid in self._moving.placement.view and uid != self.me)))]
         if peers:
             return self.ask_for(key, peers, now_ms, doubted=True)
         handover = self._moving.handover
@@ -192,13 +201,17 @@ class Finding:
         record = self._replica.record(key, entry) if entry is not None else None
         return record is not None and self._departed.lacks(key, record.applied)
 
-    def _trusted_once(self, key: bytes, question: Question) -> list[bytes]:
-        """Who has confirmed what was in our copy, and can be asked now."""
-        departed = self._departed
-        if key not in departed.copies or (self._replica.held(key) is not None and not self.is_behind(key)):
+    def must_ask(self, key: bytes, now_ms: int) -> bool:
+        """The same, and those who may have what is missing were not asked in vain a moment ago."""
+        return self.is_behind(key) and self._departed.is_due(key, now_ms)
+
+    def _trusted_once(self, key: bytes, question: Question, now_ms: int) -> list[bytes]:
+        """Who may have what was in our copy and is not here, and has not been asked."""
+        if key not in self._departed.copies or now_ms >= question.expires_ms:
             return []
-        placement = self._moving.placement
-        return [uid for uid in departed.trusted(key) if uid in placement.view and uid not in question.answers and uid not in self._cut]
+        if self._replica.held(key) is not None and not self.must_ask(key, now_ms):
+            return []
+        return [uid for uid in self._departed.trusted(key) if uid in self._moving.placement.view and uid != self.me and uid not in question.answers]
 
     def _is_partial(self, key: bytes) -> bool:
         """Commits to this session have come, its record has not."""
@@ -269,7 +282,7 @@ class Finding:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, UNSURE)]
         if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)
-        return [*self._entropy.records(peer, [key]), self._verdict(peer, key, FOUND)]
+        return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT if self.is_behind(key) else FOUND)]
 
     def _is_elsewhere(self, peer: bytes, key: bytes, entry: Entry) -> bool:
         """Whether others hold it, and this member does not."""

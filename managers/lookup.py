@@ -6,7 +6,7 @@ again). Two answers end it at once: FOUND, as the session came before it on the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from ..membership.effects import Effect, Notify, Send
 from .messages import FOUND, GONE, UNSURE, Speaker
@@ -28,13 +28,14 @@ class LookupEnded(Notify):
 class Question:
     """A look-up under way. `doubted`: "no" from all of them is unknown, and not gone."""
 
-    __slots__ = ("answers", "doubted", "expires_ms", "named", "shown", "waiting")
+    __slots__ = ("answers", "doubted", "expires_ms", "extra", "named", "shown", "waiting")
 
     def __init__(self, asked: Sequence[bytes], expires_ms: int, doubted: bool) -> None:
         self.waiting = set(asked)  #: members that were asked and have not answered
         self.answers: dict[bytes, int] = {}  #: by member, its verdict: of `messages`, or one of the two above
         self.named: set[bytes] = set()  #: members that have it by the word of others
         self.shown: set[bytes] = set()  #: members that have given it and not answered yet, and would be believed
+        self.extra: set[bytes] = set()  #: members that were asked in the end, as they may have more (`Lookups.widen`)
         self.expires_ms = expires_ms
         self.doubted = doubted
 
@@ -86,10 +87,14 @@ class Lookups:
             return [Send(new, self._say.lookup(key))]
         return [] if question.waiting else self._conclude(key, question, now_ms)
 
-    def widen(self, key: bytes, members: Sequence[bytes]) -> list[Effect]:
-        """Ask these too, before it is judged."""
-        self._pending[key].waiting.update(members)
-        return [Send(tuple(members), self._say.lookup(key))]
+    def widen(self, key: bytes, members: Sequence[bytes], cut: Set[bytes]) -> list[Effect]:
+        """Ask these too before it is judged, but for those that cannot be (`cut`)."""
+        question = self._pending[key]
+        question.extra.update(members)
+        question.answers.update((uid, SILENT) for uid in members if uid in cut)
+        asked = tuple(uid for uid in members if uid not in cut)
+        question.waiting.update(asked)
+        return [Send(asked, self._say.lookup(key))] if asked else []
 
     def cut(self, peer: bytes, now_ms: int) -> list[Effect]:
         """This member will not answer: its link is gone."""

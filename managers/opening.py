@@ -18,6 +18,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
 from ..membership.channel import Channel
 from ..membership.effects import Effect
@@ -33,6 +34,7 @@ from .tokens import Written, authentic, claimed, secret_of, uncovered, write_tok
 
 __all__ = ["Opening"]
 
+_log = Logger()
 _STANDS_MS = 1000  # an answer that was no session
 _KEPT_MAX = 4096
 _is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
@@ -197,9 +199,17 @@ class Opening:
     def _follow(self, found: Session | _Question, give: Callable[[Session], None]) -> None:
         """Ask until there is a session. Reactor's thread, so that nothing comes between an answer and the use of what it has brought."""
         if isinstance(found, _Question):
-            self._ask(found, lambda verdict: self._follow(self._go_on(found, verdict), give))
+            self._ask(found, lambda verdict: self._follow(self._try_on(found, verdict), give))
         else:
             give(found)
+
+    def _try_on(self, question: _Question, verdict: int) -> Session | _Question:
+        """`_go_on`; what one request runs into is not the others'."""
+        try:
+            return self._go_on(question, verdict)
+        except Exception:
+            _log.failure("session {key} cannot be opened", key=question.key.hex())
+            return self._made(unknown=True)
 
     def _block(self, question: _Question) -> Session:
         given, gone = Event(), Event()
@@ -213,7 +223,7 @@ class Opening:
             given.set()
 
         self._channel.wake(lambda: self._follow(question, give))
-        given.wait(3 * self._timeout_s + 1.0)  # every question ends by itself sooner, if the reactor is alive
+        given.wait(3 * self._timeout_s + 1.0)  # questions end by themselves sooner, if the reactor is alive
         with self._lock:
             if sessions:
                 return sessions[0]

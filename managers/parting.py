@@ -161,15 +161,16 @@ class Parting:
 
     def _drop(self, key: bytes, entry: Entry, placement: Placement) -> bool:
         """Whether it was: who has once refused an id goes on refusing it, for as long as tombstones live."""
-        confirmed = tuple(self.leaving.get(key, ()))
+        confirmed = self.leaving.get(key, {})
+        trusted = [uid for uid in placement.holders(key, entry.primary) if uid in confirmed]  # a keeper may have its head only
         self.stay(key)
         if entry.head is not None and entry.head.state != LIVE:
             return False
         self.dropped += 1
         if placement.depth(self.me, key, entry.primary) != NOTHING:
-            self._replica.strip(key, confirmed)
+            self._replica.strip(key, trusted)
         else:
-            self._replica.drop(key, confirmed)
+            self._replica.drop(key, trusted)
         return True
 
     def confirmed(self, peer: bytes, items: Sequence[Mark]) -> bool:

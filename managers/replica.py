@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .departed import Departed
-from .entry import Changed, Created, Destroyed, Entry, Outcome
+from .entry import Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, Clash, Record, Touches, clashes, merge_touches, touched
@@ -352,9 +352,8 @@ class Replica:
     def _parted(self, key: bytes, entry: Entry | None, confirmed: Sequence[bytes]) -> None:
         self._spent = self._used
         self.changed[partition_of(key)] = 1
-        if entry is not None and entry.body is not None:
-            record = self.record(key, entry)
-            assert record is not None
+        if entry is not None and entry.body is not None and is_whole(entry):
+            record = entry.body if type(entry.body) is Record else Record.unpack(entry.body)  # type: ignore[arg-type]
             self.departed.parted(key, record.applied, confirmed)
 
     def forget(self, key: bytes) -> None:
@@ -385,6 +384,7 @@ class Replica:
         else:
             self.tombstones += 1
             self._ended.append(key)
+            self.departed.forget(key)
         self.fresh.append(key)
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
@@ -395,6 +395,4 @@ class Replica:
         self._ended.append(key)
         self.events.append(Destroyed(key, Entry(entry.head, entry.body, entry.created_ms, entry.touches), head))
         self.fresh.append(key)
-        entry.head = head
-        entry.body = None
-        entry.touches = ()
+        entry.head, entry.body, entry.touches = head, None, ()

@@ -6,12 +6,17 @@ import pytest
 
 from caterwaul.managers import departed
 from caterwaul.managers.departed import Departed
-from caterwaul.managers.entry import Entry
+from caterwaul.managers.entry import Entry, Outcome
+from caterwaul.managers.heads import INVALIDATED, Head
+from caterwaul.managers.messages import ANSWER, LEFT
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.placement import Ranked, partition_of
 from caterwaul.managers.record import Record
-from caterwaul.managers.session import key_of
+from caterwaul.managers.replica import Replica
+from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.membership.codec import decode
+from caterwaul.membership.effects import Send
 from tests.doubles import Net
 
 ME, A, B, C = (letter * 16 for letter in (b"m", b"a", b"b", b"c"))
@@ -43,6 +48,33 @@ def test_those_who_confirmed_are_trusted_until_they_have_been_heard() -> None:
     assert gone.trusted(KEY) == (A,)
     gone.forget(KEY)
     assert gone.trusted(KEY) == ()
+
+
+def test_who_names_others_is_replaced_by_them() -> None:
+    gone = Departed(ME)
+    gone.parted(KEY, {A: 1}, [A, B])
+    gone.heard(KEY, A, [C, B])
+    assert gone.trusted(KEY) == (B, C)
+
+
+def test_an_older_copy_that_goes_takes_nothing_of_the_newer_along() -> None:
+    gone = Departed(ME)
+    gone.parted(KEY, {A: 3, ME: 7}, [A])
+    gone.parted(KEY, {A: 1, ME: 5, B: 2}, [B])
+    assert gone.trusted(KEY) == (A, B)
+    assert gone.lacks(KEY, {A: 3, ME: 7})
+    assert gone.lacks(KEY, {A: 3, ME: 6, B: 2})
+    assert gone.author(KEY, {A: 1, ME: 5, B: 2}, 8) != ME
+    assert not gone.lacks(KEY, {A: 3, ME: 7, B: 2})
+
+
+def test_who_was_silent_is_asked_again_after_a_second() -> None:
+    gone = Departed(ME)
+    assert not gone.is_due(KEY, 0)
+    gone.parted(KEY, {A: 1}, [A])
+    assert gone.is_due(KEY, 5)
+    gone.silent(KEY, 5)
+    assert [gone.is_due(KEY, at) for at in (6, 1004, 1005)] == [False, False, True]
 
 
 def test_what_is_remembered_is_bounded_by_number_and_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +167,56 @@ def test_while_who_has_the_newer_cannot_be_heard_each_request_is_marked() -> Non
     others = [number for number in range(5) if number != scene.keeper]
     for number in others:
         scene.net.part(number, scene.keeper)
-    for _ in range(2):
+    for _ in range(3):
         session = scene.net.opened(scene.reader, scene.session_id)
         assert dict(session) == {"a": 1}
         assert session.stale
+        scene.net.managers[scene.reader].release(session)
+        scene.net.advance(3.0)  # the copy goes again, and is an older one
     for number in others:
         scene.net.heal(number, scene.keeper)
     scene.net.deliver()
     assert dict(scene.net.opened(scene.reader, scene.session_id)) == {"a": 2}
+
+
+def test_one_that_is_frozen_is_waited_for_once_a_second_and_not_by_each_request() -> None:
+    scene = Parted()
+    net, manager = scene.net, scene.net.managers[scene.reader]
+    net.freeze(scene.keeper)
+    took = []
+    for _ in range(2):
+        given: list[Session] = []
+        manager.open_deferred(scene.session_id).addCallback(given.append)
+        net.deliver()
+        took.append(0)
+        while not given:
+            net.advance(0.1)
+            took[-1] += 1
+        assert given[0].stale
+        assert dict(given[0]) == {"a": 1}
+    assert 0 < took[0] <= 6
+    assert took[1] == 0
+
+
+def test_a_holder_that_lacks_what_it_once_had_says_that_others_may_have_more() -> None:
+    scene = Parted()
+    holder = scene.net.managers[scene.holders[0]]
+    holder._core.replica.departed.parted(scene.key, {scene.net.members[0].uid: 2**40}, [scene.net.members[scene.keeper].uid])
+    effects = holder._core.finding.asked(scene.net.members[scene.reader].uid, scene.key, 0)
+    said = [decode(effect.message.payload) for effect in effects if isinstance(effect, Send)]
+    assert [message[3] for message in said if message[1] == ANSWER] == [LEFT]
+
+
+def test_parts_of_a_record_and_what_has_ended_are_not_remembered() -> None:
+    replica = Replica(ME)
+    replica.commit(KEY, {"a": b"1"}, 0, 0, ME)
+    record = replica.record(KEY, replica.get(KEY))  # type: ignore[arg-type]
+    assert record is not None
+    record.partial = True
+    replica.drop(KEY)
+    assert KEY not in replica.departed.copies
+    replica.commit(OTHER, {"a": b"1"}, 0, 0, ME)
+    replica.drop(OTHER)
+    assert OTHER in replica.departed.copies
+    replica.merge_head(OTHER, Head(INVALIDATED, 2, A, A, ended_ms=1), Outcome())
+    assert OTHER not in replica.departed.copies
