@@ -7,6 +7,10 @@ import signal
 from collections.abc import Generator
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("caterwaul", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # both would measure how busy the machine is
+settings.load_profile("caterwaul")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script: every process of the tests would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)

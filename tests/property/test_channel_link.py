@@ -212,7 +212,7 @@ def act(world: World, op: Any) -> None:
             world.reset(world.ends[end])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(OPS, max_size=120), st.sampled_from([1 << 20, 8000]))
 def test_within_an_era_everything_arrives_once_and_in_order_and_every_waiter_learns_its_fate(ops: list[Any], outbox_max_bytes: int) -> None:
     """Handshakes in flight, answers lost, connections replaced or cut at any byte: never a repeat, a gap, or a waiter told wrongly."""
@@ -254,7 +254,6 @@ def test_a_connection_lost_at_any_byte_resumes_without_loss_or_repeat(chunks: li
     assert a.era == b.era == 1
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["write", "pull", "deliver", "ack"]), st.integers(0, 9), st.sampled_from([CONTROL, DATA]), st.integers(1, 3000)), max_size=150

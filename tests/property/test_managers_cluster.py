@@ -229,7 +229,7 @@ class OvertakingCluster(Cluster):
     overtaking = True
 
 
-_settings = settings(max_examples=_EXAMPLES, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+_settings = settings(max_examples=_EXAMPLES, stateful_step_count=40, suppress_health_check=list(HealthCheck))
 TestCluster = Cluster.TestCase
 TestCluster.settings = _settings
 TestOvertakingCluster = OvertakingCluster.TestCase

@@ -77,7 +77,7 @@ def sums(manager: Any) -> bytes:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps)
 def test_sums_are_equal_exactly_where_contents_are(history: list[tuple[str, int, int]]) -> None:
     net = Net(2, SETTINGS)

@@ -125,7 +125,7 @@ class Inputs(RuleBasedStateMachine):
 
 
 TestInputs = Inputs.TestCase
-TestInputs.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestInputs.settings = settings(max_examples=150, stateful_step_count=60)
 
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=15)
 
