@@ -6,7 +6,8 @@ The rules, in the order in which they are tried:
 2. *The same stand-in.* While it is down, a session goes to one node chosen by the session's id, so that its user
    reads there what was written there a click ago.
 3. *Round robin* for requests without a session.
-4. *A node that is down* is better than a refusal: it is asked when no other is left.
+4. *A node that is down* is better than a refusal: it is asked when no other is left, a session's own first. While another joins, all may say
+   for a moment that they are not ready, and the session is where it was: elsewhere, even at the one that joins, it would have to be looked up.
 
 A node that refuses, breaks a connection or is silent for too long is *down* at once, and every request that waits for a
 silent one is given up, to be tried elsewhere. Whether a node is up again only probes say, one every `probe_interval_s`;
@@ -137,11 +138,11 @@ class Balancer:
     def choose(self, cookie: bytes | None, tried: Collection[str] = ()) -> Node | None:
         """The node to ask, after those of the names `tried` failed; None: all were tried."""
         route = route_of(cookie)
-        entry = self._entries.get(route) if route is not None else None
-        if entry is not None and entry.up and route not in tried:
-            return entry.node
         left = [entry for name, entry in sorted(self._entries.items()) if name not in tried]
         candidates = [entry for entry in left if entry.up] or left
+        own = next((entry.node for entry in candidates if entry.node.name == route), None)
+        if own is not None:
+            return own
         if not candidates:
             return None
         if cookie is not None:

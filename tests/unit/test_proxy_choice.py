@@ -72,6 +72,15 @@ def test_nodes_that_were_tried_are_not_chosen_again_and_a_down_one_is_the_last_r
     assert Balancer(_SETTINGS).choose(None) is None
 
 
+def test_while_no_node_is_ready_a_session_stays_where_it_is() -> None:
+    """All say so while another joins."""
+    balancer = _up()
+    for node in _NODES:
+        balancer.failed(1.0, node.name, "the probe was answered 503")
+    assert {_name(balancer.choose(_cookie("node2", letter))) for letter in "abcdef"} == {"node2"}
+    assert {_name(balancer.choose(_cookie("node2", letter), {"node2"})) for letter in "abcdef"} == {"node1", "node3"}
+
+
 def test_every_node_is_probed_each_interval_and_readmitted_only_when_ready() -> None:
     balancer = _up()
     assert balancer.deadline() == 0.5
