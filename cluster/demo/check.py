@@ -273,10 +273,10 @@ class Check:
             return None
 
     async def _uid(self, name: str) -> str:
-        seen = await self._ask(name)
-        if seen is None:
-            raise Failed(f"{name} does not answer")
-        return _own_uid(seen)
+        async def found() -> str:
+            return _own_uid(await self._ask(name) or {"members": []})
+
+        return str(await self._poll(found, _STEP_S, f"{name} answers"))
 
     async def _replacement(self, name: str, before: str) -> str:
         async def found() -> str:

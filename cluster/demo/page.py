@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, quote
 
 from jinja2 import Environment, Template
 
+from ...managers.errors import SessionUnknown
 from ...managers.web.cookies import CookieSettings, read_cookie
 from ...membership.errors import LocalError
 
@@ -142,6 +143,8 @@ class DemoPage:
         try:
             request.session[name] = value
             confirmed, missing = request.facts.save(request.session, request.field("acks") or None)
+        except SessionUnknown as error:
+            raise _Refused("503 Service Unavailable", str(error)) from error
         except LocalError as error:
             raise _Refused("400 Bad Request", str(error)) from error
         return self._done(request, confirmed=confirmed, missing=missing)

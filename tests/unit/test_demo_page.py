@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import pytest
 
 from caterwaul.cluster.demo.page import DemoPage, colour
+from caterwaul.managers.errors import SessionUnknown
 
 _ID = "i" * 43
 
@@ -116,6 +117,16 @@ def test_a_body_that_is_too_long_or_no_form_is_refused(client: _Client) -> None:
     assert client.ask("POST", "/set", CONTENT_LENGTH="70000", json=True)[0] == "413 Content Too Large"
     assert client.ask("POST", "/set", CONTENT_LENGTH="-1", json=True)[0] == "413 Content Too Large"
     assert client.ask("POST", "/set", {str(number): "x" for number in range(50)}, json=True)[0] == "400 Bad Request"
+
+
+def test_a_session_that_nobody_can_tell_of_is_worth_another_try(client: _Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(session: Any, acks: str | None) -> Any:
+        raise SessionUnknown("the members that could know this session do not answer")
+
+    monkeypatch.setattr(client.facts, "save", save)
+    status, _, text = client.ask("POST", "/set", {"name": "a", "value": "1"}, json=True)
+    assert status == "503 Service Unavailable"
+    assert "do not answer" in text
 
 
 def test_pairs_can_be_removed_also_twice(client: _Client) -> None:
