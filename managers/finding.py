@@ -181,7 +181,7 @@ class Finding:
 
     def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
         """What is here of this session may be out of date: ask these, and who may have what went from here. Nobody: it is all there is."""
-        peers = [*dict.fromkeys((*peers, *(uid for uid in self._departed.trusted(key) if uid in self._moving.placement.view and uid != self.me)))]
+        peers = [*dict.fromkeys((*peers, *self._trusted(key)))]
         if peers:
             return self.ask_for(key, peers, now_ms, doubted=True)
         handover = self._moving.handover
@@ -211,7 +211,10 @@ class Finding:
             return []
         if self._replica.held(key) is not None and not self.must_ask(key, now_ms):
             return []
-        return [uid for uid in self._departed.trusted(key) if uid in self._moving.placement.view and uid != self.me and uid not in question.answers]
+        return [uid for uid in self._trusted(key) if uid not in question.answers]
+
+    def _trusted(self, key: bytes) -> list[bytes]:
+        return [uid for uid in self._departed.trusted(key) if uid in self._moving.placement.view and uid != self.me]
 
     def _is_partial(self, key: bytes) -> bool:
         """Commits to this session have come, its record has not."""

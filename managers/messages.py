@@ -30,7 +30,7 @@ HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
 
 #: Verdicts of a look-up's answer. ABSENT: "no", by one who must know; UNSURE: "no", by one who may have missed it.
 #: ELSEWHERE: it lives, and the head that came before this answer says with whom. LEFT: the same, and the whole record came, which was the
-#: truth here until the session's place changed. EMPTY: "no", by one who must know and has its head: absent for who has no more than that, too.
+#: truth here until the session's place changed, or lacks what was here once. EMPTY: "no", by one who must know and has its head: absent for who has no more than that, too.
 VERDICTS = FOUND, GONE, ABSENT, UNSURE, ELSEWHERE, LEFT, EMPTY = range(7)
 
 _DOUBTFUL = (True,)
