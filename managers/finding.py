@@ -172,6 +172,8 @@ class Finding:
                 return [*self._settle_partial(key), *self.lookups.end(key, FOUND)]
             if not self._moving.placement.everywhere:
                 return self.lookups.end(key, UNSURE)
+        if UNSURE in verdicts and self._replica.held(key) is not None and self._servable(key, now_ms) is None:
+            return self.lookups.end(key, UNSURE)  # its time is over by what is here, and others do not know of its last use: that takes two who are sure
         if handover.assumed(key) or handover.parting.was_truth(key) or verdicts & {LEFT, EARLY}:  # nobody has more than we
             return self.lookups.end(key, FOUND)
         if not self._exists(key) and ELSEWHERE not in verdicts:

@@ -464,3 +464,22 @@ def _held_elsewhere() -> tuple[Net, str, int]:
     net = Net(5, BACKUP, kind=BackupManager)
     session_id = net.visit(0, a=1)
     return net, session_id, next(number for number in range(5) if net.managers[number]._core.replica.get(key_of(session_id)) is None)
+
+
+def test_a_session_whose_time_seems_over_is_unknown_while_those_who_hold_it_are_not_sure() -> None:
+    """Who asks has seen no loss, and they have: whom they lost may have used it (simulator, partitioned, seed 5)."""
+    net, session_id, asking = _held_elsewhere()
+    key = key_of(session_id)
+    core = net.managers[asking]._core
+    holder = next(manager._core for manager in net.managers if manager._core.replica.held(key) is not None)
+    net.deliver()
+    core.finding.ask(key, 0)
+    question = core.lookups._pending[key]
+    entry = holder.replica.get(key)
+    assert entry is not None
+    core.replica.merge_record(key, entry.head, 0, (), holder.replica.body_of(entry), Record.unpack(holder.replica.body_of(entry)), Outcome())  # type: ignore[arg-type]
+    core.moving.handover.parting._truth.add(key)
+    over_ms = 10**9
+    question.answers = dict.fromkeys(question.waiting, UNSURE)
+    assert core.servable(key, over_ms) is None
+    assert ended(core.finding._conclude(key, question, over_ms)) == [UNSURE]
