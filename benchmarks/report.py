@@ -50,6 +50,20 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("s from process start until settled", "seconds"), Column("bytes moved", "moved_bytes"), Column("fair share of all bytes", "ideal_bytes"),
         Column("moved/share", "moved_ideal"), Column("sessions on the joiner", "joiner_holds"), Column("sessions", "sessions"),
     ]),
+    "tls": ("updates as fast as they go to one replica, encrypted and in the clear by turns", [
+        Column("updates/s with TLS", "updates_per_s"), Column("in the clear", "clear_per_s"), Column("clear/TLS", "ratio"),
+        Column("call p50 us with TLS", "call_p50_us"), Column("in the clear", "clear_p50_us"),
+        Column("CPU us/update, both nodes, with TLS", "cpu_all_us"), Column("in the clear", "clear_cpu_us"),
+        Column("wrong", "wrong", True), Column("unconfirmed", "unconfirmed", True),
+    ]),
+    "sealed": ("a heartbeat", [
+        Column("us to seal", "seal_us"), Column("us to open", "open_us"), Column("us to open a new sender's", "open_first_us"), Column("bytes", "datagram_bytes"),
+        Column("refused", "refused", True),
+    ]),
+    "forged": ("forged datagrams", [
+        Column("sent/s", "sent_per_s"), Column("arrived/s", "arrived_per_s"), Column("cores of the node", "cores"), Column("CPU us each", "us_each"),
+        Column("changes of the view", "view_changes", True), Column("dials", "dials", True), Column("senders kept", "senders_kept"),
+    ]),
     "memory": ("memory of a packed session", [
         Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("sessions", "sessions"), Column("wrong", "wrong", True),
     ]),

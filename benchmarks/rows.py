@@ -3,6 +3,7 @@
     flood-2r-100B-none-1t     deltas per second: two replicas, attribute of 100 bytes, acks none, one application thread
     latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
     nodes-..., lookup-..., rebalance-...   where some members hold a session: see `spread.py`
+    tls-..., sealed, forged   what security costs: see `guarded.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
 Rows of one kind that need the same cluster share it, each with its own repetitions; one repetition before the first warms it
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import micro, spread
+from . import guarded, micro, spread
 from .figures import chosen, percentile
 from .processes import Group, Process
 
@@ -78,6 +79,8 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
     for manager in spread.KINDS[1:]:
         rows += [Row(f"lookup-{manager}", "lookup", 3, 100, manager=manager), Row(f"rebalance-{manager}", "rebalance", 3, 1000, manager=manager)]
         rows += [Row(f"away-{manager}", "away", 3, 1000, manager=manager)]
+    rows += [Row(f"tls-{size}B-{acks}", "tls", 1, size, acks) for size in (100, 1000) for acks in ("none", "all")]
+    rows += [Row("sealed", "sealed"), Row("forged", "forged")]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
@@ -93,6 +96,12 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield from _updates(same, replicas, size, scale, repetitions)
         elif kind in ("nodes", "lookup", "rebalance", "away"):
             yield from ((row, _spread(row, scale, repetitions)) for row in same)
+        elif kind == "tls":
+            yield from _encrypted(same, scale, repetitions)
+        elif kind == "sealed":
+            yield same[0], [guarded.sealed() for _ in range(repetitions)]
+        elif kind == "forged":
+            yield same[0], [guarded.forged(scale.paced_ms / 1000) for _ in range(repetitions)]
         elif kind == "memory":
             yield same[0], [_memory(scale) for _ in range(repetitions)]
         elif kind == "join":
@@ -131,6 +140,27 @@ def _updates(rows: list[Row], replicas: int, size: int, scale: Scale, repetition
             ms = scale.flood_ms if row.kind == "flood" else scale.paced_ms
             once(group, row, min(500, ms))
             yield row, [once(group, row, ms) for _ in range(repetitions)]
+
+
+def _encrypted(rows: list[Row], scale: Scale, repetitions: int) -> Iterator[tuple[Row, list[Repetition]]]:
+    """Floods with TLS and in the clear by turns, so that what the machine does meanwhile befalls both."""
+    encrypted, clear, secret = guarded.tls_pair()
+    with secret, encrypted, clear:
+        for group in (encrypted, clear):
+            group.grow(2)
+            group.writer.do("create", sessions=scale.sessions, attributes=scale.attributes, size=rows[0].size)
+            _flood(group, Row("warm", "flood", 1, rows[0].size, "none", 8), scale.flood_ms)
+        for row in rows:
+            found: list[Repetition] = []
+            for _ in range(repetitions):
+                one, other = (_flood(group, row, scale.flood_ms) for group in (encrypted, clear))
+                found.append({
+                    "updates_per_s": one["updates_per_s"], "clear_per_s": other["updates_per_s"], "ratio": other["updates_per_s"] / one["updates_per_s"],
+                    "call_p50_us": one["call_p50_us"], "clear_p50_us": other["call_p50_us"],
+                    "cpu_all_us": one["cpu_writer_us"] + one["cpu_replica_us"], "clear_cpu_us": other["cpu_writer_us"] + other["cpu_replica_us"],
+                    "wrong": one["wrong"] + other["wrong"], "unconfirmed": one["unconfirmed"] + other["unconfirmed"],
+                })  # fmt: skip
+            yield row, found
 
 
 def _flood(group: Group, row: Row, ms: int) -> Repetition:

@@ -37,7 +37,7 @@ from .transport import Connection, Endpoints, PlainTcp
 __all__ = ["GroupChannel"]
 
 _log = Logger()
-_UNANNOUNCED = ("", "?")  # membership and requests: every member has them
+_UNANNOUNCED = ("", "?", "!")  # membership, requests and revoked certificates: no session managers
 
 
 class GroupChannel:
@@ -45,8 +45,8 @@ class GroupChannel:
 
     `reactor` provides IReactorTCP, IReactorTime and `callFromThread`; its `seconds` must be monotonic. `stages` are the
     application's own, in outbound order, the same on all members. `bind_host`: where to listen, `me.host` if empty.
-    Hooks, set by the node: `on_traffic(uid)` for every chunk of bytes from a member, `on_refused(uid)` when nobody
-    listens any more where a member was, `on_announce(me)` when this member says something else of itself.
+    Hooks, set by the node: `on_traffic(uid)` for every chunk of bytes from a member, `on_refused(uid)` when nobody listens
+    any more where a member was, `on_shut_out(uid)` when it is admitted no more, `on_announce(me)` when this member says something else of itself.
     """
 
     def __init__(
@@ -72,10 +72,12 @@ class GroupChannel:
         self._counts, self._gone = Counter[str](), Counter[str]()  # ours; of links that are gone
         self.on_traffic: Callable[[bytes], None] = _nothing
         self.on_refused: Callable[[bytes], None] = _nothing
+        self.on_shut_out: Callable[[bytes], None] = _nothing
         self.on_announce: Callable[[Member], None] = _nothing
         self._requests = Requests(self, reactor)
         self.request = self._requests.request
         self.serve = self._requests.serve
+        self.readmit = self._connections.readmit
         self.attach("?", self._requests)
 
     # -- life
@@ -322,9 +324,6 @@ class GroupChannel:
 
     def link_reset(self, link: Link) -> None:
         fail(link.discard(), (link.member.uid,))
-
-    def dial_refused(self, uid: bytes) -> None:
-        self.on_refused(uid)
 
     def frames(self, connection: Connection, frames: Sequence[Frame], size: int) -> None:
         link = connection.link

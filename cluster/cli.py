@@ -27,6 +27,7 @@ from .demo.nodes import Layout
 from .describe import to_json, to_markdown, to_toml
 from .draining import DRAINED, DRAINING, SERVING
 from .embedding import installed_reactor
+from .security.commands import ca, secret
 from .settings import Settings, load, parse_overrides
 from .tap import NodeService
 
@@ -65,6 +66,10 @@ def main() -> None:
     """
 
 
+main.add_command(secret)
+main.add_command(ca)
+
+
 def _configured(command: Command) -> Command:
     """The options that choose a configuration."""
     command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, such as node.name=b. Any number of times.")(
@@ -97,7 +102,8 @@ def node(path: str | None, overrides: Sequence[str], verbose: bool) -> None:
     service.startService()
     assert service.node is not None, "started"
     me = service.node.me
-    click.echo(f"{me.name} of cluster {service.settings.cluster.name} on {me.host}:{me.port}" + _serving(me.payload.get("http")), err=True)
+    guarded = service.node.security.description if service.node.security is not None else ""
+    click.echo(f"{me.name} of cluster {service.settings.cluster.name} on {me.host}:{me.port}, {guarded}" + _serving(me.payload.get("http")), err=True)
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
     reactor.run()
 

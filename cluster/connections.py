@@ -26,8 +26,10 @@ from .errors import HandshakeRefused
 from .frames import Frame
 from .handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake
 from .link import Link
-from .meeting import Address, Links, Meeting
+from .meeting import Address, Links, Meeting, Offer
+from .rate import Rate
 from .redial import Dial, Expired, Redial
+from .security.admission import Admission
 from .settings import ChannelSettings
 from .transport import Connection, Endpoints, connect, listen
 
@@ -41,6 +43,9 @@ _DIALS_MAX = 256  # dials under way at most; a hint beyond it is forgotten, anot
 
 class Carried(Protocol):
     """What is told of links: the channel."""
+
+    on_refused: Callable[[bytes], None]  #: nobody listens where this member was
+    on_shut_out: Callable[[bytes], None]  #: what this member was admitted with counts no more
 
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
@@ -58,9 +63,6 @@ class Carried(Protocol):
         """A peer broke the protocol: discard what is under way."""
 
     def frames(self, connection: Connection, frames: Sequence[Frame], size: int) -> None: ...
-
-    def dial_refused(self, uid: bytes) -> None:
-        """Nobody listens where this member was."""
 
     def now_ms(self) -> int: ...
 
@@ -89,6 +91,7 @@ class Connections:
         self._stopped: Deferred[None] | None = None
         self._counts: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
+        self._accepting = Rate(settings.accepts_per_s, settings.unauthenticated_max)  # by address; who is admitted has cost nothing
         self.frames = carried.frames
         self.now_ms = carried.now_ms
 
@@ -143,15 +146,41 @@ class Connections:
             **self._counts, **self._redial.statistics(), "connections": len(self.by_uid), "sockets": len(self._open), "refusals": dict(self._refusals),
         }  # fmt: skip
 
+    def readmit(self) -> None:
+        """Secrets or certificates have changed: whoever would not be admitted any more is cut off."""
+        with self.lock:
+            for connection in list(self._open):
+                if connection.identity is not None and not connection.is_closed and not self._endpoints.admits(connection.identity):
+                    self._shut_out(connection, connection.identity.credential)
+
+    def _shut_out(self, connection: Connection, credential: str) -> None:
+        self._refusals["revoked"] += 1
+        link = connection.link
+        if link is None:
+            connection.abort()
+        else:
+            _log.warn("{peer}: what it was admitted with ({credential}) counts no more", peer=link.member, credential=credential)
+            self.drop(link.member.uid, "revoked: secret or certificate")
+            if self._endpoints.knows_nodes:
+                self._carried.on_shut_out(link.member.uid)
+
     # -- connections call these (transport.Host)
 
-    def handshake(self, connection: Connection) -> Handshake:
+    def made(self, connection: Connection) -> None:
         self._open[connection] = None
         self._guard(connection)
+
+    def admission(self, connection: Connection) -> Admission:
+        return self._endpoints.admission(connection.transport, self._carried.me.uid, dialled=connection.offer is not None)
+
+    def handshake(self, connection: Connection) -> Handshake:
+        if connection.accepted_from:
+            self._accepting.give_back(self._reactor.seconds(), connection.accepted_from)
         return Handshake(ACCEPTED if connection.offer is None else DIALLED, self._carried.me.uid, self._cluster)
 
     def greeted(self, connection: Connection, greeting: Greeting) -> None:
         me, now = self._carried.me, self._reactor.seconds()
+        self._identify(connection, greeting.member)
         self.links.refuse_duplicate(me, greeting, now, self._dials.__contains__)
         self.drop(greeting.member.uid, "duplicate: replaced by a newer connection")
         self._opened(connection, self.links.admit(me, greeting, now))
@@ -159,6 +188,7 @@ class Connections:
     def answered(self, connection: Connection, answer: Answer) -> None:
         assert connection.offer is not None
         assert connection.address is not None
+        self._identify(connection, answer.member)
         self.drop(answer.member.uid, "duplicate: replaced by a newer connection")
         try:
             meeting = self.links.conclude(connection.offer, connection.address, answer, self._reactor.seconds())
@@ -180,8 +210,10 @@ class Connections:
         self._carried.link_reset(link)
         self.drop(link.member.uid, f"malformed: {error}")
 
-    def lost(self, connection: Connection) -> None:
+    def lost(self, connection: Connection, why: str) -> None:
         self._open.pop(connection, None)
+        if why and connection.link is None and self._stopped is None and (connection.identity is None or connection.offer is not None):
+            self._refused(connection, HandshakeRefused("admission", f"the other end closed it, or what it said was not to be understood: {why}"))
         self._redial.release(connection)
         self._driver.rearm()
         link = connection.link
@@ -194,12 +226,28 @@ class Connections:
 
     # -- inside
 
-    def _accept(self) -> Connection | None:
+    def _identify(self, connection: Connection, member: Member) -> None:
+        """Raises `HandshakeRefused` if that is not who was admitted, or somebody else is known as that member."""
+        assert connection.identity is not None, "admitted"
+        connection.identity.require(member)
+        known = self.links.by_uid.get(member.uid)
+        if known is not None and connection.identity.name and known.member.name != member.name:
+            raise HandshakeRefused("identity", f"{member.name!r} says it is the process {member.uid.hex()[:8]}, which is {known.member.name!r}")
+
+    def _accept(self, address: str) -> Connection | None:
         half_open = sum(connection.link is None and connection.offer is None for connection in self._open)
         if self._stopped is not None or half_open >= self._settings.unauthenticated_max:
             self._refusals["busy"] += 1
             return None
-        return Connection(self, self._settings.ahead_bytes)
+        if not self._accepting.take(self._reactor.seconds(), address):
+            self._refusals["rate"] += 1
+            return None
+        connection = self._connection()
+        connection.accepted_from = address
+        return connection
+
+    def _connection(self, address: Address | None = None, offer: Offer | None = None) -> Connection:
+        return Connection(self, self._settings.ahead_bytes, address, offer, has_handshake=self._endpoints.has_handshake)
 
     def _dial(self, address: Address, uid: bytes | None) -> None:
         if self._stopped is not None or address in self._dials or len(self._dials) >= _DIALS_MAX:
@@ -208,13 +256,13 @@ class Connections:
                 self._driver.rearm()
             return
         self._dials[address] = uid
-        connection = Connection(self, self._settings.ahead_bytes, address, self.links.offer(self._carried.me, address))
+        connection = self._connection(address, self.links.offer(self._carried.me, address))
 
         def failed(failure: Failure) -> None:
             self._counts["dials_failed"] += 1
             self._dial_ended(address)
             if uid is not None and failure.check(Refused):
-                self._carried.dial_refused(uid)
+                self._carried.on_refused(uid)
 
         attempt = connect(self._endpoints, self._reactor, address, self._settings.connect_timeout_s, connection)
         attempt.addErrback(failed)
@@ -283,7 +331,7 @@ class Connections:
         """Another process answers where this member was: to membership the same as if nobody did."""
         self._redial.failed(self._reactor.seconds(), uid)
         self._driver.rearm()
-        self._carried.dial_refused(uid)
+        self._carried.on_refused(uid)
 
     def _watch(self, uid: bytes, link: Link) -> None:
         self._heard[uid] = (link.bytes_in, link.is_awaiting)

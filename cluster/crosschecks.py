@@ -12,9 +12,11 @@ from collections.abc import Container, Mapping
 from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings
 from ..membership.errors import LocalError
 from ..membership.member import require_name
+from ..membership.networks import in_networks, parse_networks
 from ..membership.settings import MembershipSettings
 from .config import Problems
-from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
+from .security.keyring import VARIABLE
+from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
 
 __all__ = [
     "check_acks",
@@ -26,6 +28,7 @@ __all__ = [
     "check_maps",
     "check_membership",
     "check_node",
+    "check_security",
     "check_web",
     "split_address",
 ]
@@ -48,12 +51,28 @@ def check_node(node: NodeSettings, problems: Problems) -> None:
         problems.add("node.host", f"{node.host!r} is not an IP address of this machine (names are not resolved here)")
     elif address.is_unspecified or address.is_multicast:
         problems.add("node.host", f"{node.host} cannot be dialled by other members; give the address of one interface")
-    elif not address.is_loopback and not node.insecure:
+
+
+def check_security(security: SecuritySettings, node: NodeSettings, membership: MembershipSettings, problems: Problems) -> None:
+    address = _address(node.host)
+    outside = address is not None and not address.is_loopback and not address.is_unspecified and not address.is_multicast
+    has_key = bool(security.secret_file or security.certificates or os.environ.get(VARIABLE))
+    if security.secret_file and security.certificates:
+        problems.add("security.certificates", "is given, and secret_file too: a node has one way to know others, choose")
+    if node.insecure and has_key:
+        problems.add("node.insecure", "is set, and a secret or certificates are given too: whoever has them never talks in the clear, take it away")
+    if outside and not has_key and not node.insecure:
         problems.add(
             "node.host",
-            f"{node.host} is outside loopback, and this cluster has no key: anyone on that network could read and forge sessions; "
-            "keep 127.0.0.1, or set node.insecure = true where that network is yours alone",
+            f"{node.host} is outside loopback, and this cluster has no secret: anyone on that network could read and forge sessions; "
+            "make one with `caterwaul secret new FILE` and name it in security.secret_file on every node, or keep 127.0.0.1",
         )
+    if outside and node.insecure and not has_key and "multicast" in membership.discovery:
+        problems.add(
+            "membership.discovery", 'names "multicast", which is never in the clear outside loopback: give a secret, or use "static" with membership.seeds'
+        )
+    if (outside or (address is not None and address.is_loopback)) and not in_networks(node.host, membership.allowed_networks):
+        problems.add("membership.allowed_networks", f"does not hold node.host {node.host}, so no other node would dial it")
 
 
 def check_drain(node: NodeSettings, problems: Problems) -> None:
@@ -91,6 +110,10 @@ def check_membership(membership: MembershipSettings, node: NodeSettings, problem
         where = split_address(seed, node.port or None)
         if where is None or not where[0] or not where[1]:
             problems.add("membership.seeds", f"{seed!r} is not host:port (the port may be left out only when node.port is set)")
+    try:
+        parse_networks(membership.allowed_networks)
+    except LocalError as error:
+        problems.add("membership.allowed_networks", str(error))
     group = _address(membership.multicast_address)
     if group is None or not group.is_multicast:
         problems.add("membership.multicast_address", f"{membership.multicast_address!r} is not a multicast address (224.0.0.0 to 239.255.255.255)")

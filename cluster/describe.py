@@ -41,6 +41,7 @@ def entries(settings: Settings) -> Iterator[Entry]:
     """Every setting of this configuration, table by table."""
     yield from _of_table("node", settings.node)
     yield from _of_table("cluster", settings.cluster)
+    yield from _of_table("security", settings.security)
     yield from _of_table("membership", settings.membership)
     yield from _of_table("channel", settings.channel)
     for name, manager in settings.managers.items():

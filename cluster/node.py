@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..membership.errors import LocalError
 from ..membership.group import Slept
 from ..membership.member import UID_BYTES, Member
 from ..membership.service import MembershipService, Subscriber
+from ..membership.settings import MembershipSettings
 from ..membership.told import Told
 from ..membership.view import View, ViewChanged
 from .admin import AdminService
@@ -37,7 +39,9 @@ from .admin_socket import socket_path
 from .channel import GroupChannel
 from .draining import SERVING, Drain
 from .rehearsal import Rehearsal
+from .security.service import Security
 from .settings import Settings
+from .transport import PlainTcp, TlsTcp
 from .web import WebService
 
 __all__ = ["Node"]
@@ -65,6 +69,7 @@ class Node:
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()}
         self.channel: GroupChannel | None = None
         self.membership: MembershipService | None = None
+        self.security: Security | None = None  #: from the start on
         self._reactor = reactor
         self._types = types if types is not None else ValueTypes()
         self._entropy = entropy
@@ -165,20 +170,27 @@ class Node:
             payload["kinds"] = kinds
         if self._web is not None:
             payload["http"] = self._web.start()
+        me = self._member(payload)
+        self.security = security = self._make_security(me.uid)
         self.channel = channel = GroupChannel(
-            self._member(payload), settings.channel, settings.cluster.name, self._reactor, rng=self._rng, entropy=self._entropy
-        )
+            me, settings.channel, settings.cluster.name, self._reactor, rng=self._rng, entropy=self._entropy,
+            endpoints=PlainTcp() if security.guard is None else TlsTcp(security.guard),
+        )  # fmt: skip
         await channel.start()
+        security.start(channel, self._reactor)
         for name, chosen in settings.managers.items():
             self.managers[name] = self._start_engine(name, chosen)
         for name, shared in settings.maps.items():
             self.maps[name] = ReplicatedMap(name, self._start_engine(f"map:{name}", shared.for_manager()), shared.buckets)
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
-        self.membership = membership = MembershipService(channel.me, settings.membership, settings.cluster.name, channel, self._reactor, rng=self._rng)
+        self.membership = membership = MembershipService(
+            channel.me, self._discoverable(security), settings.cluster.name, channel, self._reactor, rng=self._rng, sealer=security.sealer
+        )
         membership.subscribe(self._event)
         channel.on_traffic = membership.heard
         channel.on_refused = membership.unreachable
+        channel.on_shut_out = membership.expel
         channel.on_announce = lambda me: membership.announce(me) if membership.running else None
         membership.startService()
         self.drain = Drain(channel, self._engines, settings.node.weight, settings.node.drain_notice_s, self._reactor)
@@ -186,7 +198,18 @@ class Node:
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
-        _log.info("{me} of cluster {cluster!r} is listening", me=channel.me, cluster=settings.cluster.name)
+        _log.info("{me} of cluster {cluster!r} is listening, {guarded}", me=channel.me, cluster=settings.cluster.name, guarded=security.description)
+
+    def _make_security(self, uid: bytes) -> Security:
+        return Security(self.settings.security, self.settings.node, self.settings.cluster.name, uid, self._entropy)
+
+    def _discoverable(self, security: Security) -> MembershipSettings:
+        """The settings of membership, without multicast where nothing seals it."""
+        found = self.settings.membership
+        if security.sealer is not None or "multicast" not in found.discovery:
+            return found
+        _log.warn("multicast stays off: the certificates came without a multicast.secret; this node finds others only by {others}", others=found.discovery)
+        return replace(found, discovery=[method for method in found.discovery if method != "multicast"])
 
     def _start_engine(self, name: str, settings: ManagerSettings) -> SessionManager:
         manager: SessionManager = _KINDS[settings.type](
@@ -221,6 +244,8 @@ class Node:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
             parts += [self._deliver, self.membership.stopService]
         parts += [self._engines[name].stop for name in sorted(self._engines)]
+        if self.security is not None:
+            parts.append(self.security.stop)
         if self.channel is not None:
             parts.append(self.channel.stop)
         if self._admin is not None:
@@ -365,6 +390,7 @@ class Node:
             "node": {"name": self.name, "uid": channel.me.uid.hex(), "ready": self.is_ready, "view": membership.view.number},
             "membership": membership.statistics(),
             "channel": channel.statistics(),
+            "security": self.security.statistics() if self.security is not None else {},
             "managers": {name: engine.statistics() for name, engine in sorted(self._engines.items())},
         }
 

@@ -20,16 +20,28 @@ from ..managers.settings import ManagerSettings, MapSettings
 from ..managers.web.cookies import CookieSettings
 from ..membership.settings import MembershipSettings
 from .config import Problems, build, nearest
-from .crosschecks import check_admin, check_channel, check_cluster, check_drain, check_manager, check_maps, check_membership, check_node, check_web
-from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, WebSettings
+from .crosschecks import (
+    check_admin,
+    check_channel,
+    check_cluster,
+    check_drain,
+    check_manager,
+    check_maps,
+    check_membership,
+    check_node,
+    check_security,
+    check_web,
+)
+from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
 
-__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "Settings", "WebSettings", "load", "parse_overrides"]
+__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "SecuritySettings", "Settings", "WebSettings", "load", "parse_overrides"]
 
 
 #: Tables that exist once, by their name in the file.
 _TABLES: dict[str, Any] = {
     "node": NodeSettings,
     "cluster": ClusterSettings,
+    "security": SecuritySettings,
     "membership": MembershipSettings,
     "channel": ChannelSettings,
     "admin": AdminSettings,
@@ -46,6 +58,7 @@ class Settings:
 
     node: NodeSettings
     cluster: ClusterSettings
+    security: SecuritySettings
     membership: MembershipSettings
     channel: ChannelSettings
     admin: AdminSettings
@@ -152,6 +165,7 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
         built["node"] = replace(built["node"], name=host_name())
     settings = Settings(**built, managers=managers, cookies=cookies, maps=maps)
     check_node(settings.node, problems)
+    check_security(settings.security, settings.node, settings.membership, problems)
     check_cluster(settings.cluster, problems)
     check_membership(settings.membership, settings.node, problems)
     check_channel(settings.channel, problems)

@@ -4,6 +4,8 @@ A commit that waits for confirmations would otherwise wake the reactor's thread 
 everything else it does. The kernel takes the bytes as long as its buffer has room and nothing of before is waiting in the
 transport; what it does not take is the reactor's again.
 
+Under TLS the thread encrypts too; what the kernel does not take of that has to go out before the next record, whoever makes it.
+
 The socket used here is a duplicate. The reactor closes its own at any moment, in its own thread, and the number of its
 descriptor may belong to another connection by the time a `send` gets to the kernel. The duplicate is closed only by its
 owner, under the channel's lock.
@@ -15,34 +17,61 @@ from typing import Any
 
 from twisted.internet.tcp import Connection as TcpTransport
 
-__all__ = ["Shortcut"]
+from .security.tls import TlsTransport
+
+__all__ = ["Shortcut", "lower"]
+
+
+def lower(transport: Any) -> Any:
+    """The transport with the socket, below TLS or not."""
+    return transport.transport if isinstance(transport, TlsTransport) else transport
 
 
 class Shortcut:
-    """Of one connected plain TCP transport. Any thread, under the channel's lock."""
+    """Of one connected transport. Any thread, under the channel's lock."""
 
-    __slots__ = ("_socket", "_transport")
+    __slots__ = ("_left", "_lower", "_socket", "_tls")
 
-    def __init__(self, transport: TcpTransport) -> None:
-        self._transport: Any = transport
-        self._socket: Any = self._transport.getHandle().dup()
+    def __init__(self, transport: TcpTransport, tls: TlsTransport | None) -> None:
+        self._lower: Any = transport
+        self._tls = tls
+        self._socket: Any = self._lower.getHandle().dup()
+        self._left = b""  # what the kernel did not take, without TLS
 
     @classmethod
     def of(cls, transport: Any) -> Shortcut | None:
-        """None where bytes may not pass the transport by: it encrypts them, or is no socket."""
-        return cls(transport) if isinstance(transport, TcpTransport) and not transport.TLS else None
+        """None where bytes may not pass the transport by: it is no socket."""
+        below = lower(transport)
+        if not isinstance(below, TcpTransport) or below.TLS:
+            return None
+        return cls(below, transport if below is not transport else None)
 
     @property
     def is_clear(self) -> bool:
-        """Whether nothing waits in the transport, so that order is kept. (Twisted has no public word for it.)"""
-        return self._transport._tempDataLen == 0 and self._transport.dataBuffer == b""  # type: ignore[no-any-return]
+        """Whether nothing waits to be written, so that order is kept. (Twisted has no public word for what its transport holds.)"""
+        left = self._left if self._tls is None else self._tls.left
+        return not left and self._lower._tempDataLen == 0 and self._lower.dataBuffer == b""
 
-    def send(self, data: bytes) -> bytes:
-        """Give the kernel what it takes now; returns the rest. An error shows itself to the reactor, which comes next."""
+    def send(self, data: bytes) -> bool:
+        """Give the kernel what it takes now; whether that was all. The rest is for `put_back`, also after an error, which shows itself to the reactor."""
+        bytes_out = data if self._tls is None else self._tls.encrypt(data)
         try:
-            return data[self._socket.send(data) :]
+            left = bytes_out[self._socket.send(bytes_out) :]
         except OSError:
-            return data
+            left = bytes_out
+        if self._tls is None:
+            self._left = left
+        else:
+            self._tls.left = left
+        return not left
+
+    def put_back(self) -> None:
+        """Let the transport have what the kernel did not take. Reactor thread."""
+        if self._tls is not None:
+            self._tls.put_back()
+        elif self._left:
+            left, self._left = self._left, b""
+            self._lower.write(left)
 
     def close(self) -> None:
         self._socket.close()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..membership.knobs import knob
 
-__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "WebSettings"]
+__all__ = ["AdminSettings", "ChannelSettings", "ClusterSettings", "NodeSettings", "SecuritySettings", "WebSettings"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class NodeSettings:
         minimum=0.0,
     )
     insecure: bool = knob(
-        False, "Allow a `host` outside loopback although nothing is encrypted and nobody is authenticated: anyone on that network reads and forges sessions."
+        False,
+        "Allow a `host` outside loopback with neither a secret nor certificates: anyone on that network reads and forges sessions. The node says so at "
+        "each start. Datagrams stay off there: use discovery `static`, `dns` or `file`.",
     )
 
 
@@ -58,6 +60,22 @@ class ClusterSettings:
     """Table `[cluster]` of the configuration file."""
 
     name: str = knob("caterwaul", "Only nodes of the same cluster name see each other, also on one group address and port. 1 to 64 printable characters.")
+
+
+@dataclass(frozen=True)
+class SecuritySettings:
+    """Table `[security]` of the configuration file."""
+
+    secret_file: str = knob(
+        "",
+        "File with the cluster's shared secret (`caterwaul secret new FILE`), readable by this user only. With it every connection is encrypted "
+        "and every node has to prove the secret. Looked at every second. Empty: the environment variable CATERWAUL_SECRET, if it is set.",
+    )
+    certificates: str = knob(
+        "",
+        "Directory of this node's certificate (`caterwaul ca issue NODE`): instead of a secret, each node shows who it is, and can be shut out alone. "
+        "Looked at every second.",
+    )
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,15 @@ class ChannelSettings:
     reconnect_min_s: float = knob(0.1, "First pause before dialling a member again; doubles, with jitter.", minimum=0.01)
     reconnect_max_s: float = knob(5.0, "Longest pause before dialling a member again.", minimum=0.1)
     connect_timeout_s: float = knob(3.0, "How long one dial may take.", minimum=0.1)
-    unauthenticated_max: int = knob(32, "Accepted connections without a finished handshake at most; more are closed at once.", minimum=1)
+    unauthenticated_max: int = knob(
+        32, "Accepted connections without a finished handshake at most, of all addresses; more are closed at once and counted (`refusals`: `busy`).", minimum=1
+    )
+    accepts_per_s: float = knob(
+        20.0,
+        "Connections that one address may open a second without being admitted, after `unauthenticated_max` at once; more are closed at once and counted "
+        "(`refusals`: `rate`). Lower makes a flood cheaper; too low delays nodes with a wrong secret, and nobody else.",
+        minimum=0.1,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Sockets: listening, dialling, and the protocol of one connection. The only Twisted protocol code of the channel.
 
-A connection passes two phases: the handshake, and then frames; the phase is the function that takes decoded frames, and
-changing phase is replacing it. How bytes are carried (plain TCP, TLS) comes from outside as `Endpoints`; nothing is said
-before the connection is *usable*, which for plain TCP is when it is made.
+A connection passes three phases: admission (who is there?), the handshake (what do we say?), and then frames; the phase is the
+function that takes what comes in, and changing phase is replacing it. How bytes are carried and who is admitted comes from outside
+as `Endpoints`; nothing is said before the connection is *usable*, which for plain TCP is when it is made and for TLS when its own
+handshake is complete. No frame is decoded before admission, and no failure of it falls through: it closes the connection.
 
 Nothing here waits for a peer: the link is asked for bytes only while the transport wants them, so a slow peer's bytes
 stay in its bounded outbox, where urgent frames still pass before data.
@@ -23,7 +24,7 @@ from typing import Protocol as Interface
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP4ServerEndpoint, TCP6ClientEndpoint, TCP6ServerEndpoint
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IListeningPort, IPushProducer, IStreamClientEndpoint, IStreamServerEndpoint
+from twisted.internet.interfaces import IHandshakeListener, IListeningPort, IPushProducer, IStreamClientEndpoint, IStreamServerEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -34,23 +35,37 @@ from .frames import Frame, FrameDecoder, encode_refuse
 from .handshake import Answer, Greeting, Handshake
 from .link import Link
 from .meeting import Address, Offer
-from .shortcut import Shortcut
+from .security.admission import ANYBODY, Admission, Identity, Open
+from .security.guards import Guard
+from .security.tls import TlsClient, TlsServer
+from .shortcut import Shortcut, lower
 
-__all__ = ["Connection", "Endpoints", "Host", "PlainTcp", "connect", "listen"]
+__all__ = ["Connection", "Endpoints", "Host", "PlainTcp", "TlsTcp", "connect", "listen"]
 
 _USER_TIMEOUT_MS = 30_000  # a backstop: the kernel gives up on data nobody confirms; the detector has long decided by then
 
 
 class Endpoints(Interface):
-    """How to listen and dial. `host` is an address or a name."""
+    """How to listen and dial, and who is admitted. `host` is an address or a name."""
+
+    has_handshake: bool  #: the transport has one of its own, and a connection is usable when that is complete
+    knows_nodes: bool  #: see `Guard`
 
     def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint: ...
 
     def client(self, reactor: Any, host: str, port: int, timeout_s: float) -> IStreamClientEndpoint: ...
 
+    def admission(self, transport: Any, uid: bytes, *, dialled: bool) -> Admission:
+        """Of a connection that is usable now. `uid`: this process. Raises `HandshakeRefused`."""
+
+    def admits(self, identity: Identity) -> bool:
+        """Whether who was admitted so would be admitted still."""
+
 
 class PlainTcp:
-    """No encryption: for loopback."""
+    """No encryption, and everybody is admitted: for loopback."""
+
+    has_handshake = knows_nodes = False
 
     def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint:
         endpoint = TCP6ServerEndpoint if _version(host) == 6 else TCP4ServerEndpoint
@@ -63,6 +78,35 @@ class PlainTcp:
         if version == 6:
             return TCP6ClientEndpoint(reactor, host, port, timeout=timeout_s)
         return HostnameEndpoint(reactor, host, port, timeout=timeout_s)
+
+    def admission(self, transport: Any, uid: bytes, *, dialled: bool) -> Admission:
+        return Open()
+
+    def admits(self, identity: Identity) -> bool:
+        return True
+
+
+class TlsTcp:
+    """TLS 1.3, and whom `guard` admits."""
+
+    has_handshake = True
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._plain = PlainTcp()
+        self.knows_nodes = guard.knows_nodes
+
+    def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint:
+        return TlsServer(self._plain.server(reactor, host, port), self._guard.context, reactor)
+
+    def client(self, reactor: Any, host: str, port: int, timeout_s: float) -> IStreamClientEndpoint:
+        return TlsClient(self._plain.client(reactor, host, port, timeout_s), self._guard.context, reactor)
+
+    def admission(self, transport: Any, uid: bytes, *, dialled: bool) -> Admission:
+        return self._guard.admission(transport.getHandle(), uid, dialled=dialled)
+
+    def admits(self, identity: Identity) -> bool:
+        return self._guard.admits(identity)
 
 
 def _version(host: str) -> int:
@@ -79,7 +123,14 @@ class Host(Interface):
     @property
     def lock(self) -> AbstractContextManager[Any]: ...
 
-    def handshake(self, connection: Connection) -> Handshake: ...
+    def made(self, connection: Connection) -> None:
+        """There is a connection, which nobody has been admitted on."""
+
+    def admission(self, connection: Connection) -> Admission:
+        """It is usable. May raise `HandshakeRefused`."""
+
+    def handshake(self, connection: Connection) -> Handshake:
+        """Somebody is admitted on it."""
 
     def greeted(self, connection: Connection, greeting: Greeting) -> None:
         """May raise `HandshakeRefused`."""
@@ -91,27 +142,34 @@ class Host(Interface):
     def broken(self, connection: Connection, error: RemoteError) -> None:
         """The connection is about to be closed because of this."""
 
-    def lost(self, connection: Connection) -> None:
-        """The socket is gone; whatever the phase, once for each connection made."""
+    def lost(self, connection: Connection, why: str) -> None:
+        """The socket is gone; whatever the phase, once for each connection made. `why`: the transport's words, for people; empty: this end closed it."""
 
     def now_ms(self) -> int: ...
 
 
-@implementer(IPushProducer)
+@implementer(IPushProducer, IHandshakeListener)
 class Connection(Protocol):
-    """One TCP connection. `offer`: what this end said when it dialled (None: it accepted). `link`: set once the handshake is done."""
+    """One TCP connection. `offer`: what this end says once it has dialled (None: it accepted). `link`: set once the handshake is done.
 
-    def __init__(self, host: Host, ahead_bytes: int, address: Address | None = None, offer: Offer | None = None) -> None:
+    `identity`: what the other end has proven, from its admission on. `has_handshake`: see `Endpoints`.
+    """
+
+    def __init__(self, host: Host, ahead_bytes: int, address: Address | None = None, offer: Offer | None = None, *, has_handshake: bool = False) -> None:
         self._host = host
         self._ahead_bytes = ahead_bytes
+        self._has_handshake = has_handshake
+        self.accepted_from = ""  #: the address of whoever dialled this end
+        self.lock = host.lock  #: what Twisted's TLS transport takes too
         self.address = address
         self.offer = offer
         self.link: Link | None = None
+        self.identity: Identity | None = None
+        self._admission: Admission = Open(ANYBODY)
         self._decoder = FrameDecoder()
-        self._phase: Callable[[list[Frame], int], None] = self._shake
+        self._phase: Callable[[bytes], None] = self._admit
         self._paused = False
         self._shortcut: Shortcut | None = None
-        self._left = b""  # what the shortcut did not take: first of all to be written
 
     @property
     def is_closed(self) -> bool:
@@ -127,28 +185,37 @@ class Connection(Protocol):
     # -- Twisted calls these
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        _configure(transport)
-        with self._host.lock:
-            self._handshake = self._host.handshake(self)
-            if self.offer is not None:
-                transport.write(self.offer.hello)
+        _configure(self.transport)
+        with self.lock:
+            self._host.made(self)
+            if not self._has_handshake:
+                self._guarded(self._begin)
+
+    def handshakeCompleted(self) -> None:
+        """Of the transport; ours comes after it."""
+        with self.lock:
+            self._guarded(self._begin)
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase == self._ignore:
             return
-        with self._host.lock:
-            try:
-                self._phase(self._decoder.feed(data), len(data))
-            except RemoteError as error:
-                self._host.broken(self, error)
-                code = error.code if isinstance(error, HandshakeRefused) else "malformed"
-                self.close(f"{code}: {error}")
+        with self.lock:
+            self._guarded(self._phase, data)
 
     def connectionLost(self, reason: Failure = Failure(ConnectionError())) -> None:  # noqa: B008  (Twisted's signature has a default)
-        with self._host.lock:
+        with self.lock:
+            why = "" if self.is_closed else reason.getErrorMessage()
             self._end()
-            self._host.lost(self)
+            self._host.lost(self, why)
+
+    def _guarded(self, act: Callable[..., None], *arguments: bytes) -> None:
+        """Whatever the other end's bytes lead to: a remote error closes the connection."""
+        try:
+            act(*arguments)
+        except RemoteError as error:
+            self._host.broken(self, error)
+            code = error.code if isinstance(error, HandshakeRefused) else "malformed"
+            self.close(f"{code}: {error}")
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -170,17 +237,14 @@ class Connection(Protocol):
         self._phase = self._frames
         if answer:
             transport.write(answer)
-        transport.bufferSize = self._ahead_bytes
+        lower(transport).bufferSize = self._ahead_bytes
         transport.registerProducer(self, True)
         self._shortcut = Shortcut.of(transport)
 
     @property
     def is_idle(self) -> bool:
         """Whether `hasten` would write at once: nothing is under way to the peer. (A busy link had better gather.)"""
-        return (
-            self._shortcut is not None and not self._paused and not self._left
-            and self.link is not None and not self.link.is_awaiting and self._shortcut.is_clear
-        )  # fmt: skip
+        return self._shortcut is not None and not self._paused and self.link is not None and not self.link.is_awaiting and self._shortcut.is_clear
 
     def hasten(self) -> bool:
         """Give the kernel what an idle link has to say. Any thread, under the lock. False: there is more, `flush` has to go on."""
@@ -188,9 +252,7 @@ class Connection(Protocol):
         if link is None or self._shortcut is None or not self.is_idle:
             return False
         data = link.pull(self._host.now_ms(), self._ahead_bytes)
-        if data:
-            self._left = self._shortcut.send(data)
-        return not self._left and not link.outbox.is_waiting
+        return (not data or self._shortcut.send(data)) and not link.outbox.is_waiting
 
     def flush(self) -> None:
         """Write what the link has, as long as the transport takes it."""
@@ -198,9 +260,8 @@ class Connection(Protocol):
         link = self.link
         if self._paused or link is None or self.hasten():
             return
-        if self._left:
-            left, self._left = self._left, b""
-            transport.write(left)
+        if self._shortcut is not None:
+            self._shortcut.put_back()
         while not self._paused:
             data = link.pull(self._host.now_ms(), self._ahead_bytes)
             if not data:
@@ -212,12 +273,12 @@ class Connection(Protocol):
         if self._phase == self._ignore:
             return
         transport: Any = self.transport
-        if self._left:
-            transport.write(self._left)
+        if self._shortcut is not None:
+            self._shortcut.put_back()
         self._end()
         if self.link is not None:
             transport.unregisterProducer()
-        if reason:
+        if reason and self.identity is not None:  # whoever is not admitted is told nothing
             transport.write(encode_refuse(reason))
         transport.loseConnection()
 
@@ -231,14 +292,35 @@ class Connection(Protocol):
         """Neither read nor write any more."""
         self._phase = self._ignore
         self._paused = True
-        self._left = b""
         if self._shortcut is not None:
             self._shortcut.close()
             self._shortcut = None
 
     # -- phases
 
-    def _shake(self, frames: list[Frame], size: int) -> None:
+    def _begin(self) -> None:
+        transport: Any = self.transport
+        self._admission = self._host.admission(self)
+        transport.write(self._admission.begin())
+        self._admit(b"")
+
+    def _admit(self, data: bytes) -> None:
+        transport: Any = self.transport
+        said, rest = self._admission.receive(data)
+        if said:
+            transport.write(said)
+        if self._admission.identity is None:
+            return
+        self.identity = self._admission.identity
+        self._handshake = self._host.handshake(self)
+        self._phase = self._shake
+        if self.offer is not None:
+            transport.write(self.offer.hello)
+        if rest:
+            self._phase(rest)
+
+    def _shake(self, data: bytes) -> None:
+        frames = self._decoder.feed(data)
         if not frames:
             return
         first, *rest = frames
@@ -247,18 +329,18 @@ class Connection(Protocol):
             self._host.answered(self, said)
         else:
             self._host.greeted(self, said)
-        if rest:
-            self._phase(rest, size)
+        if rest and self._phase == self._frames:
+            self._host.frames(self, rest, len(data))
 
-    def _frames(self, frames: list[Frame], size: int) -> None:
-        self._host.frames(self, frames, size)
+    def _frames(self, data: bytes) -> None:
+        self._host.frames(self, self._decoder.feed(data), len(data))
 
-    def _ignore(self, frames: list[Frame], size: int) -> None:
+    def _ignore(self, data: bytes) -> None:
         """After closing."""
 
 
-def listen(endpoints: Endpoints, reactor: Any, host: str, port: int, accept: Callable[[], Connection | None]) -> Deferred[IListeningPort]:
-    """Listen; `accept()` makes the connection's protocol, None refuses it. Fails with `LocalError` if the port cannot be had."""
+def listen(endpoints: Endpoints, reactor: Any, host: str, port: int, accept: Callable[[str], Connection | None]) -> Deferred[IListeningPort]:
+    """Listen; `accept(address)` makes the connection's protocol, None refuses it. Fails with `LocalError` if the port cannot be had."""
 
     def explain(failure: Failure) -> None:
         failure.trap(CannotListenError, OSError)
@@ -272,7 +354,7 @@ def listen(endpoints: Endpoints, reactor: Any, host: str, port: int, accept: Cal
 
 def connect(endpoints: Endpoints, reactor: Any, address: Address, timeout_s: float, connection: Connection) -> Deferred[Any]:
     """Dial; the Deferred fires when the connection is made or has failed."""
-    return endpoints.client(reactor, *address, timeout_s).connect(_Acceptor(lambda: connection))
+    return endpoints.client(reactor, *address, timeout_s).connect(_Acceptor(lambda _: connection))
 
 
 def _configure(transport: Any) -> None:
@@ -280,7 +362,7 @@ def _configure(transport: Any) -> None:
     set_no_delay = getattr(transport, "setTcpNoDelay", None)
     if set_no_delay is not None:
         set_no_delay(True)
-    get_handle = getattr(transport, "getHandle", None)
+    get_handle = getattr(lower(transport), "getHandle", None)
     handle = get_handle() if get_handle is not None else None
     if isinstance(handle, socket.socket):
         handle.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS)
@@ -289,8 +371,8 @@ def _configure(transport: Any) -> None:
 class _Acceptor(Factory):
     noisy = False
 
-    def __init__(self, build: Callable[[], Connection | None]) -> None:
+    def __init__(self, build: Callable[[str], Connection | None]) -> None:
         self._build = build
 
     def buildProtocol(self, addr: object) -> Connection | None:
-        return self._build()
+        return self._build(str(getattr(addr, "host", "")))

@@ -10,6 +10,7 @@ from .errors import ClusterError, LocalError, RemoteError
 from .group import EveryoneChanged, Group, Slept, Stopped
 from .member import Member
 from .sealing import DatagramSealer, PlainDatagrams, SealedDatagrams
+from .secret import Secret
 from .service import MembershipService
 from .settings import MembershipSettings
 from .view import View, ViewChanged
@@ -17,5 +18,5 @@ from .view import View, ViewChanged
 __all__ = [
     "CONTROL", "DATA", "Channel", "ClusterError", "DatagramSealer", "EveryoneChanged", "Group", "LocalError", "Member",
     "MemberCleared", "MemberSuspected", "MembershipService", "MembershipSettings", "Message", "PlainDatagrams", "Receiver",
-    "RemoteError", "SealedDatagrams", "Slept", "Stopped", "View", "ViewChanged", "Waiter",
+    "RemoteError", "SealedDatagrams", "Secret", "Slept", "Stopped", "View", "ViewChanged", "Waiter",
 ]  # fmt: skip

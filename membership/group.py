@@ -31,6 +31,7 @@ from .effects import Close, Effect, Notify, Send
 from .errors import LocalError, RemoteError
 from .member import Member
 from .messages import KNOWN_MAX, Announcement, Farewell, Heartbeat, Known, decode_control, to_message
+from .networks import in_networks
 from .settings import MembershipSettings
 from .view import View, ViewChanged
 
@@ -90,7 +91,9 @@ class Group:
         self._stopping = False
         self.view = View.of(1, [me])  #: my domain, with me
         self.everyone = View.of(1, [me])  #: all domains, with me
-        self._counts = dict.fromkeys(("heartbeats", "foreign", "refused", "appeared", "disappeared", "farewells", "replaced", "slept"), 0)
+        self._counts = dict.fromkeys(
+            ("heartbeats", "foreign", "refused", "outside", "appeared", "disappeared", "farewells", "replaced", "expelled", "slept"), 0
+        )
 
     # -- hints
 
@@ -115,8 +118,15 @@ class Group:
         return self._dial(now)
 
     def _hint(self, now: float, address: tuple[str, int], uid: bytes = b"") -> None:
-        if address != self.me.address and not self._is_needless(address, uid):
-            self._dialler.hint(now, address, uid)
+        if address == self.me.address or self._is_needless(address, uid):
+            return
+        if uid and not self._may_be_at(address[0]):  # somebody else's word; without a uid it is the operator's
+            self._counts["outside"] += 1
+            return
+        self._dialler.hint(now, address, uid)
+
+    def _may_be_at(self, host: str) -> bool:
+        return in_networks(host, self._settings.allowed_networks)
 
     def _dial(self, now: float) -> list[Effect]:
         return list(self._dialler.take(now, self._is_needless))
@@ -138,6 +148,9 @@ class Group:
         if known is None and (member.uid in self._left or len(self._members) - len(older) + 1 >= self._settings.members_max):
             self._counts["refused"] += 1
             return [Close(member.uid, "it said farewell" if member.uid in self._left else f"the group is full (members_max = {self._settings.members_max})")]
+        if known is None and not self._may_be_at(member.host):
+            self._counts["outside"] += 1
+            return [Close(member.uid, f"its address {member.host} is in none of membership.allowed_networks")]
         effects: list[Effect] = []
         for uid in older:
             self._counts["replaced"] += 1
@@ -217,6 +230,14 @@ class Group:
         self._members[uid] = member
         self._detector.renew(member)
         return self._publish()
+
+    def expel(self, now: float, uid: bytes) -> list[Effect]:
+        """This member must not be one any more, whatever it says and however well it answers."""
+        if self._stopping or uid not in self._members:
+            return []
+        self._counts["expelled"] += 1
+        closes = self._remove(now, uid, "it is admitted no more")
+        return self._publish() + closes
 
     # -- me
 

@@ -5,6 +5,7 @@ key (HKDF of the secret, salted with the sender's uid, bound to the cluster's na
 never repeats under a key; the counter starts at a random point, so that not even two processes that took the same uid from
 one snapshot share nonces. The header is authenticated with the rest. Repeats are told by a 64-wide window per sender and
 key: no clock takes part, so a clock that is a day off loses nothing. Nothing is tried: the key id selects the secret.
+Secrets change while the node runs (`replace`); whose secret is gone is a stranger from the next datagram on.
 
 A seal keeps strangers out and no more: what it protects is a hint (see `group`), and nothing is ever answered.
 """
@@ -17,18 +18,16 @@ from typing import Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from .errors import LocalError
 from .member import UID_BYTES
+from .secret import KEY_ID_BYTES, Secret
 
 __all__ = ["DatagramSealer", "PlainDatagrams", "SealedDatagrams"]
 
 _MAGIC, _VERSION = b"CS", b"\x01"
-_KEY_ID_BYTES, _COUNTER_BYTES, _TAG_BYTES = 4, 8, 16
-_HEADER_BYTES = 3 + _KEY_ID_BYTES + UID_BYTES + _COUNTER_BYTES
-_SECRET_BYTES_MIN = 16
+_COUNTER_BYTES, _TAG_BYTES = 8, 16
+_HEADER_BYTES = 3 + KEY_ID_BYTES + UID_BYTES + _COUNTER_BYTES
 _SENDERS_MAX = 1024  # four times the default of members; who is forgotten could be repeated, which costs one refused dial
 _WINDOW = 64
 
@@ -78,20 +77,26 @@ class _Sender:
 class SealedDatagrams:
     """The first of `secrets` seals, all of them open (rotation: add everywhere, put first, remove).
 
-    `uid`: this process; `entropy(n)`: n random bytes. Raises `LocalError` for no secret or one shorter than 16 bytes.
+    `uid`: this process; `entropy(n)`: n random bytes. Reactor thread only. Raises `LocalError` for no secret.
     """
 
-    def __init__(self, secrets: Sequence[bytes], cluster: str, uid: bytes, entropy: Callable[[int], bytes]) -> None:
-        if not secrets or min(map(len, secrets)) < _SECRET_BYTES_MIN:
-            raise LocalError(f"sealing datagrams takes a secret of at least {_SECRET_BYTES_MIN} bytes")
+    def __init__(self, secrets: Sequence[Secret], cluster: str, uid: bytes, entropy: Callable[[int], bytes]) -> None:
         self._info = b"caterwaul mcast v1\0" + cluster.encode()
-        self._secrets = {_derive(secret, b"", b"caterwaul mcast key id", _KEY_ID_BYTES): secret for secret in reversed(secrets)}
-        key_id = _derive(secrets[0], b"", b"caterwaul mcast key id", _KEY_ID_BYTES)
-        self._prefix = _MAGIC + _VERSION + key_id + uid
-        self._own = self._sender(key_id, uid).aead
+        self._uid = uid
         self._counter = int.from_bytes(entropy(5)) << 24
         self._senders: OrderedDict[bytes, _Sender] = OrderedDict()  # key id + uid; the one heard longest ago first
         self._counts = dict.fromkeys(("opened", "foreign", "forged", "repeated"), 0)
+        self.replace(secrets)
+
+    def replace(self, secrets: Sequence[Secret]) -> None:
+        """Go on with these. The counter goes on too, so a secret that comes back meets no nonce again. Raises `LocalError` for none."""
+        if not secrets:
+            raise LocalError("sealing datagrams takes a secret")
+        self._secrets = {secret.id: secret for secret in reversed(secrets)}
+        self._prefix = _MAGIC + _VERSION + secrets[0].id + self._uid
+        self._own = self._sender(secrets[0].id, self._uid).aead
+        for who in [who for who in self._senders if who[:KEY_ID_BYTES] not in self._secrets]:
+            del self._senders[who]
 
     def seal(self, data: bytes) -> bytes:
         self._counter += 1
@@ -104,7 +109,7 @@ class SealedDatagrams:
             return None
         header = data[:_HEADER_BYTES]
         who, counter = header[3:-_COUNTER_BYTES], int.from_bytes(header[-_COUNTER_BYTES:])
-        sender = self._senders.get(who) or self._sender(who[:_KEY_ID_BYTES], who[_KEY_ID_BYTES:])
+        sender = self._senders.get(who) or self._sender(who[:KEY_ID_BYTES], who[KEY_ID_BYTES:])
         if sender.is_repeat(counter):
             self._counts["repeated"] += 1
             return None
@@ -125,12 +130,8 @@ class SealedDatagrams:
         return {**self._counts, "senders": len(self._senders)}
 
     def _sender(self, key_id: bytes, uid: bytes) -> _Sender:
-        return _Sender(AESGCM(_derive(self._secrets[key_id], uid, self._info, 32)))
+        return _Sender(AESGCM(self._secrets[key_id].derive(uid, self._info, 32)))
 
 
 def _nonce(header: bytes) -> bytes:
     return b"\0\0\0\0" + header[-_COUNTER_BYTES:]
-
-
-def _derive(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
-    return HKDF(SHA256(), length, salt, info).derive(secret)

@@ -182,6 +182,10 @@ class MembershipService(Service):
         """The connection to this member broke, and nobody listens at its address any more (ECONNREFUSED)."""
         self._run(self._group.unlinked(self._reactor.seconds(), uid, True))
 
+    def expel(self, uid: bytes) -> None:
+        """What this member was admitted with counts no more."""
+        self._run(self._group.expel(self._reactor.seconds(), uid))
+
     def received(self, peer: Member, message: list[Any], offset_ms: int) -> None:
         self._run(self._group.received(self._reactor.seconds(), peer.uid, message))
 

@@ -44,4 +44,9 @@ class MembershipSettings:
     dns_poll_s: float = knob(10.0, "Time between DNS look-ups. Lower finds pods sooner and loads the resolver.", minimum=0.5)
     seeds_file: str = knob("", "Path of a file with one `host:port` a line (`#` comments), read again when it changes (discovery `file`).")
     file_poll_s: float = knob(2.0, "Time between looks at `seeds_file`.", minimum=0.1)
+    allowed_networks: list[str] = knob(
+        ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"],
+        "Networks that members may be in. What a heartbeat or another member says of an address elsewhere is not dialled, and counted (`outside`). "
+        "The default is loopback and the private ones; addresses that you give yourself (`seeds` and so on) are dialled anyway.",
+    )
     members_max: int = knob(256, "Members at most; more are refused and counted. All-to-all links grow with its square.", minimum=2, maximum=4096)

@@ -1,6 +1,6 @@
 """The demo's cluster: node processes, kept alive by a supervisor, behind the embedded proxy, in this process.
 
-Every demo has a multicast port and a cluster name of its own, so that two of them on one machine never meet. A node's
+Every demo has a multicast port, a cluster name and a secret of its own, so that two of them on one machine never meet. A node's
 configuration is a file like anybody's; its HTTP port is fixed, so that a replacement is found where its predecessor was.
 """
 
@@ -25,6 +25,7 @@ from twisted.internet.task import deferLater
 
 from ...membership.errors import LocalError
 from ..balancer import BalancerSettings, Node, NodeDown, NodeUp, ReverseProxy
+from ..security.keyring import make_secret, write_secrets
 from ..supervisor import Exited, Started, Supervisor
 from .page import COOKIE, MANAGER
 
@@ -43,6 +44,9 @@ weight = {weight}
 
 [cluster]
 name = "{cluster}"
+
+[security]
+secret_file = "{secret_file}"
 
 [membership]
 multicast_port = {multicast_port}
@@ -111,6 +115,8 @@ class DemoCluster:
         self.addresses = {name: (_HOST, port) for name, port in zip(layout.names, ports, strict=True)}
         self.multicast_port = _free_ports(socket.SOCK_DGRAM, 1)[0]
         self.name = f"demo-{secrets.token_hex(4)}"
+        self._secret_file = self._directory / "secret"
+        write_secrets(self._secret_file, [make_secret()], replace=False)
 
     @property
     def url(self) -> str:
@@ -152,7 +158,7 @@ class DemoCluster:
         path.write_text(
             _CONFIGURATION.format(
                 name=name, weight=int(not layout.web or not serves), cluster=self.name, multicast_port=self.multicast_port, heartbeat=HEARTBEAT_S, drop=DROP_S,
-                manager=MANAGER, type=layout.manager, backups=layout.backups, cookie=COOKIE.name, host=host, port=port,
+                secret_file=self._secret_file, manager=MANAGER, type=layout.manager, backups=layout.backups, cookie=COOKIE.name, host=host, port=port,
             )
         )  # fmt: skip
         level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides

@@ -12,10 +12,11 @@ from caterwaul.membership.codec import decode, encode
 from caterwaul.membership.errors import RemoteError
 from caterwaul.membership.messages import Heartbeat, decode_control, decode_heartbeat
 from caterwaul.membership.sealing import SealedDatagrams
+from caterwaul.membership.secret import Secret
 
 GOOD = Heartbeat("shop", b"u" * 16, "n1", "10.0.0.1", 7000).encode()
-OPENER = SealedDatagrams([b"s" * 32], "shop", b"b" * 16, os.urandom)
-SEALED = SealedDatagrams([b"s" * 32], "shop", b"a" * 16, os.urandom).seal(GOOD)
+OPENER = SealedDatagrams([Secret(b"s" * 32)], "shop", b"b" * 16, os.urandom)
+SEALED = SealedDatagrams([Secret(b"s" * 32)], "shop", b"a" * 16, os.urandom).seal(GOOD)
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**64), 2**64 - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=20) | st.just(b"u" * 16),

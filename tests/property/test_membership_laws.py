@@ -14,6 +14,7 @@ from caterwaul.membership.group import EveryoneChanged, Group
 from caterwaul.membership.member import Member
 from caterwaul.membership.messages import Alive, Announcement, Ask, Farewell, Heartbeat, Known, Probe, Verdict, decode_control, decode_heartbeat, to_message
 from caterwaul.membership.sealing import SealedDatagrams
+from caterwaul.membership.secret import Secret
 from caterwaul.membership.settings import MembershipSettings
 from caterwaul.membership.view import ViewChanged
 
@@ -139,9 +140,9 @@ def test_any_heartbeat_comes_back_from_its_bytes(cluster, uid, name, host, port,
 @given(st.lists(st.integers(0, 199), max_size=400))
 def test_the_replay_window_agrees_with_a_set_and_a_maximum(order):
     """Each datagram at most once, and never one that is 64 or more behind the newest."""
-    sender = SealedDatagrams([b"s" * 32], "shop", b"a" * 16, lambda n: bytes(n))
+    sender = SealedDatagrams([Secret(b"s" * 32)], "shop", b"a" * 16, lambda n: bytes(n))
     sealed = [sender.seal(bytes([n])) for n in range(200)]
-    receiver = SealedDatagrams([b"s" * 32], "shop", b"b" * 16, lambda n: bytes(n))
+    receiver = SealedDatagrams([Secret(b"s" * 32)], "shop", b"b" * 16, lambda n: bytes(n))
     seen: set[int] = set()
     for n in order:
         expected = n not in seen and n > max(seen, default=n) - 64

@@ -31,6 +31,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 import caterwaul
 from caterwaul import ClusterManager
+from caterwaul.cluster.security.keyring import make_secret, write_secrets
 from caterwaul.cluster.supervisor import service
 from caterwaul.managers.errors import SessionUnknown
 from caterwaul.managers.session import key_of
@@ -214,12 +215,26 @@ class Node(_Child):
 
 
 class Cluster:
-    """Nodes of one cluster, of a name of its own, on loopback. Ends them all with the block."""
+    """Nodes of one cluster, of a name and with a secret of its own, on loopback. Ends them all with the block."""
 
     def __init__(
-        self, *, port: int = 0, name: str = "", channel: Mapping[str, Any] | None = None, manager: Mapping[str, Any] | None = None, **membership: Any
+        self,
+        *,
+        port: int = 0,
+        name: str = "",
+        channel: Mapping[str, Any] | None = None,
+        manager: Mapping[str, Any] | None = None,
+        security: Mapping[str, Any] | None = None,
+        **membership: Any,
     ) -> None:
-        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, `manager` and the other keywords: settings of these tables."""
+        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, `manager`, `security` and the other keywords: settings of these tables;
+        `security={}`: in the clear."""
+        self._directory = tempfile.TemporaryDirectory(prefix="caterwaul-real-")
+        self.secret_file = Path(self._directory.name, "secret")
+        if security is None:
+            write_secrets(self.secret_file, [make_secret()], replace=False)
+            security = {"secret_file": str(self.secret_file)}
+        self._security = {"security": dict(security)} if security else {}
         self._channel = dict(channel or {})
         self._managers = {"managers": {"default": dict(manager)}} if manager else {}
         self.name = name or f"real-{uuid.uuid4().hex[:12]}"
@@ -232,6 +247,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for node in self.nodes:
             node.end()
+        self._directory.cleanup()
 
     def start(
         self,
@@ -241,13 +257,14 @@ class Cluster:
         domain: str = "",
         namespace: str = "",
         node: Mapping[str, Any] | None = None,
+        security: Mapping[str, Any] | None = None,
         **membership: Any,
     ) -> Node:
-        """One more; returns before it has started. `namespace`: of the network it lives in. `node`: more settings of that table."""
+        """One more; returns before it has started. `namespace`: of the network it lives in. `node`: more settings of that table; `security`: instead of the cluster's."""
         own = {"name": name, "port": port, **({"domain": domain} if domain else {}), **(node or {})}
         settings = {
             "node": own, "cluster": {"name": self.name}, "admin": {"socket": ""}, "membership": {**self.membership, **membership}, "channel": self._channel,
-            **self._managers,
+            **self._managers, **(self._security if security is None else {"security": dict(security)} if security else {}),
         }  # fmt: skip
         started = Node(settings, wheel, namespace)
         self.nodes.append(started)

@@ -29,7 +29,7 @@ STRANGER = b"\x01" * 16
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes, for all tests of this module: each of them has to leave them whole."""
-    with Cluster(channel={"handshake_timeout_s": HANDSHAKE_S, "reconnect_min_s": 0.05}) as found:
+    with Cluster(security={}, channel={"handshake_timeout_s": HANDSHAKE_S, "reconnect_min_s": 0.05}) as found:
         found.grow("ab")
         yield found
 
@@ -161,7 +161,7 @@ def test_a_malformed_frame_of_a_member_costs_it_the_connection_and_nothing_is_ap
 
 def test_a_good_delta_of_the_same_stranger_would_have_been_applied(cluster: Cluster) -> None:
     """Or the test above shows nothing."""
-    with Cluster() as other:
+    with Cluster(security={}) as other:
         (node,) = other.grow("a")
         me = member(payload={"managers": ["default"]})
         with socket.create_connection(("127.0.0.1", node.about["port"]), timeout=10.0) as connection:
@@ -194,7 +194,7 @@ def test_datagrams_that_are_no_heartbeats_of_this_cluster_are_counted_and_change
 
 def test_a_node_of_another_cluster_at_a_seeds_address_is_told_why_and_so_are_we(cluster: Cluster, node: Node) -> None:
     before = channel(node)["refusals"].get("cluster", 0)
-    with Cluster(discovery=["static"], seeds=[f"127.0.0.1:{node.about['port']}"]) as other:
+    with Cluster(security={}, discovery=["static"], seeds=[f"127.0.0.1:{node.about['port']}"]) as other:
         (stranger,) = other.grow("z")
         until(lambda: channel(stranger)["refusals"].get("cluster"), what="it was refused")
         assert f"refused by the peer: another cluster: '{other.name}' there, '{cluster.name}' here" in stranger.log

@@ -130,7 +130,7 @@ class TestNeighbours:
 
     def test_two_clusters_on_one_group_and_port_do_not_see_each_other(self) -> None:
         port = free_port(socket.SOCK_DGRAM)
-        with Cluster(port=port) as left, Cluster(port=port) as right:
+        with Cluster(port=port, security={}) as left, Cluster(port=port, security={}) as right:
             a, b, c, d = left.start("a"), left.start("b"), right.start("a"), right.start("b")
             left.meet()
             right.meet()
@@ -143,7 +143,7 @@ class TestNeighbours:
 
     def test_two_groups_on_one_port_do_not_hear_each_other(self) -> None:
         port = free_port(socket.SOCK_DGRAM)
-        with Cluster(port=port) as left, Cluster(port=port, name=left.name, multicast_address="228.0.0.5") as right:
+        with Cluster(port=port, security={}) as left, Cluster(port=port, security={}, name=left.name, multicast_address="228.0.0.5") as right:
             nodes = [left.start("a"), left.start("b"), right.start("c"), right.start("d")]
             left.meet()
             right.meet()
@@ -157,7 +157,7 @@ def test_a_terminated_node_says_farewell_and_leaves_no_doubt(cluster: Cluster, t
     """The node that leaves is `caterwaul node`, as it is run."""
     a, b = cluster.grow("ab")
     session = a.write({"n": 1}, acks="one")["id"]
-    settings = [f"--set=membership.{key}={value}" for key, value in cluster.membership.items()]
+    settings = [f"--set=security.secret_file={cluster.secret_file}", *(f"--set=membership.{key}={value}" for key, value in cluster.membership.items())]
     with Command("node", "--set=node.name=c", f"--set=cluster.name={cluster.name}", f"--set=admin.socket={tmp_path}/c", *settings) as leaver:
         for node in (a, b):
             until(lambda node=node: node.names == ["a", "b", "c"], what="the command line's node is met")  # type: ignore[misc]

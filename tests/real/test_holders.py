@@ -143,7 +143,7 @@ def test_the_commands_drain_and_rehearse(tmp_path: Any) -> None:
 def test_a_partition_of_thirty_seconds_with_writes_on_both_sides_heals_within_ten(manager: dict[str, Any]) -> None:
     with Hosts(5) as hosts, Cluster(port=45999, multicast_ttl=1, manager=manager) as cluster:
         for number, (name, address) in enumerate(zip(hosts.names, hosts.addresses, strict=True)):
-            cluster.start("abcde"[number], port=4000, namespace=name, node={"host": address, "insecure": True})
+            cluster.start("abcde"[number], port=4000, namespace=name, node={"host": address})
         cluster.meet()
         a, b, c, d, e = cluster.nodes
         ids = a.do("fill", count=100)

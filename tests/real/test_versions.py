@@ -21,7 +21,7 @@ _WRONG = re.compile(r"#(?:error|critical)\]|Traceback|[Mm]alformed|Unhandled|fai
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    with Cluster(drop_time_s=DROP_S) as found:
+    with Cluster(security={}, drop_time_s=DROP_S) as found:
         yield found
 
 

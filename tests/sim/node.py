@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from twisted.python.failure import Failure
 
 from caterwaul.cluster.node import Node
+from caterwaul.cluster.security.service import Security
 from caterwaul.cluster.settings import Settings
 from caterwaul.managers.base import SessionManager
+from caterwaul.membership import PlainDatagrams
 
 from .network import Host
 from .reactor import SimReactor
@@ -34,6 +37,12 @@ class SimNode(Node):
     def _member(self, payload: dict[str, Any]) -> Any:
         """As in production, but for the process id, which is the machine's and would differ from run to run."""
         return super()._member({**payload, "pid": 1})
+
+    def _make_security(self, uid: bytes) -> Security:
+        """None: encryption is random, and would be all that is simulated."""
+        security = super()._make_security(uid)
+        security.sealer = PlainDatagrams()
+        return security
 
 
 class SimCluster:
@@ -76,8 +85,9 @@ class SimCluster:
             host.boot()
         self.lives[node] += 1
         life = f"n{node}.{self.lives[node]}"
-        own = {"name": f"n{node}", "host": host.address, "port": _PORT, "insecure": True, **self._node_settings(node)}
+        own = {"name": f"n{node}", "port": _PORT, **self._node_settings(node)}
         settings = Settings.of(node=own, admin={"socket": ""}, web={"listen": ""}, **self._settings)
+        settings = replace(settings, node=replace(settings.node, host=host.address))  # outside loopback and in the clear, which no user may have
         self.nodes[node] = started = self.make(node, settings, self.process(node, life, host.address), self.world.rng(f"entropy of {life}").randbytes)
         if self.on_start is not None:
             self.on_start(node, started)

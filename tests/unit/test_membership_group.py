@@ -94,10 +94,29 @@ class TestHints:
         group = group_of()
         dials = []
         for n in range(5000):
-            dials += group.heard(NOW, Heartbeat("shop", n.to_bytes(16), "x", f"h{n}", 1))
+            dials += group.heard(NOW, Heartbeat("shop", n.to_bytes(16), "x", f"10.0.{n >> 8}.{n & 255}", 1))
         dials += [effect for effect in run_until(group, NOW, NOW + 1) if isinstance(effect, Dial)]
         assert len(dials) <= 11
         assert group.statistics()["hints_dropped"] >= 5000 - ADDRESSES_MAX - 11
+
+    def test_an_address_outside_the_allowed_networks_is_not_dialled_on_anybodys_word(self):
+        group = group_of()
+        for host in ("8.8.8.8", "2001:db8::1", "name.example", "224.0.0.1"):
+            assert group.heard(NOW, Heartbeat("shop", host.encode().ljust(16)[:16], "x", host, 1)) == []
+        assert group.statistics()["outside"] == 4
+        assert group.found(NOW, "8.8.8.8", 1) == [Dial("8.8.8.8", 1)], "the operator's own word is enough"
+
+    def test_a_member_that_is_admitted_no_more_is_gone_however_well_it_answers(self):
+        group = group_of(A, B)
+        effects = group.expel(NOW, A.uid)
+        assert [effect.uid for effect in effects if isinstance(effect, Close)] == [A.uid]
+        assert [member.uid for member in group.view] == sorted([ME.uid, B.uid])
+        assert group.expel(NOW, A.uid) == []
+
+    def test_a_member_outside_the_allowed_networks_is_sent_away(self):
+        stranger = member("x", host="8.8.8.8")
+        (closed,) = group_of().linked(NOW, stranger)
+        assert (closed.uid, "allowed_networks" in closed.reason) == (stranger.uid, True)
 
     def test_a_found_address_is_dialled_unless_a_member_has_it(self):
         group = group_of(A)

@@ -8,12 +8,13 @@ import pytest
 
 from caterwaul.membership.errors import LocalError
 from caterwaul.membership.sealing import PlainDatagrams, SealedDatagrams
+from caterwaul.membership.secret import Secret
 
 A, B = b"a" * 16, b"b" * 16
-SECRET, OTHER = b"s" * 32, b"o" * 32
+SECRET, OTHER = Secret(b"s" * 32), Secret(b"o" * 32)
 
 
-def sealer(uid: bytes, *secrets: bytes, cluster: str = "shop") -> SealedDatagrams:
+def sealer(uid: bytes, *secrets: Secret, cluster: str = "shop") -> SealedDatagrams:
     return SealedDatagrams(secrets or (SECRET,), cluster, uid, os.urandom)
 
 
@@ -95,7 +96,24 @@ def test_the_table_of_senders_is_bounded_and_keeps_the_latest():
     assert two.open(sealed[-1]) is None
 
 
-@pytest.mark.parametrize("secrets", [(), (b"short",), (SECRET, b"")])
-def test_no_secret_or_a_short_one_is_refused(secrets):
-    with pytest.raises(LocalError, match="16 bytes"):
-        SealedDatagrams(secrets, "shop", A, os.urandom)
+def test_a_secret_is_rotated_while_the_node_runs():
+    one, two = sealer(A, SECRET), sealer(B, SECRET)
+    for mine, theirs in [((SECRET,), (SECRET, OTHER)), ((SECRET, OTHER), (OTHER, SECRET)), ((OTHER, SECRET), (OTHER,)), ((OTHER,), (OTHER,))]:
+        one.replace(mine)
+        two.replace(theirs)
+        assert (two.open(one.seal(b"x")), one.open(two.seal(b"y"))) == (b"x", b"y")
+    old = sealer(A, SECRET)
+    assert two.open(old.seal(b"x")) is None
+
+
+def test_a_secret_that_is_used_again_meets_no_nonce_again():
+    one = sealer(A)
+    before = {one.seal(b"x")[23:31] for _ in range(100)}
+    one.replace([OTHER])
+    one.replace([SECRET])
+    assert not before & {one.seal(b"x")[23:31] for _ in range(100)}
+
+
+def test_no_secret_is_refused():
+    with pytest.raises(LocalError, match="takes a secret"):
+        SealedDatagrams([], "shop", A, os.urandom)

@@ -10,7 +10,7 @@ from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 
-from caterwaul.membership import MembershipService, MembershipSettings, PlainDatagrams, SealedDatagrams, Stopped, ViewChanged
+from caterwaul.membership import MembershipService, MembershipSettings, PlainDatagrams, SealedDatagrams, Secret, Stopped, ViewChanged
 from caterwaul.membership.codec import decode
 from caterwaul.membership.discovery import DnsDiscovery, FileDiscovery, MulticastDiscovery, StaticDiscovery
 from caterwaul.membership.errors import LocalError, RemoteError
@@ -143,7 +143,7 @@ def test_bad_datagrams_are_counted_logged_once_in_ten_seconds_and_harmless():
 
 def test_with_a_secret_datagrams_are_sealed_and_plain_ones_ignored():
     def sealer(uid: bytes) -> SealedDatagrams:
-        return SealedDatagrams([b"s" * 32], "shop", uid, lambda n: bytes(n))
+        return SealedDatagrams([Secret(b"s" * 32)], "shop", uid, lambda n: bytes(n))
 
     rig = Rig(sealer(ME.uid))
     assert decode(sealer(A.uid).open(rig.carrier.sent[0]))[2] == "shop"

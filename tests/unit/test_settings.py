@@ -81,7 +81,9 @@ class TestAccepted:
         assert found == {"node.port": 4000, "node.name": "b", "node.insecure": True, "membership.seeds": ["a:1"], "web.application": "m:f"}
 
     def test_a_host_outside_loopback_is_accepted_only_by_saying_so(self) -> None:
-        assert Settings.of(node={"host": "10.0.0.1", "insecure": True}).node.host == "10.0.0.1"
+        membership = {"discovery": ["static"], "seeds": ["10.0.0.2:4000"]}
+        assert Settings.of(node={"host": "10.0.0.1", "insecure": True}, membership=membership).node.host == "10.0.0.1"
+        assert Settings.of(node={"host": "10.0.0.1"}, security={"secret_file": "/etc/caterwaul/secret"}).node.host == "10.0.0.1"
 
     def test_a_list_given_once_is_not_shared_between_configurations(self) -> None:
         assert Settings.of().membership.discovery is not Settings.of().membership.discovery
@@ -143,7 +145,27 @@ class TestMistakes:
 
     def test_a_host_outside_loopback_without_a_key_is_refused_with_the_reason(self) -> None:
         (line,) = mistakes(node={"host": "10.0.0.1"})
-        assert line.startswith("node.host: 10.0.0.1 is outside loopback, and this cluster has no key")
+        assert line.startswith("node.host: 10.0.0.1 is outside loopback, and this cluster has no secret")
+
+    def test_datagrams_are_never_in_the_clear_outside_loopback(self) -> None:
+        (line,) = mistakes(node={"host": "10.0.0.1", "insecure": True})
+        assert line.startswith('membership.discovery: names "multicast", which is never in the clear outside loopback')
+
+    def test_who_has_a_key_does_not_talk_in_the_clear(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        (line,) = mistakes(node={"insecure": True}, security={"secret_file": "/x"})
+        assert line.startswith("node.insecure: is set, and a secret or certificates are given too")
+        monkeypatch.setenv("CATERWAUL_SECRET", "x")
+        assert mistakes(node={"insecure": True}) == [line]
+
+    def test_a_node_has_one_way_to_know_others(self) -> None:
+        (line,) = mistakes(security={"secret_file": "/x", "certificates": "/y"})
+        assert line.startswith("security.certificates: is given, and secret_file too")
+
+    def test_a_node_is_in_an_allowed_network_itself(self) -> None:
+        (line,) = mistakes(membership={"allowed_networks": ["10.0.0.0/8"]})
+        assert line.startswith("membership.allowed_networks: does not hold node.host 127.0.0.1")
+        (_, line) = mistakes(membership={"allowed_networks": ["10.0.0.1/8"]})
+        assert line.startswith("membership.allowed_networks: '10.0.0.1/8' is not a network such as 10.0.0.0/8")
 
     def test_a_discovery_needs_its_list(self) -> None:
         assert mistakes(**{"membership.discovery": ["static", "dns", "file"]}) == [

@@ -1,0 +1,212 @@
+"""The cluster's own certificate authority, as files in one directory: what `caterwaul ca` does.
+
+    ca.pem            the authority's certificate; after `rotate` the new one first, and the one of before until `rotate --finish`
+    ca.key            its key: whoever reads it can be any node
+    issued.json       serial, node and end of each certificate that may still be valid
+    revoked.crl       the list of revoked ones, signed; its number grows
+    multicast.secret  seals the heartbeats
+
+The directory belongs on no node: nodes get their own directory from `issue`, in which nothing is that could make another one.
+Keys are P-256, signatures SHA-256. A certificate begins an hour ago, because clocks disagree.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ...membership.errors import LocalError
+from ...membership.member import require_name
+from .certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MULTICAST_FILE, REVOKED_FILE, read_authorities, uri_of
+from .keyring import make_secret, read_lines, write_secrets
+from .private_files import read_private, write_file
+
+__all__ = ["AUTHORITY_KEY_FILE", "CertificateAuthority", "utc_now"]
+
+AUTHORITY_KEY_FILE, _ISSUED_FILE = "ca.key", "issued.json"
+_AUTHORITY_DAYS = 3650
+_LIST_DAYS = 3650  # a list is replaced by one with a higher number, and never by time
+_BEFORE = datetime.timedelta(hours=1)
+
+
+class CertificateAuthority:
+    """The authority of one cluster, in `directory`. Everything raises `LocalError` with what to do."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if not (directory / AUTHORITY_KEY_FILE).exists():
+            raise LocalError(f"{directory} holds no authority ({AUTHORITY_KEY_FILE} is missing); `caterwaul ca init` makes one")
+        self._authorities = read_authorities(directory / AUTHORITY_FILE)
+        key = load_pem_private_key(read_private(directory / AUTHORITY_KEY_FILE, "the authority's key"), None)
+        assert isinstance(key, EllipticCurvePrivateKey), "made by init"
+        self._key = key
+
+    @property
+    def cluster(self) -> str:
+        """The cluster whose nodes it names."""
+        found = self._authorities[0].subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+        return str(found[0].value)
+
+    @classmethod
+    def init(cls, directory: Path, cluster: str) -> CertificateAuthority:
+        """Make a new one. The directory must not hold one."""
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalError(f"{directory} cannot be made: {error.strerror}") from None
+        if (directory / AUTHORITY_KEY_FILE).exists():
+            raise LocalError(f"{directory} holds an authority already; `caterwaul ca rotate` replaces its key")
+        key = generate_private_key(SECP256R1())
+        write_file(directory / AUTHORITY_KEY_FILE, _pem_of(key), replace=False)
+        write_file(directory / AUTHORITY_FILE, _authority(cluster, key).public_bytes(Encoding.PEM), private=False)
+        write_secrets(directory / MULTICAST_FILE, [make_secret()], replace=False)
+        authority = cls(directory)
+        authority._write_issued([])
+        authority._write_revoked([], 1)
+        return authority
+
+    def issue(self, node: str, out: Path, days: int) -> datetime.datetime:
+        """Fill the directory `out` for that node: a new key, its certificate, and what it has to trust. Returns when it ends."""
+        require_name(node)
+        try:
+            out.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LocalError(f"{out} cannot be made: {error.strerror}") from None
+        if out.resolve() == self.directory.resolve():
+            raise LocalError("a node's directory is another one than the authority's")
+        key = generate_private_key(SECP256R1())
+        certificate = self._certificate(node, key, days)
+        self._write_issued([*self.issued(), {"serial": f"{certificate.serial_number:x}", "node": node, "until": certificate.not_valid_after_utc.isoformat()}])
+        write_file(out / KEY_FILE, _pem_of(key))
+        write_file(out / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), private=False)
+        self.publish(out)
+        return certificate.not_valid_after_utc
+
+    def publish(self, out: Path) -> None:
+        """Copy what all nodes share into the directory of one: authorities, revoked certificates, multicast secrets."""
+        for name in (AUTHORITY_FILE, REVOKED_FILE):
+            write_file(out / name, (self.directory / name).read_bytes(), private=False)
+        write_file(out / MULTICAST_FILE, read_private(self.directory / MULTICAST_FILE, "the multicast secret"))
+
+    def revoke(self, node: str) -> int:
+        """Trust no certificate of that node any more. Returns how many were valid until now."""
+        serials, number = self._revoked()
+        found = [int(entry["serial"], 16) for entry in self.issued() if entry["node"] == node]
+        fresh = [serial for serial in found if serial not in serials]
+        if not fresh:
+            raise LocalError(f"no certificate of {node!r} is valid; `caterwaul ca list` shows which are")
+        self._write_revoked([*serials, *fresh], number + 1)
+        return len(fresh)
+
+    def rotate(self) -> None:
+        """Begin a change of the authority's key and of the multicast secret: the new ones are made, and the old ones still trusted."""
+        if len(self._authorities) > 1:
+            raise LocalError("a change of the authority is under way; end it with `caterwaul ca rotate --finish` when all nodes have new certificates")
+        serials, number = self._revoked()
+        key = generate_private_key(SECP256R1())
+        authorities = [_authority(self.cluster, key), *self._authorities]
+        write_file(self.directory / AUTHORITY_FILE, b"".join(found.public_bytes(Encoding.PEM) for found in authorities), private=False)
+        write_file(self.directory / AUTHORITY_KEY_FILE, _pem_of(key))
+        lines = read_lines(self.directory / MULTICAST_FILE)
+        write_secrets(self.directory / MULTICAST_FILE, [*lines[:1], make_secret()], replace=True)
+        self._authorities, self._key = authorities, key
+        self._write_revoked(serials, number + 1)
+
+    def finish_rotation(self) -> None:
+        """End it: only the new authority and the new multicast secret are left."""
+        if len(self._authorities) == 1:
+            raise LocalError("no change of the authority is under way; `caterwaul ca rotate` begins one")
+        del self._authorities[1:]
+        write_file(self.directory / AUTHORITY_FILE, self._authorities[0].public_bytes(Encoding.PEM), private=False)
+        write_secrets(self.directory / MULTICAST_FILE, read_lines(self.directory / MULTICAST_FILE)[-1:], replace=True)
+
+    def issued(self) -> list[dict[str, Any]]:
+        """`serial` (hexadecimal), `node`, `until` (ISO 8601) of each certificate that has not ended, oldest first."""
+        path = self.directory / _ISSUED_FILE
+        try:
+            found: list[dict[str, Any]] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise LocalError(f"{path} cannot be read: {error}") from None
+        now = utc_now()
+        return [entry for entry in found if datetime.datetime.fromisoformat(entry["until"]) > now]
+
+    @property
+    def revoked_serials(self) -> frozenset[int]:
+        return frozenset(self._revoked()[0])
+
+    # -- inside
+
+    def _certificate(self, node: str, key: EllipticCurvePrivateKey, days: int) -> x509.Certificate:
+        return (
+            _builder(_subject(self.cluster, node), days)
+            .issuer_name(self._authorities[0].subject)
+            .public_key(key.public_key())
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(self.cluster, node))]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
+            .sign(self._key, SHA256())
+        )
+
+    def _revoked(self) -> tuple[list[int], int]:
+        crl = x509.load_der_x509_crl((self.directory / REVOKED_FILE).read_bytes())
+        return [entry.serial_number for entry in crl], crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+
+    def _write_revoked(self, serials: Sequence[int], number: int) -> None:
+        now = utc_now()
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._authorities[0].subject)
+        builder = builder.last_update(now - _BEFORE).next_update(now + datetime.timedelta(days=_LIST_DAYS))
+        builder = builder.add_extension(x509.CRLNumber(number), critical=False)
+        for serial in serials:
+            builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build())
+        write_file(self.directory / REVOKED_FILE, builder.sign(self._key, SHA256()).public_bytes(Encoding.DER), private=False)
+
+    def _write_issued(self, entries: Sequence[dict[str, Any]]) -> None:
+        write_file(self.directory / _ISSUED_FILE, json.dumps(entries, indent=1).encode())
+
+
+def utc_now() -> datetime.datetime:
+    """Certificates are about the time on the wall; nothing else of Caterwaul is."""
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _authority(cluster: str, key: EllipticCurvePrivateKey) -> x509.Certificate:
+    """A certificate that signs itself. Its name has the key's fingerprint, so that two of one cluster are not taken for each other."""
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    subject = _subject(cluster, f"Caterwaul authority {identifier.digest.hex()[:8]}")
+    usage = x509.KeyUsage(
+        digital_signature=False, content_commitment=False, key_encipherment=False, data_encipherment=False, key_agreement=False,
+        key_cert_sign=True, crl_sign=True, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+    return (
+        _builder(subject, _AUTHORITY_DAYS)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(identifier, critical=False)
+        .sign(key, SHA256())
+    )
+
+
+def _subject(cluster: str, name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, cluster), x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(subject: x509.Name, days: int) -> x509.CertificateBuilder:
+    now = utc_now()
+    builder = x509.CertificateBuilder().subject_name(subject).serial_number(x509.random_serial_number())
+    return builder.not_valid_before(now - _BEFORE).not_valid_after(now + datetime.timedelta(days=days))
+
+
+def _pem_of(key: EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())

@@ -1,0 +1,171 @@
+"""A node's certificate, the authorities it trusts, and the list of certificates that are trusted no more.
+
+All of it lies in one directory, as `caterwaul ca issue` fills it: ``node.pem``, ``node.key`` (its owner's alone), ``ca.pem`` (one authority, two
+while it is being changed), ``revoked.crl`` and ``multicast.secret``. Who somebody is stands in one place of a certificate, a URI
+``caterwaul://CLUSTER/NODE`` in its subject alternative name; the common name is for people. Only the cluster's own authorities are trusted.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from ...membership.errors import LocalError
+from ...membership.secret import Secret
+from .keyring import read_secrets
+from .private_files import read_private
+
+__all__ = [
+    "AUTHORITY_FILE", "CERTIFICATE_FILE", "FILES", "KEY_FILE", "MULTICAST_FILE", "REVOKED_FILE", "Credentials", "Revoked", "load_credentials",
+    "name_in", "read_authorities", "read_certificates", "uri_of",
+]  # fmt: skip
+
+CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE = "node.pem", "node.key", "ca.pem", "revoked.crl", "multicast.secret"
+FILES = (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE)  #: of a node's directory
+_SCHEME = "caterwaul://"
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """A list signed by an authority. `number` grows with each list; `serials`: of certificates that count no more. The empty one: number 0."""
+
+    number: int = 0
+    serials: frozenset[int] = frozenset()
+    der: bytes = field(default=b"", repr=False)
+
+    @staticmethod
+    def read(der: bytes, authorities: Iterable[x509.Certificate]) -> Revoked:
+        """Raises `ValueError` if it is no such list, or not signed by any of the authorities."""
+        crl = x509.load_der_x509_crl(der)
+        if not any(_has_signed(authority, crl) for authority in authorities):
+            raise ValueError("not signed by an authority of this cluster")
+        try:
+            number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except x509.ExtensionNotFound:
+            raise ValueError("the list has no number") from None
+        return Revoked(number, frozenset(entry.serial_number for entry in crl), der)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a node shows and whom it trusts. `chain`: its certificate first; `multicast`: secrets of the datagrams, none: multicast is off."""
+
+    chain: Sequence[x509.Certificate]
+    key: EllipticCurvePrivateKey = field(repr=False)
+    authorities: Sequence[x509.Certificate]
+    revoked: Revoked
+    multicast: Sequence[Secret]
+
+
+def uri_of(cluster: str, node: str) -> str:
+    """How a certificate names a node."""
+    return f"{_SCHEME}{quote(cluster, safe='')}/{quote(node, safe='')}"
+
+
+def name_in(certificate: x509.Certificate, cluster: str) -> str:
+    """The node that this certificate names in that cluster; empty: none."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ""
+    prefix = uri_of(cluster, "")
+    found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(_SCHEME)]
+    return unquote(found[0][len(prefix) :]) if len(found) == 1 and found[0].startswith(prefix) else ""
+
+
+def read_certificates(path: Path) -> list[x509.Certificate]:
+    """Of a PEM file, in order. Raises `LocalError`."""
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except OSError as error:
+        raise LocalError(f"{path} cannot be read: {error.strerror}; `caterwaul ca issue` makes it") from None
+    except ValueError as error:
+        raise LocalError(f"{path} is no certificate in PEM form: {error}") from None
+    return found
+
+
+def read_authorities(path: Path) -> list[x509.Certificate]:
+    """The same, of certificates that may sign others. Raises `LocalError`."""
+    found = read_certificates(path)
+    for authority in found:
+        try:
+            is_authority = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        except x509.ExtensionNotFound:
+            is_authority = False
+        if not is_authority:
+            raise LocalError(f"{path}: {authority.subject.rfc4514_string()} is no authority, it may not sign certificates")
+    return found
+
+
+def load_credentials(directory: Path, cluster: str, node: str, now: datetime.datetime) -> Credentials:
+    """What the directory of a node holds, checked as other nodes will check it. `now`: in UTC, with time zone. Raises `LocalError`."""
+    path = directory / CERTIFICATE_FILE
+    chain = read_certificates(path)
+    key = _read_key(directory / KEY_FILE)
+    authorities = read_authorities(directory / AUTHORITY_FILE)
+    own = chain[0]
+    if own.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != key.public_key().public_bytes(
+        Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+    ):
+        raise LocalError(f"{path} is not the certificate of the key in {directory / KEY_FILE}")
+    if not any(_has_issued(authority, own) for authority in authorities):
+        raise LocalError(f"{path} was not issued by an authority in {directory / AUTHORITY_FILE}")
+    named = name_in(own, cluster)
+    if not named:
+        raise LocalError(f"{path} names no node of cluster {cluster!r}; is cluster.name right?")
+    if named != node:
+        raise LocalError(f"{path} was issued for node {named!r}, and this is {node!r}: set node.name, or issue another")
+    if not own.not_valid_before_utc <= now <= own.not_valid_after_utc:
+        raise LocalError(
+            f"{path} is valid from {own.not_valid_before_utc:%Y-%m-%d %H:%M} to {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}"
+        )
+    revoked = _read_revoked(directory / REVOKED_FILE, authorities)
+    if own.serial_number in revoked.serials:
+        raise LocalError(f"{path} has been revoked; `caterwaul ca issue {node}` makes another")
+    multicast = directory / MULTICAST_FILE
+    return Credentials(chain, key, authorities, revoked, read_secrets(multicast) if multicast.exists() else [])
+
+
+def _read_key(path: Path) -> EllipticCurvePrivateKey:
+    try:
+        key = load_pem_private_key(read_private(path, "the private key"), None)
+    except (ValueError, TypeError):  # the library's own text may quote the file
+        raise LocalError(f"{path} is no private key in PEM form without a passphrase") from None
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise LocalError(f"{path} is no key on an elliptic curve, as `caterwaul ca issue` makes them")
+    return key
+
+
+def _read_revoked(path: Path, authorities: Sequence[x509.Certificate]) -> Revoked:
+    try:
+        return Revoked.read(path.read_bytes(), authorities)
+    except FileNotFoundError:
+        return Revoked()
+    except OSError as error:
+        raise LocalError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise LocalError(f"{path} is no list of revoked certificates: {error}") from None
+
+
+def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _has_signed(authority: x509.Certificate, crl: x509.CertificateRevocationList) -> bool:
+    key = authority.public_key()
+    try:
+        return crl.issuer == authority.subject and crl.is_signature_valid(key)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False

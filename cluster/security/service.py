@@ -1,0 +1,179 @@
+"""A node's guard from its start to its stop: reads the files that the settings name, looks at them every second, and acts on what changed.
+
+What cannot be used is not: a file that is damaged, half written or open to others leaves everything as it was, is counted, and is warned
+of once. So a mistake while secrets are changed never shuts a running node out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Protocol
+
+from twisted.logger import Logger
+
+from ...membership.channel import Channel
+from ...membership.discovery.base import Poller
+from ...membership.driver import Driver
+from ...membership.errors import LocalError, RemoteError
+from ...membership.sealing import DatagramSealer, PlainDatagrams, SealedDatagrams
+from ...membership.secret import Secret
+from ..tables import NodeSettings, SecuritySettings
+from .authority import utc_now
+from .certificates import FILES, REVOKED_FILE, Credentials, Revoked, load_credentials
+from .guards import CertificateGuard, Guard, SecretGuard
+from .keyring import from_environment, read_secrets
+from .private_files import Watched, write_file
+from .revoking import RECEIVER, Revoking
+
+__all__ = ["Security"]
+
+_log = Logger()
+_LOOK_S = 1.0
+
+
+class Guarded(Channel, Protocol):
+    """What the service needs of the channel."""
+
+    def readmit(self) -> None:
+        """Cut off whoever the guard does not admit any more."""
+
+
+class Security:
+    """Of one node; reactor thread. Raises `LocalError` when what the settings name cannot be used.
+
+    `guard`: None on loopback without a secret or certificates. `sealer`: of datagrams; None: no multicast, for want of a secret for it.
+    """
+
+    def __init__(self, settings: SecuritySettings, node: NodeSettings, cluster: str, uid: bytes, entropy: Callable[[int], bytes]) -> None:
+        self._settings = settings
+        self._node = node.name
+        self._is_local = ip_address(node.host).is_loopback
+        self._cluster = cluster
+        self._driver: Driver | None = None
+        self._channel: Guarded | None = None
+        self._revoking: Revoking | None = None
+        self._watched = Watched()
+        self._errors = self._reloads = 0
+        self._trouble = ""
+        self.guard: Guard | None = None
+        self.sealer: DatagramSealer | None = None
+        secrets: list[Secret] = []
+        if settings.certificates:
+            credentials = self._load()
+            self.guard = CertificateGuard(credentials, cluster)
+            secrets = list(credentials.multicast)
+        elif settings.secret_file or from_environment():
+            secrets = self._read()
+            self.guard = SecretGuard(secrets, cluster)
+        elif self._is_local:
+            self.sealer = PlainDatagrams()
+        if secrets:
+            self.sealer = SealedDatagrams(secrets, cluster, uid, entropy)
+
+    @property
+    def mode(self) -> str:
+        """`certificates`, `secret`, or `none`."""
+        return {CertificateGuard: "certificates", SecretGuard: "secret"}.get(type(self.guard), "none")
+
+    @property
+    def description(self) -> str:
+        """How this node tells friends from strangers, in words."""
+        if self.guard is None:
+            return "in the clear: no secret, no certificates" + (", so loopback only" if self._is_local else "")
+        return "encrypted, by certificates" if self._settings.certificates else "encrypted, by a shared secret"
+
+    def start(self, channel: Guarded, clock: Any) -> None:
+        """Look after the files, and tell other nodes of revoked certificates."""
+        self._channel = channel
+        if isinstance(self.guard, CertificateGuard):
+            guard = self.guard
+            self._revoking = Revoking(channel, lambda: guard.revoked, self._offered)
+            channel.attach(RECEIVER, self._revoking)
+        paths = (
+            [self._directory / name for name in FILES] if self._settings.certificates else [Path(self._settings.secret_file)] * bool(self._settings.secret_file)
+        )
+        if paths:
+            self._watched = Watched(*paths)
+            self._driver = Driver(Poller(_LOOK_S), clock, self._look)
+            self._driver.start()
+
+    def stop(self) -> None:
+        if self._driver is not None:
+            self._driver.stop()
+        if self._channel is not None and self._revoking is not None:
+            self._channel.detach(RECEIVER)
+
+    def reload(self) -> None:
+        """Read the files again and act on them, on connections that are open too. Raises `LocalError`, and then nothing has changed."""
+        if isinstance(self.guard, CertificateGuard):
+            credentials = self._load()
+            newer = credentials.revoked.number > self.guard.revoked.number
+            self.guard.replace(credentials)
+            self._seal(credentials.multicast)
+            if newer and self._revoking is not None:
+                self._revoking.announce()
+        elif isinstance(self.guard, SecretGuard):
+            secrets = self._read()
+            self.guard.replace(secrets)
+            self._seal(secrets)
+        self._reloads += 1
+        if self._channel is not None:
+            self._channel.readmit()
+
+    def statistics(self) -> dict[str, Any]:
+        """`credentials`: ids of the secrets, the one in use first, or the number of the list of revoked certificates."""
+        found: dict[str, Any] = {"mode": self.mode, "reloads": self._reloads, "errors": self._errors}
+        if isinstance(self.guard, CertificateGuard):
+            found |= {"revoked": len(self.guard.revoked.serials), "revoked_number": self.guard.revoked.number}
+        if isinstance(self.sealer, SealedDatagrams):
+            found["datagrams"] = self.sealer.statistics()
+        return found
+
+    # -- inside
+
+    @property
+    def _directory(self) -> Path:
+        return Path(self._settings.certificates)
+
+    def _load(self) -> Credentials:
+        return load_credentials(self._directory, self._cluster, self._node, utc_now())
+
+    def _read(self) -> list[Secret]:
+        return read_secrets(Path(self._settings.secret_file)) if self._settings.secret_file else from_environment()
+
+    def _seal(self, secrets: Any) -> None:
+        if isinstance(self.sealer, SealedDatagrams) and secrets:
+            self.sealer.replace(secrets)
+
+    def _look(self, now: float) -> None:
+        if not self._watched.has_changed():
+            return
+        try:
+            self.reload()
+        except LocalError as error:
+            self._errors += 1
+            _log.warn("security: {error}; everything stays as it was", error=error)
+        else:
+            _log.info("security: secrets or certificates were read again")
+
+    def _offered(self, der: bytes) -> None:
+        """A member says a list of revoked certificates."""
+        assert isinstance(self.guard, CertificateGuard), "else nobody listens"
+        try:
+            revoked = Revoked.read(der, self.guard.authorities)
+        except ValueError as error:
+            raise RemoteError(f"the list of revoked certificates is refused: {error}") from None
+        if not self.guard.revoke(revoked):
+            return
+        _log.warn("security: list {number} of revoked certificates, {count} in all", number=revoked.number, count=len(revoked.serials))
+        try:
+            write_file(self._directory / REVOKED_FILE, der, private=False)
+        except LocalError as error:  # it counts all the same, until this process ends
+            self._errors += 1
+            _log.warn("security: {error}; after a restart this node learns the list from others", error=error)
+        if self._revoking is not None:
+            self._revoking.announce()
+        if self._channel is not None:
+            self._channel.readmit()

@@ -1,0 +1,277 @@
+"""Real nodes with a secret or certificates: who gets in, who does not, and that keys change without losing anybody.
+
+Requirements 2, 6, 15 to 22, 24 to 26 of docs/security.md.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from caterwaul.cluster.handshake import encode_greeting
+from caterwaul.cluster.security.authority import CertificateAuthority
+from caterwaul.cluster.security.keyring import make_secret, read_lines, write_secrets
+from caterwaul.membership.member import Member
+from caterwaul.membership.messages import Heartbeat
+
+from .processes import Cluster, Node, holds, until
+
+HANDSHAKE_S = 1.0
+CHANNEL = {"handshake_timeout_s": HANDSHAKE_S, "reconnect_min_s": 0.05}
+
+
+class Certified(Cluster):
+    """Each node with a certificate of its own, of an authority in `ca`."""
+
+    def __init__(self, directory: Path, **more: Any) -> None:
+        super().__init__(security={}, channel=CHANNEL, **more)
+        self.ca = CertificateAuthority.init(directory / "ca", self.name)
+        self.directory = directory
+
+    def directory_of(self, name: str) -> Path:
+        return self.directory / name
+
+    def start(self, name: str, **more: Any) -> Node:  # type: ignore[override]
+        if "security" not in more:
+            self.ca.issue(name, self.directory_of(name), 90)
+            more["security"] = {"certificates": str(self.directory_of(name))}
+        return super().start(name, **more)
+
+
+@pytest.fixture(params=["secret", "certificates"])
+def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
+    with Certified(tmp_path) if request.param == "certificates" else Cluster(channel=CHANNEL) as found:
+        yield found
+
+
+def refusals(node: Node) -> dict[str, int]:
+    found: dict[str, int] = node.do("statistics")["channel"]["refusals"]
+    return found
+
+
+def is_closed(connection: socket.socket, timeout_s: float = 5.0) -> bool:
+    """Whether the other end closes it in time; what it says before does not matter."""
+    connection.settimeout(timeout_s)
+    try:
+        while connection.recv(65536):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def dial(node: Node) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", node.about["port"]), timeout=5.0)
+
+
+def tls(context: ssl.SSLContext, node: Node) -> ssl.SSLSocket:
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context.wrap_socket(dial(node))
+
+
+def stranger() -> Member:
+    return Member(b"\x01" * 16, "stranger", "127.0.0.1", 9)
+
+
+class TestWhoGetsIn:
+    def test_two_with_the_same_key_replicate_and_nobody_else_gets_in(self, cluster: Cluster) -> None:
+        a, b = cluster.grow("ab")
+        session = a.write({"n": 1}, acks="all")
+        assert session["confirmed"] == ["b"]
+        assert b.read(session["id"])["values"] == {"n": 1}
+        hello = encode_greeting(stranger(), cluster.name, epoch=None, fresh=b"f" * 8, peer=None, received=(0, 0))
+
+        with dial(a) as plain:  # in the clear, and first of all a HELLO that would be right
+            plain.sendall(hello)
+            assert is_closed(plain)
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.maximum_version = ssl.TLSVersion.TLSv1_2
+        with pytest.raises((ssl.SSLError, ConnectionResetError)):
+            tls(old, a)
+        with tls(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), a) as unknown:  # no certificate, or no proof of the secret
+            unknown.sendall(hello)
+            assert is_closed(unknown)
+        until(lambda: sum(refusals(a).values()) >= 3, what="they are counted")
+        assert (a.names, b.names) == (["a", "b"], ["a", "b"])
+        assert b.write({"n": 2}, session["id"], acks="all")["confirmed"] == ["a"]
+        assert "Traceback" not in a.log + b.log
+
+    def test_a_node_with_another_key_stays_outside_and_both_say_so(self, cluster: Cluster, tmp_path: Path) -> None:
+        a, b = cluster.grow("ab")
+        seeds = {"discovery": ["static"], "seeds": [f"127.0.0.1:{a.about['port']}"]}
+        if isinstance(cluster, Certified):
+            other = CertificateAuthority.init(tmp_path / "other", cluster.name)
+            other.issue("x", tmp_path / "x", 90)
+            x = cluster.start("x", security={"certificates": str(tmp_path / "x")}, **seeds)
+        else:
+            write_secrets(tmp_path / "other", [make_secret()], replace=False)
+            x = cluster.start("x", security={"secret_file": str(tmp_path / "other")}, **seeds)
+        until(lambda: refusals(a).get("secret" if not isinstance(cluster, Certified) else "admission"), what="it was refused")
+        until(lambda: refusals(x), what="it knows that it was")
+        assert (a.names, b.names, x.names) == (["a", "b"], ["a", "b"], ["x"])
+        assert "handshake with 127.0.0.1:" in a.log
+
+    def test_a_node_in_the_clear_stays_outside(self, cluster: Cluster) -> None:
+        (a,) = cluster.grow("a")
+        x = cluster.start("x", security={}, discovery=["static"], seeds=[f"127.0.0.1:{a.about['port']}"])
+        until(lambda: refusals(x), what="it was refused")
+        assert (a.names, x.names) == (["a"], ["x"])
+
+    def test_datagrams_in_the_clear_are_not_even_hints(self, cluster: Cluster) -> None:
+        (a,) = cluster.grow("a")
+        before = a.do("statistics")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+            for _ in range(20):
+                sender.sendto(Heartbeat.of(stranger(), cluster.name).encode(), ("228.0.0.4", cluster.membership["multicast_port"]))
+        until(lambda: a.do("statistics")["membership"]["unsealed"] >= 20, what="they have arrived")
+        after = a.do("statistics")
+        assert after["channel"].get("dials_failed", 0) == before["channel"].get("dials_failed", 0)
+        assert after["membership"]["malformed"] == 0
+        assert a.names == ["a"]
+
+
+class TestFloods:
+    def test_who_says_nothing_is_cut_off_and_too_many_of_them_at_once(self, cluster: Cluster) -> None:
+        (a,) = cluster.grow("a")
+        began = time.monotonic()
+        silent = [dial(a) for _ in range(40)]
+        try:
+            until(lambda: refusals(a).get("busy", 0) + refusals(a).get("rate", 0) >= 8, what="those beyond 32 are refused")
+            silent[0].sendall(b"\x16\x03\x01")  # the beginning of a ClientHello
+            assert all(is_closed(connection) for connection in silent)
+            assert time.monotonic() - began < HANDSHAKE_S + 2.0
+        finally:
+            for connection in silent:
+                connection.close()
+        cluster.start("b")
+        cluster.meet()
+
+    def test_half_a_handshake_is_cut_off_too(self, cluster: Cluster) -> None:
+        (a,) = cluster.grow("a")
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        engine = context.wrap_bio(incoming, outgoing)
+        with pytest.raises(ssl.SSLWantReadError):
+            engine.do_handshake()
+        with dial(a) as half:
+            half.sendall(outgoing.read())
+            assert is_closed(half, HANDSHAKE_S + 2.0)
+
+
+def test_no_connection_is_resumed(cluster: Cluster) -> None:
+    """Neither tickets nor session ids: what a connection proved counts for it alone."""
+    (a,) = cluster.grow("a")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if isinstance(cluster, Certified):
+        context.load_cert_chain(cluster.directory_of("a") / "node.pem", cluster.directory_of("a") / "node.key")
+    with tls(context, a) as first:
+        first.settimeout(0.5)
+        with pytest.raises((TimeoutError, ssl.SSLError)):  # tickets would come with the first bytes
+            first.recv(1)
+        session = first.session
+    with dial(a) as raw, context.wrap_socket(raw, session=session) as second:
+        assert not second.session_reused
+
+
+class TestKeysChange:
+    def test_a_secret_is_changed_under_load_and_nobody_is_lost(self) -> None:
+        with Cluster(channel=CHANNEL) as cluster:
+            nodes = cluster.grow("abc")
+            sessions = nodes[0].do("fill", count=20)
+            nodes[0].do("begin_writing", sessions=sessions)
+            changes = [len(node.do("changes")) for node in nodes]
+            old = cluster.secret_file.read_text()
+            (first,) = read_lines(cluster.secret_file)
+            second = make_secret()
+            for step, lines in enumerate(([first, second], [second, first], [second]), 1):
+                write_secrets(cluster.secret_file, lines, replace=True)
+                for node in nodes:
+                    until(lambda node=node, step=step: node.do("statistics")["security"]["reloads"] >= step, what=f"{node.name} has read it")  # type: ignore[misc]
+            until(lambda: any(refusals(node).get("revoked") for node in nodes), 5.0, "connections of the old secret are cut off")
+            until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they have met again")
+            nodes[0].do("end_writing")
+            assert [len(node.do("changes")) for node in nodes] == changes, "no member was lost"
+            late = cluster.start("d")
+            cluster.meet()
+            write_secrets(cluster.secret_file.with_name("old"), old.split(), replace=False)
+            x = cluster.start(
+                "x", security={"secret_file": str(cluster.secret_file.with_name("old"))}, discovery=["static"], seeds=[f"127.0.0.1:{late.about['port']}"]
+            )
+            until(lambda: refusals(x), what="the old secret is refused")
+            assert x.names == ["x"]
+
+    def test_a_mistake_while_it_is_changed_shuts_nobody_out(self) -> None:
+        with Cluster(channel=CHANNEL) as cluster:
+            a, b = cluster.grow("ab")
+            cluster.secret_file.write_text("oops\n")
+            until(lambda: a.do("statistics")["security"]["errors"], what="it was looked at")
+            cluster.secret_file.unlink()
+            until(lambda: a.do("statistics")["security"]["errors"] > 1, what="and again")
+            assert "everything stays as it was" in a.log
+            assert "oops" not in a.log
+            assert b.write({"n": 1}, acks="all")["confirmed"] == ["a"]
+
+    def test_a_revoked_node_is_cut_off_by_all_when_one_is_told(self, tmp_path: Path) -> None:
+        with Certified(tmp_path, drop_time_s=1.0) as cluster:
+            a, b, c = cluster.grow("abc")
+            cluster.ca.revoke("c")
+            began = time.monotonic()
+            cluster.ca.publish(cluster.directory_of("a"))
+            until(lambda: a.names == b.names == ["a", "b"], what="they are without it")
+            assert time.monotonic() - began < 10.0
+            assert "closes the connection: revoked" in c.log
+            assert refusals(b)["revoked"] > 0
+            assert b.do("statistics")["security"]["revoked"] == 1
+            assert (cluster.directory_of("b") / "revoked.crl").read_bytes() == (cluster.ca.directory / "revoked.crl").read_bytes(), (
+                "it has come over the network"
+            )
+            holds(lambda: "c" not in a.names + b.names, 2.0)
+            assert a.write({"n": 1}, acks="all")["confirmed"] == ["b"]
+            d = cluster.start("d")
+            cluster.meet([a, b, d])
+
+    def test_the_authority_is_changed_and_nobody_is_lost(self, tmp_path: Path) -> None:
+        with Certified(tmp_path) as cluster:
+            nodes = cluster.grow("abc")
+            changes = [len(node.do("changes")) for node in nodes]
+            reloads = 0
+
+            def read_again() -> None:
+                for node in nodes:
+                    until(lambda node=node: node.do("statistics")["security"]["reloads"] > reloads, what=f"{node.name} has read it")  # type: ignore[misc]
+
+            cluster.ca.rotate()
+            for node in nodes:
+                cluster.ca.publish(cluster.directory_of(node.name))
+            read_again()
+            for node in nodes:
+                cluster.ca.issue(node.name, cluster.directory_of(node.name), 90)
+            cluster.ca.finish_rotation()
+            reloads = max(node.do("statistics")["security"]["reloads"] for node in nodes)
+            for node in nodes:
+                cluster.ca.publish(cluster.directory_of(node.name))
+            read_again()
+            until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they are together")
+            assert [len(node.do("changes")) for node in nodes] == changes
+            cluster.start("d")
+            cluster.meet()
+
+    def test_a_certificate_of_another_node_is_of_no_use(self, tmp_path: Path) -> None:
+        with Certified(tmp_path) as cluster:
+            (a,) = cluster.grow("a")
+            cluster.ca.issue("b", tmp_path / "stolen", 90)
+            x = Cluster.start(cluster, "x", security={"certificates": str(tmp_path / "stolen")})
+            assert x.exit_code() != 0
+            assert "was issued for node 'b', and this is 'x'" in x.log
+            assert a.names == ["a"]

@@ -1,0 +1,179 @@
+"""The cluster's own authority: what it issues is accepted, and nothing else is. Requirements 17 and 26."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from caterwaul.cluster.security.authority import CertificateAuthority, utc_now
+from caterwaul.cluster.security.certificates import Credentials, Revoked, load_credentials, name_in, uri_of
+from caterwaul.cluster.security.guards import CertificateGuard
+from caterwaul.membership.errors import LocalError
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> CertificateAuthority:
+    return CertificateAuthority.init(tmp_path / "ca", "shop")
+
+
+def load(directory: Path, node: str, cluster: str = "shop", days: int = 0) -> Credentials:
+    return load_credentials(directory, cluster, node, utc_now() + datetime.timedelta(days=days))
+
+
+def issued(authority: CertificateAuthority, node: str) -> Path:
+    out = authority.directory.parent / node
+    authority.issue(node, out, 90)
+    return out
+
+
+def test_what_is_issued_is_accepted(authority: CertificateAuthority) -> None:
+    found = load(issued(authority, "a"), "a")
+    assert name_in(found.chain[0], "shop") == "a"
+    assert name_in(found.chain[0], "crm") == ""
+    assert (len(found.authorities), found.revoked.number, len(found.multicast)) == (1, 1, 1)
+    assert not found.revoked.serials
+
+
+def test_only_the_owner_reads_keys(authority: CertificateAuthority) -> None:
+    out = issued(authority, "a")
+    private = [authority.directory / "ca.key", authority.directory / "multicast.secret", out / "node.key", out / "multicast.secret"]
+    assert {path.stat().st_mode & 0o777 for path in private} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (authority.directory, out)} == {0o700}
+    assert not (out / "ca.key").exists()
+    (out / "node.key").chmod(0o640)
+    with pytest.raises(LocalError, match=r"the private key .* has mode 0640"):
+        load(out, "a")
+
+
+@pytest.mark.parametrize(
+    ("node", "cluster", "days", "text"),
+    [
+        ("b", "shop", 0, "was issued for node 'a', and this is 'b'"),
+        ("a", "crm", 0, "names no node of cluster 'crm'"),
+        ("a", "shop", 91, "is valid from .* and it is"),
+        ("a", "shop", -1, "is valid from .* and it is"),
+    ],
+)
+def test_a_certificate_is_for_one_node_of_one_cluster_and_for_a_time(authority: CertificateAuthority, node: str, cluster: str, days: int, text: str) -> None:
+    with pytest.raises(LocalError, match=text):
+        load(issued(authority, "a"), node, cluster, days)
+
+
+def test_another_authority_is_not_trusted(authority: CertificateAuthority, tmp_path: Path) -> None:
+    out = issued(authority, "a")
+    other = CertificateAuthority.init(tmp_path / "other", "shop")
+    (out / "ca.pem").write_bytes((other.directory / "ca.pem").read_bytes())
+    with pytest.raises(LocalError, match="was not issued by an authority"):
+        load(out, "a")
+
+
+def test_a_node_is_no_authority(authority: CertificateAuthority) -> None:
+    out = issued(authority, "a")
+    (out / "ca.pem").write_bytes((out / "node.pem").read_bytes())
+    with pytest.raises(LocalError, match="is no authority"):
+        load(out, "a")
+
+
+def test_a_key_goes_with_its_certificate(authority: CertificateAuthority) -> None:
+    one, two = issued(authority, "a"), issued(authority, "b")
+    (one / "node.key").write_bytes((two / "node.key").read_bytes())
+    with pytest.raises(LocalError, match="is not the certificate of the key"):
+        load(one, "a")
+
+
+@pytest.mark.parametrize("name", ["node.pem", "node.key", "ca.pem", "revoked.crl", "multicast.secret"])
+def test_a_damaged_file_is_named_and_not_quoted(authority: CertificateAuthority, name: str) -> None:
+    out = issued(authority, "a")
+    (out / name).write_bytes(b"canary")
+    with pytest.raises(LocalError, match=name) as caught:
+        load(out, "a")
+    assert "canary" not in str(caught.value)
+
+
+def test_without_a_multicast_secret_there_is_none(authority: CertificateAuthority) -> None:
+    out = issued(authority, "a")
+    (out / "multicast.secret").unlink()
+    assert not load(out, "a").multicast
+
+
+def test_a_revoked_node_cannot_start_and_others_know(authority: CertificateAuthority) -> None:
+    a, b = issued(authority, "a"), issued(authority, "b")
+    authority.issue("b", b, 90)
+    assert authority.revoke("b") == 2, "all that were issued to it"
+    with pytest.raises(LocalError, match=r"no certificate of 'b' is valid"):
+        authority.revoke("b")
+    authority.publish(a)
+    assert len(load(a, "a").revoked.serials) == 2
+    authority.publish(b)
+    with pytest.raises(LocalError, match="has been revoked"):
+        load(b, "b")
+    authority.issue("b", b, 90)
+    load(b, "b")
+
+
+def test_a_list_is_believed_only_when_an_authority_has_signed_it(authority: CertificateAuthority, tmp_path: Path) -> None:
+    found = load(issued(authority, "a"), "a")
+    other = CertificateAuthority.init(tmp_path / "other", "shop")
+    other.issue("a", tmp_path / "x", 90)
+    other.revoke("a")
+    forged = (other.directory / "revoked.crl").read_bytes()
+    with pytest.raises(ValueError, match="not signed by an authority"):
+        Revoked.read(forged, found.authorities)
+    with pytest.raises(ValueError, match="parsing"):
+        Revoked.read(b"no list", found.authorities)
+
+
+def test_an_older_list_does_not_replace_a_newer_one(authority: CertificateAuthority) -> None:
+    a = issued(authority, "a")
+    issued(authority, "b")
+    old = load(a, "a").revoked
+    authority.revoke("b")
+    authority.publish(a)
+    guard = CertificateGuard(load(a, "a"), "shop")
+    assert not guard.revoke(old)
+    assert (guard.revoked.number, len(guard.revoked.serials)) == (2, 1)
+
+
+def test_while_the_authority_changes_both_are_trusted(authority: CertificateAuthority) -> None:
+    a, b = issued(authority, "a"), issued(authority, "b")
+    authority.rotate()
+    with pytest.raises(LocalError, match="is under way"):
+        authority.rotate()
+    for node in (a, b):
+        authority.publish(node)
+    before = load(a, "a")
+    assert (len(before.authorities), len(before.multicast)) == (2, 2)
+    authority.issue("b", b, 90)
+    after = load(b, "b")
+    assert after.chain[0].issuer == after.authorities[0].subject != before.chain[0].issuer
+    authority.finish_rotation()
+    with pytest.raises(LocalError, match="no change"):
+        authority.finish_rotation()
+    authority.publish(b)
+    done = load(b, "b")
+    assert (len(done.authorities), [found.id for found in done.multicast]) == (1, [after.multicast[1].id])
+    authority.publish(a)
+    with pytest.raises(LocalError, match="was not issued by an authority"):
+        load(a, "a")
+
+
+def test_the_directory_of_the_authority_is_nobodys_elses(authority: CertificateAuthority, tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="another one than the authority's"):
+        authority.issue("a", authority.directory, 90)
+    with pytest.raises(LocalError, match="holds an authority already"):
+        CertificateAuthority.init(authority.directory, "shop")
+    with pytest.raises(LocalError, match="holds no authority"):
+        CertificateAuthority(tmp_path / "none")
+    with pytest.raises(LocalError, match="node name"):
+        authority.issue("../x", tmp_path / "y", 90)
+
+
+def test_names_of_clusters_and_nodes_cannot_be_taken_for_others(authority: CertificateAuthority) -> None:
+    assert uri_of("a/b", "c") != uri_of("a", "b/c")
+    certificate = x509.load_pem_x509_certificate((issued(authority, "a") / "node.pem").read_bytes())
+    assert certificate.public_bytes(Encoding.DER)
+    assert name_in(certificate, "sho") == ""
