@@ -1,4 +1,4 @@
-"""The admin service of a node: JSON over HTTP on a Unix socket, for this user on this machine.
+"""The admin service of a node: JSON over HTTP, on a Unix socket for this user on this machine, and over TCP behind a gate if the settings say so.
 
 Sessions show the first half of the hash of their id and never the id, nor values: whoever may read this must
 still not be able to take over a session. `/health/live` answers while the reactor turns; `/health/ready` is 200 once every
@@ -23,7 +23,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..membership.errors import LocalError
+from .admin_gate import Gate, GuardedSite
 from .admin_socket import prepare_path
+from .crosschecks import split_address
+from .security.guards import CertificateGuard
+from .security.keyring import read_secrets
+from .security.service import Security
+from .security.tls import tls_factory
 from .settings import Settings
 
 __all__ = ["SESSIONS_PAGE_MAX", "AdminService", "Administered", "admin_resource"]
@@ -61,31 +67,67 @@ class Administered(Protocol):
 
 
 class AdminService:
-    """Listens from `start` to `stop`. Reactor thread."""
+    """Listens from `listen` and `listen_unix` on to `stop`. Reactor thread."""
 
-    def __init__(self, node: Administered, path: Path, reactor: Any) -> None:
-        self.path = path
+    def __init__(self, node: Administered, security: Security, reactor: Any) -> None:
         self._node = node
+        self._security = security
         self._reactor = reactor
-        self._port: IListeningPort | None = None
+        self._ports: list[IListeningPort] = []
+        self._path: Path | None = None
+        self.address = ""  #: `host:port` over TCP, empty: none
 
-    def start(self) -> None:
+    def listen_unix(self, path: Path) -> None:
         """Raises `LocalError` when somebody else answers at the path, or it cannot be listened on."""
-        prepare_path(self.path)
-        site = Site(admin_resource(self._node))
-        site.displayTracebacks = False
-        site.log = _no_log  # type: ignore[method-assign,assignment]  # an access log would show every look of a person
+        prepare_path(path)
+        site = _quiet(Site(admin_resource(self._node)))
         try:
-            self._port = self._reactor.listenUNIX(os.fspath(self.path), site, mode=0o600)
+            self._ports.append(self._reactor.listenUNIX(os.fspath(path), site, mode=0o600))
         except CannotListenError as error:
-            raise LocalError(f"admin socket: cannot listen on {self.path}: {error.socketError}") from None
+            raise LocalError(f"admin socket: cannot listen on {path}: {error.socketError}") from None
+        self._path = path
+
+    def listen(self) -> None:
+        """Over TCP, if the settings name an address. Raises `LocalError` when that cannot be had, or the token file cannot be used."""
+        admin = self._node.settings.admin
+        where = split_address(admin.listen, None)
+        if not admin.listen or where is None:
+            return
+        host, port = where
+        gate = Gate(read_secrets(Path(admin.token_file)) if admin.token_file else [], read_only=admin.listen_read_only)
+        site: Any = _quiet(GuardedSite(admin_resource(self._node), gate, self._reactor, self._is_administrator))
+        guard = self._security.guard
+        factory = tls_factory(guard.context, site, self._reactor) if isinstance(guard, CertificateGuard) else site
+        try:
+            self._ports.append(self._reactor.listenTCP(port, factory, interface=host))
+        except CannotListenError as error:
+            raise LocalError(f"admin.listen: cannot listen on TCP port {port} of {host}: {error.socketError}") from None
+        found: Any = self._ports[-1].getHost()
+        self.address = f"{found.host}:{found.port}"
 
     async def stop(self) -> None:
-        port, self._port = self._port, None
-        if port is not None:
+        ports, self._ports = self._ports, []
+        for port in ports:
             await maybeDeferred(port.stopListening)
+        if self._path is not None:
             with suppress(OSError):
-                self.path.unlink()
+                self._path.unlink()
+
+    def _is_administrator(self, request: Request) -> bool:
+        """Whether the connection has shown a certificate that may administer."""
+        guard = self._security.guard
+        if not isinstance(guard, CertificateGuard):
+            return False
+        transport: Any = request.transport
+        identity = guard.identify(transport.getHandle())
+        return identity.name in self._node.settings.admin.clients and guard.admits(identity)
+
+
+def _quiet(site: Site) -> Site:
+    """An access log would show every look of a person, and a traceback what is inside."""
+    site.displayTracebacks = False
+    site.log = _no_log  # type: ignore[method-assign,assignment]
+    return site
 
 
 class _Answer(Resource):

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import stat
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from typing import Any
 
 from ..membership.errors import LocalError
 
-__all__ = ["Running", "answers", "ask", "find_running", "prepare_path", "socket_directory", "socket_path"]
+__all__ = ["ANSWER_S", "Running", "answer_of", "answers", "ask", "find_running", "prepare_path", "socket_directory", "socket_path"]
 
-_ANSWER_S = 10.0  # a node whose reactor is busier than that is as good as none for a person at a terminal
+ANSWER_S = 10.0  # a node whose reactor is busier than that is as good as none for a person at a terminal
 _CONNECT_S = 1.0
 
 
@@ -101,25 +102,29 @@ def find_running(name: str = "") -> list[Running]:
     return found
 
 
-def ask(path: Path, target: str, method: str = "GET", timeout_s: float = _ANSWER_S) -> Any:
+def ask(path: Path, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
     """One request over the socket: the decoded JSON. Raises `LocalError` saying whether nobody runs there, or what was answered."""
-    connection = _UnixConnection(path, timeout_s)
+    return answer_of(_UnixConnection(path, timeout_s), str(path), target, method, {}, timeout_s)
+
+
+def answer_of(connection: http.client.HTTPConnection, where: str, target: str, method: str, headers: Mapping[str, str], timeout_s: float) -> Any:
+    """The same over a connection that is not made yet. `where`: for errors."""
     try:
-        connection.request(method, target)
+        connection.request(method, target, headers=dict(headers))
         response = connection.getresponse()
         body = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError):
-        raise LocalError(f"no node is running at {path}") from None
+        raise LocalError(f"no node is running at {where}") from None
     except PermissionError:
-        raise LocalError(f"{path} belongs to another user; only the user that runs a node may ask it") from None
+        raise LocalError(f"{where} belongs to another user; only the user that runs a node may ask it") from None
     except TimeoutError:
-        raise LocalError(f"the node at {path} did not answer within {timeout_s:g} s") from None
+        raise LocalError(f"the node at {where} did not answer within {timeout_s:g} s") from None
     except (OSError, ValueError, http.client.HTTPException) as error:
-        raise LocalError(f"the node at {path} gave no usable answer: {error}") from None
+        raise LocalError(f"the node at {where} gave no usable answer: {error}") from None
     finally:
         connection.close()
     if response.status >= 400 and "error" in body:
-        raise LocalError(f"the node at {path} answered: {body['error']}")
+        raise LocalError(f"the node at {where} answered: {body['error']}")
     return body
 
 

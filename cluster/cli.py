@@ -20,7 +20,7 @@ import click
 from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate, globalLogBeginner, textFileLogObserver
 
 from ..membership.errors import LocalError
-from .admin_socket import answers, ask, find_running
+from .asking import Asked, asking
 from .config import SettingsError
 from .demo.command import run_check, run_demo
 from .demo.nodes import Layout
@@ -128,42 +128,16 @@ def config(path: str | None, overrides: Sequence[str], as_json: bool, markdown: 
         click.echo(to_json(settings) if as_json else to_toml(settings).rstrip("\n"))
 
 
-def _asking(command: Command) -> Command:
-    """The options that choose a running node."""
-    command = click.option("--socket", metavar="PATH", help="Admin socket of the node to ask.")(command)
-    return click.option("--config", "-c", "path", metavar="FILE", help="Ask the node that runs with this configuration file.")(command)
-
-
-def _find(path: str | None, socket: str | None) -> Path:
-    """The admin socket of the node that is meant. Raises `LocalError` when that is none, or more than one."""
-    if socket:
-        return Path(socket)
-    settings = load(path) if path else None
-    if settings is not None and settings.admin.socket == "":
-        raise LocalError(f'{path} has admin.socket = "", so that node cannot be asked')
-    if settings is not None and settings.admin.socket != "auto":
-        return Path(settings.admin.socket)
-    name = settings.node.name if settings is not None else ""
-    running = find_running(name)
-    if not running:
-        who = f"no node {name} of this user is running" if name else "no node of this user is running"
-        raise LocalError(f"{who} on this machine; start one with `caterwaul node`, or name its socket with --socket")
-    if len(running) > 1:
-        choices = "\n".join(f"  --socket {found.path}   ({found.name}, process {found.pid})" for found in running)
-        raise LocalError(f"{len(running)} nodes are running; choose one:\n{choices}")
-    return running[0].path
-
-
 @main.command()
-@_asking
+@asking
 @_as_json
-def members(path: str | None, socket: str | None, as_json: bool) -> None:
+def members(node: Asked, as_json: bool) -> None:
     """Show the members that a running node sees.
 
     STATE is `in sync` when the node asked and that member have compared what they hold, `joining` while they do, and
     `degraded` when the member does not answer. LAG is what waits to be sent to it or confirmed by it.
     """
-    found = ask(_find(path, socket), "/members")["members"]
+    found = node.ask("/members")["members"]
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
@@ -179,24 +153,23 @@ def members(path: str | None, socket: str | None, as_json: bool) -> None:
 
 
 @main.command()
-@_asking
+@asking
 @_as_json
 @click.option("--manager", default="", metavar="NAME", help="Session manager; may be left out when there is only one.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Show at most this many.")
 @click.option("--count", is_flag=True, help="Only how many there are.")
-def sessions(path: str | None, socket: str | None, as_json: bool, manager: str, limit: int, count: bool) -> None:
+def sessions(node: Asked, as_json: bool, manager: str, limit: int, count: bool) -> None:
     """List the sessions that a running node holds.
 
     KEY is the beginning of the hash of the session's id. Ids and values are never shown: who sees this list must not be
     able to take over a session.
     """
-    where = _find(path, socket)
     asked = f"/sessions?manager={quote(manager)}"
-    total: int = ask(where, f"{asked}&limit=0")["count"]
+    total: int = node.ask(f"{asked}&limit=0")["count"]
     if count:
         click.echo(json.dumps({"count": total}) if as_json else total)
         return
-    found = list(_progress(_pages(where, asked, limit), min(limit, total), "sessions"))
+    found = list(_progress(_pages(node, asked, limit), min(limit, total), "sessions"))
     if as_json:
         click.echo(json.dumps({"count": total, "sessions": found}, indent=2))
         return
@@ -211,10 +184,10 @@ def sessions(path: str | None, socket: str | None, as_json: bool, manager: str, 
     click.echo(f"{len(found)} of {total} sessions" + ("; --limit shows more" if len(found) < total else ""), err=True)
 
 
-def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
+def _pages(node: Asked, asked: str, limit: int) -> Iterator[dict[str, Any]]:
     after = ""
     while limit > 0:
-        page = ask(where, f"{asked}&limit={min(limit, _PAGE)}&after={after}")["sessions"]
+        page = node.ask(f"{asked}&limit={min(limit, _PAGE)}&after={after}")["sessions"]
         if not page:
             return
         for session in page:
@@ -224,13 +197,13 @@ def _pages(where: Path, asked: str, limit: int) -> Iterator[dict[str, Any]]:
 
 
 @main.command()
-@_asking
+@asking
 @_as_json
 @click.option("--timeout", "timeout_s", type=click.FloatRange(0.1), default=60.0, show_default=True, metavar="S", help="Give up waiting after so many seconds.")
 @click.option("--stay", is_flag=True, help="Do not end the node afterwards: it goes on as a lite member.")
 @click.option("--cancel", is_flag=True, help="Take part again: the end of a drain, or of having drained.")
 @click.pass_context
-def drain(ctx: click.Context, path: str | None, socket: str | None, as_json: bool, timeout_s: float, stay: bool, cancel: bool) -> None:
+def drain(ctx: click.Context, node: Asked, as_json: bool, timeout_s: float, stay: bool, cancel: bool) -> None:
     """Hand all sessions of a running node over to the other nodes, then end it.
 
     From the first moment the node says that it is not ready, so that balancers send users elsewhere; requests that still come are
@@ -239,30 +212,29 @@ def drain(ctx: click.Context, path: str | None, socket: str | None, as_json: boo
 
     Exit code 1: something is left after --timeout, or nobody else can hold it; the node goes on draining, and does not end.
     """
-    where = _find(path, socket)
     if cancel:
-        _say_drain(ask(where, "/drain?cancel=1", "POST"), as_json)
+        _say_drain(node.ask("/drain?cancel=1", "POST"), as_json)
         return
-    report = _watch_drain(where, timeout_s)
+    report = _watch_drain(node, timeout_s)
     over = report["state"] == DRAINED and not report["stranded"] and not report["left"]
     if over and not stay:
-        report.update(ask(where, "/leave", "POST"))
-        over = _until(lambda: not report["left_process"] or not answers(where), timeout_s)
+        report.update(node.ask("/leave", "POST"))
+        over = _until(lambda: not report["left_process"] or not node.answers(), timeout_s)
     _say_drain(report, as_json)
     if not over and report.get("left_process"):
         click.echo(f"its process has not ended within {timeout_s:g} s", err=True)
     ctx.exit(0 if over else 1)
 
 
-def _watch_drain(where: Path, timeout_s: float) -> dict[str, Any]:
+def _watch_drain(node: Asked, timeout_s: float) -> dict[str, Any]:
     """Begin a drain, and show how far it is until it is over or the time is."""
-    report: dict[str, Any] = ask(where, "/drain", "POST")
+    report: dict[str, Any] = node.ask("/drain", "POST")
     with _bar(1000, "handing over") as advance:
         shown = 0
 
         def over() -> bool:
             nonlocal shown
-            report.update(ask(where, "/drain"))
+            report.update(node.ask("/drain"))
             done = 1000 if report["state"] == DRAINED else 999 * (report["total"] - report["left"]) // max(1, report["total"])
             advance(max(0, done - shown))
             shown = max(shown, done)
@@ -288,18 +260,18 @@ def _say_drain(report: dict[str, Any], as_json: bool) -> None:
 
 
 @main.command()
-@_asking
+@asking
 @_as_json
 @click.option("--lose", "names", multiple=True, required=True, metavar="NODE", help="Name of a node that would be lost. Any number of times.")
 @click.pass_context
-def rehearse(ctx: click.Context, path: str | None, socket: str | None, as_json: bool, names: Sequence[str]) -> None:
+def rehearse(ctx: click.Context, node: Asked, as_json: bool, names: Sequence[str]) -> None:
     """Say which sessions would not survive the loss of these nodes, all at once. Nothing is harmed.
 
     LOST: no other node has a copy. BEHIND: others have one, without its last changes. Exit code 1 if there are any; --json names
     all of them.
     """
     asked = "&".join(f"lose={quote(name)}" for name in names)
-    found = ask(_find(path, socket), f"/rehearse?{asked}", timeout_s=_REHEARSAL_S)
+    found = node.ask(f"/rehearse?{asked}", timeout_s=_REHEARSAL_S)
     bad = any(part["lost"] or part["behind"] for part in found["managers"].values())
     if as_json:
         click.echo(json.dumps(found, indent=2))

@@ -139,7 +139,23 @@ def check_manager(manager: ManagerSettings, where: str, problems: Problems) -> N
         problems.add(f"{where}.idle_timeout_s", f"{manager.idle_timeout_s:g} is longer than absolute_timeout_s ({manager.absolute_timeout_s:g})")
 
 
-def check_admin(admin: AdminSettings, problems: Problems) -> None:
+def check_admin(admin: AdminSettings, security: SecuritySettings, problems: Problems) -> None:
+    if admin.listen:
+        where = split_address(admin.listen, None)
+        address = _address(where[0]) if where is not None else None
+        if address is None:
+            problems.add("admin.listen", f"{admin.listen!r} is not address:port, such as 127.0.0.1:7001")
+        elif security.certificates:
+            if admin.token_file:
+                problems.add("admin.token_file", "is given, and certificates too: whoever asks over TCP shows a certificate, take the token away")
+        elif not address.is_loopback:
+            problems.add(
+                "admin.listen", f"{admin.listen} is outside loopback, where a token could be overheard: give security.certificates, or listen on 127.0.0.1"
+            )
+        elif not admin.token_file:
+            problems.add("admin.token_file", "is missing, and admin.listen is given; `caterwaul secret new FILE` makes a token")
+    elif admin.token_file:
+        problems.add("admin.token_file", "is not used, because admin.listen names no address")
     if admin.socket not in ("", "auto"):
         if not os.path.isabs(admin.socket):
             problems.add("admin.socket", f"{admin.socket!r} is not an absolute path")

@@ -99,9 +99,11 @@ class ClusterManager:
         node = self._running()
 
         def drain() -> Deferred[dict[str, Any]]:
-            node.begin_drain()
-            assert node.drain is not None, "begun"
-            return node.drain.done(timeout_s).addCallback(lambda _: node.drain_report())
+            handing_over = node.drain
+            if handing_over is None:
+                raise LocalError("the cluster is not started: its start failed, or is not over")
+            handing_over.begin()
+            return handing_over.done(timeout_s).addCallback(lambda _: handing_over.report())
 
         if inside_reactor():
             return drain()

@@ -10,7 +10,7 @@ another incarnation and another `Node`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -36,6 +36,7 @@ from ..membership.told import Told
 from ..membership.view import View, ViewChanged
 from .admin import AdminService
 from .admin_socket import socket_path
+from .administration import Administration
 from .channel import GroupChannel
 from .draining import SERVING, Drain
 from .rehearsal import Rehearsal
@@ -64,7 +65,7 @@ class Node:
         self.settings = settings
         self.managers: dict[str, SessionManager] = {}
         self.maps: dict[str, ReplicatedMap] = {}
-        self._engines: dict[str, SessionManager] = {}  # managers, and those underneath maps
+        self.engines: dict[str, SessionManager] = {}  #: managers, and those underneath maps
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()}
         self.channel: GroupChannel | None = None
@@ -77,7 +78,7 @@ class Node:
         self._web = WebService(settings.web, reactor, self._is_leaving) if settings.web.listen else None
         self._admin: AdminService | None = None
         self.drain: Drain | None = None  #: from the start on
-        self._rehearsal: Rehearsal | None = None
+        self.rehearsal: Rehearsal | None = None
         self.on_leave: Callable[[], object] | None = None  #: ends the process that is only this node; None: the process is somebody else's
         self._subscribers: list[Subscriber] = []
         self._stopped: Deferred[None] | None = None
@@ -92,7 +93,7 @@ class Node:
     @property
     def me(self) -> Member:
         """This node as a member. Raises `LocalError` before the start."""
-        return self._running()[1].me
+        return self.running()[1].me
 
     @property
     def view(self) -> View:
@@ -109,7 +110,7 @@ class Node:
         """Others had time to be found, and every manager holds what it should: balancers may send users here."""
         if self.membership is None or self._is_leaving() or self._reactor.seconds() < self._ready_at:
             return False
-        return all(engine.in_sync for engine in self._engines.values())
+        return all(engine.in_sync for engine in self.engines.values())
 
     def _is_leaving(self) -> bool:
         return self._stopped is not None or (self.drain is not None and self.drain.state != SERVING)
@@ -193,8 +194,8 @@ class Node:
         channel.on_shut_out = membership.expel
         channel.on_announce = lambda me: membership.announce(me) if membership.running else None
         membership.startService()
-        self.drain = Drain(channel, self._engines, settings.node.weight, settings.node.drain_notice_s, self._reactor)
-        self._rehearsal = Rehearsal(channel, self._engines, self._reactor)
+        self.drain = Drain(channel, self.engines, settings.node.weight, settings.node.drain_notice_s, self._reactor)
+        self.rehearsal = Rehearsal(channel, self.engines, self._reactor)
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
@@ -216,34 +217,34 @@ class Node:
             name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
             asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name],
         )  # fmt: skip
-        self._engines[name] = manager
+        self.engines[name] = manager
         manager.start()
         return manager
 
     def _start_admin(self) -> None:
         """A socket that the user named must work; without the automatic one, a node is as good."""
+        assert self.security is not None, "started before"
+        self._admin = admin = AdminService(Administration(self), self.security, self._reactor)
+        admin.listen()
         path = socket_path(self.settings.admin.socket, self.name)
         if path is None:
             return
-        admin = AdminService(self, path, self._reactor)
         try:
-            admin.start()
+            admin.listen_unix(path)
         except LocalError as error:
             if self.settings.admin.socket != "auto":
                 raise
             _log.warn("{error}; `caterwaul members` will not find this node", error=error)
-        else:
-            self._admin = admin
 
     async def _stop(self) -> None:
         parts: list[Callable[[], Any]] = [] if self.drain is None else [self.drain.stop]
         if self._web is not None:
             parts.append(self._web.stop)
-        parts += [self._engines[name].flush for name in sorted(self._engines)]
+        parts += [self.engines[name].flush for name in sorted(self.engines)]
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
             parts += [self._deliver, self.membership.stopService]
-        parts += [self._engines[name].stop for name in sorted(self._engines)]
+        parts += [self.engines[name].stop for name in sorted(self.engines)]
         if self.security is not None:
             parts.append(self.security.stop)
         if self.channel is not None:
@@ -260,13 +261,13 @@ class Node:
 
     def _deliver(self) -> Deferred[None]:
         """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""
-        channel, membership = self._running()
+        channel, membership = self.running()
         delivered: Deferred[None] = Deferred()
         told = Told(
             {member.uid for member in membership.view if not channel.is_degraded(member.uid)} - {channel.me.uid},
             lambda: delivered.callback(None),
         )
-        for name in sorted(self._engines):  # no receiver knows this operation; the data lane confirms it after all that went before
+        for name in sorted(self.engines):  # no receiver knows this operation; the data lane confirms it after all that went before
             channel.send(sorted(told.uids), Message(name, DATA, encode([name, _END_OF_DATA]), waiters=(told,)))
         told.check()
         return delivered.addTimeout(_DELIVER_S, self._reactor, lambda result, timeout: None)
@@ -281,7 +282,7 @@ class Node:
     def _event(self, event: object) -> None:
         match event:
             case ViewChanged():
-                for name, engine in sorted(self._engines.items()):
+                for name, engine in sorted(self.engines.items()):
                     kind = self._kinds[name]
                     part = ViewChanged(event.before.announcing(name, kind), event.after.announcing(name, kind), event.clean)
                     try:
@@ -293,7 +294,7 @@ class Node:
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
             case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
-                for _, engine in sorted(self._engines.items()):
+                for _, engine in sorted(self.engines.items()):
                     engine.slept(seconds)
         for subscriber in list(self._subscribers):
             try:
@@ -310,88 +311,27 @@ class Node:
                     member=member, name=name, theirs=member.kind_of(name), kind=kind,
                 )  # fmt: skip
 
-    def _running(self) -> tuple[GroupChannel, MembershipService]:
+    def running(self) -> tuple[GroupChannel, MembershipService]:
+        """What it has from its start on. Raises `LocalError` before."""
         if self.channel is None or self.membership is None:
             raise LocalError("the node is not started")
         return self.channel, self.membership
 
-    # -- reports, for the admin service
-
-    def members_report(self) -> list[dict[str, Any]]:
-        """Each member of the group, by name, those of other domains too: what this node knows of it."""
-        channel, membership = self._running()
-        report = []
-        for member in sorted(membership.everyone, key=lambda member: (member.name, member.uid)):
-            here = member.uid == channel.me.uid
-            if member.domain != channel.me.domain:
-                state = "other domain"
-            elif member.payload.get("draining") is True:
-                state = "draining"
-            elif here:
-                state = "in sync" if self.is_ready else "joining"
-            elif channel.is_degraded(member.uid):
-                state = "degraded"
-            else:
-                state = "in sync" if all(engine.is_in_sync_with(member.uid) for engine in self._engines.values()) else "joining"
-            report.append({
-                "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
-                "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
-                "managers": sorted(member.managers), "pid": member.payload.get("pid"), "http": member.payload.get("http"),
-            })  # fmt: skip
-        return report
-
-    def sessions_report(self, manager: str, limit: int, after: str) -> dict[str, Any]:
-        """One page of the sessions held here. `manager`: empty for the only one."""
-        if not manager and len(self.managers) == 1:
-            manager = next(iter(self.managers))
-        found = self.managers.get(manager)
-        if found is None:
-            raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self.managers))}")
-        try:
-            start = bytes.fromhex(after)
-        except ValueError:
-            raise LocalError(f"after: {after!r} is not the key of a session in hexadecimal") from None
-        page = found.summaries(limit, start)
-        return {"manager": manager, "count": found.count, "sessions": page}
-
-    def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
-        """Which sessions would not survive the loss of the nodes of these names; see `Rehearsal.run`. Changes nothing."""
-        if self._rehearsal is None:
-            raise LocalError("the node is not started")
-        return self._rehearsal.run(self.view, lose)
-
-    def drain_report(self) -> dict[str, Any]:
-        """How far a drain is; see `Drain.report`."""
-        return self._draining().report()
-
-    def begin_drain(self) -> dict[str, Any]:
-        self._draining().begin()
-        return self.drain_report()
-
-    def cancel_drain(self) -> dict[str, Any]:
-        self._draining().cancel()
-        return self.drain_report()
-
-    def end(self) -> dict[str, Any]:
-        """End the process if it is nothing but this node (`left_process` says whether); an application's own process goes on, with a node that holds nothing."""
+    def end(self) -> bool:
+        """End the process if it is nothing but this node, and say whether it is; an application's own process goes on, with a node that holds nothing."""
         if self.on_leave is not None:
             self._reactor.callFromThread(self.on_leave)  # after the answer
-        return {"left_process": self.on_leave is not None}
-
-    def _draining(self) -> Drain:
-        if self.drain is None:
-            raise LocalError("the node is not started")
-        return self.drain
+        return self.on_leave is not None
 
     def statistics(self) -> dict[str, Any]:
         """Counters of all parts."""
-        channel, membership = self._running()
+        channel, membership = self.running()
         return {
             "node": {"name": self.name, "uid": channel.me.uid.hex(), "ready": self.is_ready, "view": membership.view.number},
             "membership": membership.statistics(),
             "channel": channel.statistics(),
             "security": self.security.statistics() if self.security is not None else {},
-            "managers": {name: engine.statistics() for name, engine in sorted(self._engines.items())},
+            "managers": {name: engine.statistics() for name, engine in sorted(self.engines.items())},
         }
 
 

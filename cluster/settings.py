@@ -169,7 +169,7 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_cluster(settings.cluster, problems)
     check_membership(settings.membership, settings.node, problems)
     check_channel(settings.channel, problems)
-    check_admin(settings.admin, problems)
+    check_admin(settings.admin, settings.security, problems)
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
@@ -59,6 +59,11 @@ class SecretGuard:
         self._secrets = {secret.id: secret for secret in secrets}
         self._credentials = {key_id.hex() for key_id in self._secrets}
 
+    @property
+    def ids(self) -> list[str]:
+        """Of the secrets, the preferred one first."""
+        return [key_id.hex() for key_id in self._secrets]
+
     def context(self) -> SSL.Context:
         return self._context
 
@@ -83,6 +88,7 @@ class CertificateGuard:
     def replace(self, credentials: Credentials) -> None:
         """From now on these; a list of revoked ones that is older than the one known already counts for nothing."""
         self.authorities = credentials.authorities
+        self._own = credentials.chain[0]
         self._context = make_context(credentials.chain, credentials.key, credentials.authorities)
         self.revoke(credentials.revoked)
 
@@ -93,19 +99,27 @@ class CertificateGuard:
             self.revoked = revoked
         return newer
 
+    def statistics(self, now: datetime.datetime) -> dict[str, Any]:
+        return {
+            "certificate": f"{self._own.serial_number:x}", "valid_for_s": int((self._own.not_valid_after_utc - now).total_seconds()),
+            "authorities": len(self.authorities), "revoked": len(self.revoked.serials), "revoked_number": self.revoked.number,
+        }  # fmt: skip
+
     def context(self) -> SSL.Context:
         return self._context
 
-    def admission(self, tls: SSL.Connection, uid: bytes, *, dialled: bool) -> Admission:
+    def identify(self, tls: SSL.Connection) -> Identity:
+        """Whose certificate the other end has shown. Raises `HandshakeRefused` if it is nobody's of this cluster."""
         shown = tls.get_peer_certificate(as_cryptography=True)
-        if shown is None:  # TLS has refused that already
-            raise HandshakeRefused("certificate", "no certificate was shown")
-        name = name_in(shown, self._cluster)
-        if not name:
+        name = name_in(shown, self._cluster) if shown is not None else ""  # TLS has refused who shows none
+        if shown is None or not name:
             raise HandshakeRefused("certificate", f"the certificate names no node of cluster {self._cluster!r}")
-        identity = Identity(name=name, credential=f"{shown.serial_number:x}")
+        return Identity(name=name, credential=f"{shown.serial_number:x}")
+
+    def admission(self, tls: SSL.Connection, uid: bytes, *, dialled: bool) -> Admission:
+        identity = self.identify(tls)
         if not self.admits(identity):
-            raise HandshakeRefused("revoked", f"the certificate {identity.credential} of {name!r} has been revoked")
+            raise HandshakeRefused("revoked", f"the certificate {identity.credential} of {identity.name!r} has been revoked")
         return Open(identity)
 
     def admits(self, identity: Identity) -> bool:

@@ -123,10 +123,12 @@ class Security:
             self._channel.readmit()
 
     def statistics(self) -> dict[str, Any]:
-        """`credentials`: ids of the secrets, the one in use first, or the number of the list of revoked certificates."""
+        """`secrets`: their ids, the one in use first. `valid_for_s`: how long the node's own certificate is still good, below 0 when it is not."""
         found: dict[str, Any] = {"mode": self.mode, "reloads": self._reloads, "errors": self._errors}
         if isinstance(self.guard, CertificateGuard):
-            found |= {"revoked": len(self.guard.revoked.serials), "revoked_number": self.guard.revoked.number}
+            found |= self.guard.statistics(utc_now())
+        elif isinstance(self.guard, SecretGuard):
+            found["secrets"] = self.guard.ids
         if isinstance(self.sealer, SealedDatagrams):
             found["datagrams"] = self.sealer.statistics()
         return found

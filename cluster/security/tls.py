@@ -30,7 +30,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-__all__ = ["TlsClient", "TlsServer", "TlsTransport", "make_context"]
+__all__ = ["TlsClient", "TlsServer", "TlsTransport", "make_context", "tls_factory"]
 
 _RECORD_BYTES = 1 << 14  # of data in a TLS record
 _RECORD_OVERHEAD_BYTES = 64  # at most, in TLS 1.3
@@ -120,6 +120,11 @@ class _Creator:
 
     def serverConnectionForTLS(self, protocol: object) -> SSL.Connection:
         return SSL.Connection(self._context(), None)
+
+
+def tls_factory(context: ContextSource, factory: IProtocolFactory, clock: Any) -> TLSMemoryBIOFactory:
+    """Serve any Twisted protocol with TLS."""
+    return TLSMemoryBIOFactory(_Creator(context), False, factory, clock)
 
 
 @implementer(IStreamServerEndpoint)

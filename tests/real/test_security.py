@@ -5,8 +5,10 @@ Requirements 2, 6, 15 to 22, 24 to 26 of docs/security.md.
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +16,14 @@ from typing import Any
 
 import pytest
 
+from caterwaul.cluster.admin_socket import answers, ask
 from caterwaul.cluster.handshake import encode_greeting
 from caterwaul.cluster.security.authority import CertificateAuthority
-from caterwaul.cluster.security.keyring import make_secret, read_lines, write_secrets
+from caterwaul.cluster.security.keyring import make_secret, read_lines, read_secrets, write_secrets
 from caterwaul.membership.member import Member
 from caterwaul.membership.messages import Heartbeat
 
-from .processes import Cluster, Node, holds, until
+from .processes import CATERWAUL, Cluster, Command, Node, free_port, holds, until
 
 HANDSHAKE_S = 1.0
 CHANNEL = {"handshake_timeout_s": HANDSHAKE_S, "reconnect_min_s": 0.05}
@@ -52,6 +55,11 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]
 
 def refusals(node: Node) -> dict[str, int]:
     found: dict[str, int] = node.do("statistics")["channel"]["refusals"]
+    return found
+
+
+def certificate(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = node.do("statistics")["security"]
     return found
 
 
@@ -194,10 +202,11 @@ class TestKeysChange:
             old = cluster.secret_file.read_text()
             (first,) = read_lines(cluster.secret_file)
             second = make_secret()
-            for step, lines in enumerate(([first, second], [second, first], [second]), 1):
+            for lines in ([first, second], [second, first], [second]):
                 write_secrets(cluster.secret_file, lines, replace=True)
+                ids = [found.id.hex() for found in read_secrets(cluster.secret_file)]
                 for node in nodes:
-                    until(lambda node=node, step=step: node.do("statistics")["security"]["reloads"] >= step, what=f"{node.name} has read it")  # type: ignore[misc]
+                    until(lambda node=node, ids=ids: node.do("statistics")["security"]["secrets"] == ids, what=f"{node.name} has read it")  # type: ignore[misc]
             until(lambda: any(refusals(node).get("revoked") for node in nodes), 5.0, "connections of the old secret are cut off")
             until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they have met again")
             nodes[0].do("end_writing")
@@ -245,23 +254,25 @@ class TestKeysChange:
         with Certified(tmp_path) as cluster:
             nodes = cluster.grow("abc")
             changes = [len(node.do("changes")) for node in nodes]
-            reloads = 0
+            issued = [certificate(node)["certificate"] for node in nodes]
 
-            def read_again() -> None:
-                for node in nodes:
-                    until(lambda node=node: node.do("statistics")["security"]["reloads"] > reloads, what=f"{node.name} has read it")  # type: ignore[misc]
+            def all_have(authorities: int, *, new: bool = False) -> None:
+                for node, before in zip(nodes, issued, strict=True):
+                    found = until(lambda node=node: certificate(node)["authorities"] == authorities and certificate(node), what=f"{node.name} has read it")  # type: ignore[misc]
+                    assert (found["certificate"] != before) == new
+                    assert found["valid_for_s"] > 89 * 86400
 
             cluster.ca.rotate()
             for node in nodes:
                 cluster.ca.publish(cluster.directory_of(node.name))
-            read_again()
+            all_have(2)
             for node in nodes:
                 cluster.ca.issue(node.name, cluster.directory_of(node.name), 90)
+                until(lambda node=node: certificate(node)["certificate"] not in issued, what=f"{node.name} shows another")  # type: ignore[misc]
             cluster.ca.finish_rotation()
-            reloads = max(node.do("statistics")["security"]["reloads"] for node in nodes)
             for node in nodes:
                 cluster.ca.publish(cluster.directory_of(node.name))
-            read_again()
+            all_have(1, new=True)
             until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they are together")
             assert [len(node.do("changes")) for node in nodes] == changes
             cluster.start("d")
@@ -275,3 +286,85 @@ class TestKeysChange:
             assert x.exit_code() != 0
             assert "was issued for node 'b', and this is 'x'" in x.log
             assert a.names == ["a"]
+
+
+class TestWhatIsShown:
+    def test_a_secret_is_shown_nowhere(self, tmp_path: Path) -> None:
+        """Neither on the command line of the process, nor in its log, nor in what the admin service answers. Requirement 56."""
+        secret, token = make_secret(), make_secret()
+        for name, text in (("secret", secret), ("token", token)):
+            write_secrets(tmp_path / name, [text], replace=False)
+        arguments = [
+            "node", "-v", "--set=node.name=x", f"--set=security.secret_file={tmp_path}/secret", f"--set=admin.socket={tmp_path}/x.sock",
+            "--set=admin.listen=127.0.0.1:0", f"--set=admin.token_file={tmp_path}/token", f"--set=membership.multicast_port={free_port(socket.SOCK_DGRAM)}",
+        ]  # fmt: skip
+        with Command(*arguments) as node:
+            until(lambda: answers(tmp_path / "x.sock"), what="it answers")
+            shown = json.dumps([ask(tmp_path / "x.sock", path) for path in ("/config", "/statistics", "/members")])
+            write_secrets(tmp_path / "secret", [secret[:10]], replace=True)  # too short: an error that could quote it
+            until(lambda: ask(tmp_path / "x.sock", "/statistics")["security"]["errors"], what="it was refused")
+            shown += node.log + Path(f"/proc/{node.pid}/cmdline").read_text()
+        for part in (secret, token, secret[:10]):
+            assert part not in shown
+        assert "in the clear" not in shown
+
+    def test_a_node_without_a_key_says_that_it_stays_on_loopback(self, tmp_path: Path) -> None:
+        with Command("node", "--set=node.name=x", "--set=membership.discovery=[]", f"--set=admin.socket={tmp_path}/x.sock") as node:
+            until(lambda: "in the clear: no secret, no certificates, so loopback only" in node.log, what="it says so")
+
+    def test_insecure_is_loud(self, tmp_path: Path) -> None:
+        with Command("node", "--set=node.name=x", "--set=node.insecure=true", "--set=membership.discovery=[]", f"--set=admin.socket={tmp_path}/x.sock") as node:
+            until(lambda: "node.insecure is set: nothing between members is encrypted" in node.log, what="it says so")
+
+
+class TestAdministrators:
+    def test_a_token_opens_the_door_on_loopback(self, tmp_path: Path) -> None:
+        for name in ("token", "wrong"):
+            write_secrets(tmp_path / name, [make_secret()], replace=False)
+        port = free_port()
+        arguments = [
+            "node", "--set=node.name=x", "--set=membership.discovery=[]", "--set=admin.socket=", f"--set=admin.listen=127.0.0.1:{port}", f"--set=admin.token_file={tmp_path}/token",
+        ]  # fmt: skip
+        url = f"http://127.0.0.1:{port}"
+        with Command(*arguments) as node:
+            until(lambda: said("members", "--json", "--url", url, "--token-file", f"{tmp_path}/token")[0] == 0, what="it answers")
+            code, text = said("members", "--json", "--url", url, "--token-file", f"{tmp_path}/wrong")
+            assert (code, "a token is needed" in text) == (1, True)
+            code, text = said("drain", "--url", url, "--token-file", f"{tmp_path}/token")
+            assert (code, "only answers questions" in text) == (1, True)
+            assert node.is_running
+
+    def test_a_certificate_of_an_administrator_opens_it_elsewhere(self, tmp_path: Path) -> None:
+        authority = CertificateAuthority.init(tmp_path / "ca", "caterwaul")
+        for name in ("x", "admin", "other"):
+            authority.issue(name, tmp_path / name, 90)
+        port = free_port()
+        arguments = [
+            "node", "--set=node.name=x", "--set=membership.discovery=[]", "--set=admin.socket=", f"--set=admin.listen=127.0.0.1:{port}",
+            f"--set=security.certificates={tmp_path}/x", "--set=admin.listen_read_only=false",
+        ]  # fmt: skip
+        url = f"https://127.0.0.1:{port}"
+        with Command(*arguments) as node:
+            until(lambda: said("members", "--json", "--url", url, "--certificates", f"{tmp_path}/admin")[0] == 0, what="it answers")
+            code, text = said("members", "--url", url, "--certificates", f"{tmp_path}/other")
+            assert (code, "a token is needed" in text) == (1, True), "a node is no administrator"
+            with pytest.raises((ssl.SSLError, ConnectionError)):
+                ask_without_certificate(port)
+            authority.revoke("admin")
+            authority.publish(tmp_path / "x")
+            until(lambda: said("members", "--url", url, "--certificates", f"{tmp_path}/admin")[0] == 1, what="whoever is revoked is an administrator no more")
+            assert node.is_running
+
+
+def ask_without_certificate(port: int) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), timeout=5.0) as raw, context.wrap_socket(raw) as nobody:
+        nobody.sendall(b"GET /members HTTP/1.1\r\nHost: a\r\n\r\n")
+        nobody.recv(1)
+
+
+def said(*arguments: str) -> tuple[int, str]:
+    """Exit code, and all that the command said."""
+    done = subprocess.run([*CATERWAUL, *arguments], capture_output=True, text=True, timeout=30.0)
+    return done.returncode, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from caterwaul.cluster import cli
+from caterwaul.cluster import asking, cli
 from caterwaul.cluster.admin_socket import Running
 from caterwaul.cluster.demo.nodes import Layout
 from caterwaul.membership.errors import LocalError
@@ -35,7 +35,7 @@ class Node:
         self.sessions = [session(number) for number in range(sessions)]
         self.asked: list[tuple[Path, str]] = []
 
-    def ask(self, path: Path, target: str) -> Any:
+    def ask(self, path: Path, target: str, method: str = "GET", timeout_s: float = 0.0) -> Any:
         self.asked.append((path, target))
         if target == "/members":
             return {"members": [MEMBER, OTHER]}
@@ -48,8 +48,8 @@ class Node:
 @pytest.fixture
 def node(monkeypatch: pytest.MonkeyPatch) -> Node:
     node = Node(1203)
-    monkeypatch.setattr(cli, "ask", node.ask)
-    monkeypatch.setattr(cli, "find_running", lambda name: [Running(name or "a", 7, Path("/run/a-7.sock"))])
+    monkeypatch.setattr(asking, "ask", node.ask)
+    monkeypatch.setattr(asking, "find_running", lambda name: [Running(name or "a", 7, Path("/run/a-7.sock"))])
     return node
 
 
@@ -102,13 +102,13 @@ class TestMembers:
         assert node.asked == [(Path("/y.sock"), "/members")]
 
     def test_without_a_node_it_says_how_to_start_one(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cli, "find_running", lambda name: [])
+        monkeypatch.setattr(asking, "find_running", lambda name: [])
         result = run("members")
         assert result.exit_code == 1
         assert result.stderr.startswith("caterwaul: no node of this user is running on this machine; start one with `caterwaul node`")
 
     def test_of_several_nodes_one_has_to_be_chosen(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cli, "find_running", lambda name: [Running(n, 7, Path(f"/{n}.sock")) for n in "ab"])
+        monkeypatch.setattr(asking, "find_running", lambda name: [Running(n, 7, Path(f"/{n}.sock")) for n in "ab"])
         result = run("members")
         assert result.exit_code == 1
         assert "--socket /a.sock   (a, process 7)" in result.stderr
@@ -122,10 +122,10 @@ class TestMembers:
         assert "cannot be asked" in result.stderr
 
     def test_what_goes_wrong_is_one_line(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-        def nobody(path: Path, target: str) -> None:
+        def nobody(path: Path, *asked: object) -> None:
             raise LocalError(f"no node is running at {path}")
 
-        monkeypatch.setattr(cli, "ask", nobody)
+        monkeypatch.setattr(asking, "ask", nobody)
         result = run("members", "--socket", "/x.sock")
         assert (result.exit_code, result.stderr) == (1, "caterwaul: no node is running at /x.sock\n")
 

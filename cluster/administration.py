@@ -1,0 +1,128 @@
+"""What an operator may know of a node and do to it, as plain data: what the admin service answers with.
+
+Nothing here decides; it asks the parts of the node, and puts what they say into tables. Reactor thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from ..managers.base import SessionManager
+from ..membership.errors import LocalError
+from ..membership.service import MembershipService
+from ..membership.view import View
+from .channel import GroupChannel
+from .draining import Drain
+from .rehearsal import Rehearsal
+from .settings import Settings
+
+__all__ = ["Administration", "Parts"]
+
+
+class Parts(Protocol):
+    """Of a node. `engines`: its managers, and those underneath maps."""
+
+    settings: Settings
+    managers: dict[str, SessionManager]
+    engines: dict[str, SessionManager]
+    drain: Drain | None
+    rehearsal: Rehearsal | None
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    @property
+    def view(self) -> View: ...
+
+    def running(self) -> tuple[GroupChannel, MembershipService]:
+        """Raises `LocalError` before the start."""
+
+    def statistics(self) -> dict[str, Any]: ...
+
+    def end(self) -> bool:
+        """End the process, if it is nothing but this node; whether it is."""
+
+
+class Administration:
+    """`admin.Administered`. Raises `LocalError` for what cannot be answered."""
+
+    def __init__(self, node: Parts) -> None:
+        self._node = node
+
+    @property
+    def settings(self) -> Settings:
+        return self._node.settings
+
+    @property
+    def is_ready(self) -> bool:
+        return self._node.is_ready
+
+    def statistics(self) -> dict[str, Any]:
+        return self._node.statistics()
+
+    def members_report(self) -> list[dict[str, Any]]:
+        """Each member of the group, by name, those of other domains too: what this node knows of it."""
+        channel, membership = self._node.running()
+        report = []
+        for member in sorted(membership.everyone, key=lambda member: (member.name, member.uid)):
+            here = member.uid == channel.me.uid
+            if member.domain != channel.me.domain:
+                state = "other domain"
+            elif member.payload.get("draining") is True:
+                state = "draining"
+            elif here:
+                state = "in sync" if self._node.is_ready else "joining"
+            elif channel.is_degraded(member.uid):
+                state = "degraded"
+            else:
+                state = "in sync" if all(engine.is_in_sync_with(member.uid) for engine in self._node.engines.values()) else "joining"
+            report.append({
+                "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
+                "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
+                "managers": sorted(member.managers), "pid": member.payload.get("pid"), "http": member.payload.get("http"),
+            })  # fmt: skip
+        return report
+
+    def sessions_report(self, manager: str, limit: int, after: str) -> dict[str, Any]:
+        """One page of the sessions held here. `manager`: empty for the only one."""
+        if not manager and len(self._node.managers) == 1:
+            manager = next(iter(self._node.managers))
+        found = self._node.managers.get(manager)
+        if found is None:
+            raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self._node.managers))}")
+        try:
+            start = bytes.fromhex(after)
+        except ValueError:
+            raise LocalError(f"after: {after!r} is not the key of a session in hexadecimal") from None
+        page = found.summaries(limit, start)
+        return {"manager": manager, "count": found.count, "sessions": page}
+
+    def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
+        """Which sessions would not survive the loss of the nodes of these names; see `Rehearsal.run`. Changes nothing."""
+        if self._node.rehearsal is None:
+            raise LocalError("the node is not started")
+        return self._node.rehearsal.run(self._node.view, lose)
+
+    def drain_report(self) -> dict[str, Any]:
+        """How far a drain is; see `Drain.report`."""
+        return self._draining().report()
+
+    def begin_drain(self) -> dict[str, Any]:
+        self._draining().begin()
+        return self.drain_report()
+
+    def cancel_drain(self) -> dict[str, Any]:
+        self._draining().cancel()
+        return self.drain_report()
+
+    def end(self) -> dict[str, Any]:
+        """End the process if it is nothing but this node (`left_process` says whether); an application's own process goes on, with a node that holds nothing."""
+        return {"left_process": self._node.end()}
+
+    def _draining(self) -> Drain:
+        if self._node.drain is None:
+            raise LocalError("the node is not started")
+        return self._node.drain
