@@ -14,8 +14,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
 from ..membership.errors import LocalError
+from ..membership.rate import Rate
 from ..membership.secret import Secret
-from .rate import Rate
 
 __all__ = ["Gate", "GuardedSite"]
 

@@ -22,12 +22,12 @@ from twisted.python.failure import Failure
 from ..membership.driver import Driver
 from ..membership.errors import RemoteError
 from ..membership.member import Member
+from ..membership.rate import Rate
 from .errors import HandshakeRefused
 from .frames import Frame
 from .handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake
 from .link import Link
 from .meeting import Address, Links, Meeting, Offer
-from .rate import Rate
 from .redial import Dial, Expired, Redial
 from .security.admission import Admission
 from .settings import ChannelSettings

@@ -33,6 +33,7 @@ from .session import Session
 from .settings import ManagerSettings
 from .summaries import summaries
 from .surveying import compare, items_of, page
+from .throttle import Throttle
 from .values import ValueTypes
 
 __all__ = ["SessionManager"]
@@ -78,6 +79,8 @@ class SessionManager:
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
+        self.unknown = self._opening.unknown
+        self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
         self.release = self._opening.release
 
     # -- life, in the reactor's thread
@@ -254,6 +257,7 @@ class SessionManager:
         core, replica = self._core, self._core.replica
         return {
             "sessions": replica.live, "tombstones": replica.tombstones, "commits": self._committing.commits, "commits_dropped": self._committing.dropped,
+            "sessions_refused": self._committing.refused, "creations_refused": self.throttle.creations_refused, "lookups_refused": self.throttle.lookups_refused,
             "deltas_received": self.deltas_received, "conflicts": replica.conflicts, "gaps": replica.gaps, "repeats": replica.repeats,
             "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,
             "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,

@@ -17,7 +17,7 @@ from ..membership.channel import Channel, Message, Waiter, fail
 from .changes import batch_prefix, encode_delta
 from .core import SessionCore
 from .entry import Entry
-from .errors import SessionError, SessionUnknown
+from .errors import SessionRefused, SessionUnknown
 from .heads import ID_CHANGED, live_head
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
@@ -67,7 +67,7 @@ class Committing:
         self.waitings: list[Waiting] = []
         self.armed_ms = 0
         self._taken_ms = 0
-        self.commits = self.dropped = 0
+        self.commits = self.dropped = self.refused = 0
 
     def flush(self) -> None:
         """Take the outbox. Reactor's thread."""
@@ -79,7 +79,7 @@ class Committing:
 
         `acks` overrides the manager's level; without `touch`, reading alone does not keep the session alive. A commit to a
         session that another request or member has ended is dropped and counted; its receipt is not `satisfied`. Raises
-        `SessionUnknown`, `SessionError` (limits), `ValueRefused` (a nested value that cannot travel).
+        `SessionUnknown`, `SessionRefused` (limits), `ValueRefused` (a nested value that cannot travel).
         """
         if session.unknown:
             raise SessionUnknown("the session may exist on members that do not answer")
@@ -114,7 +114,8 @@ class Committing:
                 self.dropped += 1
                 return False
             if session.previous_id is None and replica.live >= self._settings.sessions_max:  # a new id is no new session
-                raise SessionError(f"{replica.live} sessions are held already (sessions_max)")
+                self.refused += 1
+                raise SessionRefused(f"{replica.live} sessions are held already (sessions_max)", 503)
         elif entry.head is not None and entry.head.state:
             self.dropped += 1
             return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..membership.errors import LocalError
 
-__all__ = ["SessionError", "SessionUnknown", "ValueDamaged", "ValueRefused"]
+__all__ = ["NotConfirmed", "SessionEnded", "SessionError", "SessionRefused", "SessionUnavailable", "SessionUnknown", "ValueDamaged", "ValueRefused"]
 
 
 class SessionError(LocalError):
@@ -15,8 +15,22 @@ class SessionEnded(SessionError):
     """The session was invalidated, or another request or member ended it; nothing can be written to it any more."""
 
 
-class SessionUnknown(SessionError):
+class SessionUnavailable(SessionError):
+    """Not now, and perhaps soon: fronts answer with `status`, and the browser may try again."""
+
+    status = 503
+
+
+class SessionUnknown(SessionUnavailable):
     """Nobody who could know was reachable: the session may exist elsewhere, so nothing may be written in its place now. Try again soon."""
+
+
+class SessionRefused(SessionUnavailable):
+    """No new session: this member holds as many as it may (`status` 503), or this client has begun too many (429). Those that exist go on."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class NotConfirmed(SessionError):

@@ -99,6 +99,10 @@ class Opening:
         self._follow(self._begin(session_id, token), result.callback)
         return result
 
+    def unknown(self) -> Session:
+        """The session of a request that nobody is asked for: it reads as empty, and refuses writes."""
+        return self._made(unknown=True)
+
     def release(self, session: Session) -> None:
         """The request is over: the session is not in use by it any more. Repeats are harmless."""
         key, session.opened = session.opened, b""

@@ -96,6 +96,22 @@ class ManagerSettings:
     attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
     attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
+    creations_per_s: float = knob(
+        50.0,
+        "Sessions that one client address may begin a second, ten times that at once; a request over it is answered with 429, and counted (`creations_refused`). "
+        "Lower stops who drops every cookie sooner; too low stops many users behind one address. 0: no limit.",
+        minimum=0.0,
+    )
+    misses_per_s: float = knob(
+        20.0,
+        "Ids of no session that one client address may show a second, ten times that at once; over it other nodes are not asked for what it shows, and its "
+        "sessions that are not held here are *unknown* for the moment (`lookups_refused`). 0: no limit.",
+        minimum=0.0,
+    )
+    trusted_proxies: list[str] = knob(
+        ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"],
+        "Networks whose `X-Forwarded-For` says who the client is, for the two limits above. A client in them that no proxy names is not limited.",
+    )
     pack_after_s: float = knob(
         5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1
     )

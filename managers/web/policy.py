@@ -14,13 +14,20 @@ from fnmatch import translate
 from typing import Any
 
 from ..base import SessionManager
+from ..errors import SessionRefused
 from ..receipts import Receipt
 from ..session import Session
+from ..throttle import Origin
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
 
-__all__ = ["RETRY_AFTER_S", "Front", "Visit"]
+__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit"]
 
 RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
+#: What `SessionUnavailable` becomes: its status with words, and a body.
+UNAVAILABLE = {
+    503: ("503 Service Unavailable", b"The session cannot be changed at the moment. Please try again.\n"),
+    429: ("429 Too Many Requests", b"Too many sessions from this address. Please try again.\n"),
+}
 
 
 class Front:
@@ -43,18 +50,27 @@ class Front:
             self.cookies_ignored += ticket.found
         return ticket
 
-    def admit(self, ticket: Ticket, session: Session, path: str) -> Visit:
+    def local(self, ticket: Ticket, origin: Origin) -> Session | None:
+        """The session as far as this node may say by itself; None: others have to be asked."""
+        session = self.manager.open_local(ticket.id, ticket.token)
+        return session if session is not None or self.manager.throttle.may_ask(origin) else self.manager.unknown()
+
+    def admit(self, ticket: Ticket, session: Session, path: str, origin: Origin) -> Visit:
         """The request begins. `path` without query."""
-        return Visit(self, ticket, session, not self._no_touch(path))
+        if ticket.id is not None and session.id is None and not session.unknown:
+            self.manager.throttle.missed(origin)
+        return Visit(self, ticket, session, not self._no_touch(path), origin)
 
 
 class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
-    __slots__ = ("_failed", "_front", "_over", "_released", "_ticket", "_touches", "session")
+    __slots__ = ("_failed", "_front", "_known", "_origin", "_over", "_released", "_ticket", "_touches", "session")
 
-    def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool) -> None:
+    def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
         self.session = session
+        self._origin = origin
+        self._known = False  # the session has been committed to
         self._front = front
         self._ticket = ticket
         self._touches = touches
@@ -70,9 +86,17 @@ class Visit:
         touch = self._touches and session.accessed and session.id is not None
         if not touch and not session.modified:
             return None
+        if self._begins() and not self._front.manager.throttle.may_begin(self._origin):
+            raise SessionRefused("too many sessions from this address (creations_per_s)", 429)
         self._touches = False  # once is enough
         self._over = session.ended  # nothing can follow that
         return self._front.manager.commit(session, session.acks, touch)
+
+    def _begins(self) -> bool:
+        """Whether the commit makes a session that was not there; said once."""
+        session, known = self.session, self._known
+        self._known = True
+        return not known and session.previous_id is None and (session.id is None or session.id != self._ticket.id)
 
     def fail(self) -> None:
         """An exception left the application: what is not committed yet is dropped."""

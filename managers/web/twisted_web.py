@@ -15,19 +15,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
 from twisted.web.resource import IResource
 
 from ..base import SessionManager
-from ..errors import SessionUnknown
+from ..errors import SessionUnavailable
 from ..receipts import Receipt
+from ..throttle import Origin
 from .cookies import CookieSettings, Ticket
-from .policy import RETRY_AFTER_S, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
 
 __all__ = ["SessionRequest", "SessionSite"]
-
-
-_UNKNOWN = b"The session cannot be changed at the moment. Please try again.\n"
 
 
 class SessionRequest(server.Request):
@@ -46,12 +44,14 @@ class SessionRequest(server.Request):
         self.site = channel.site
         front: Front = channel.site.front
         ticket = front.ticket(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"cookie", ()))
-        session = front.manager.open_local(ticket.id, ticket.token)
+        client: Any = self.getClientAddress()
+        origin = (getattr(client, "host", ""), ",".join(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"x-forwarded-for", ())))
+        session = front.local(ticket, origin)
         if session is not None:
-            self._opened(session, ticket, front)
+            self._opened(session, ticket, front, origin)
         else:
             assert ticket.id is not None, "only a well-formed id is looked up"
-            front.manager.open_deferred(ticket.id, ticket.token).addCallback(self._opened, ticket, front).addErrback(self._not_opened)
+            front.manager.open_deferred(ticket.id, ticket.token).addCallback(self._opened, ticket, front, origin).addErrback(self._not_opened)
 
     def write(self, data: bytes) -> None:
         self._commit()
@@ -100,19 +100,22 @@ class SessionRequest(server.Request):
             self._visit.fail()
         if self._held is not None:
             self._held.clear()  # its headers have not left, so the error page can take its place
-        if reason.check(SessionUnknown) is None or self.startedWriting:
+        if reason.check(SessionUnavailable) is None or self.startedWriting:
             super().processingFailed(reason)
             return reason
-        self.setResponseCode(http.SERVICE_UNAVAILABLE)
+        error: Any = reason.value
+        status, body = UNAVAILABLE[error.status]
+        code, _, words = status.partition(" ")
+        self.setResponseCode(int(code), words.encode())
         self.setHeader(b"Retry-After", b"%d" % RETRY_AFTER_S)
         self.setHeader(b"Content-Type", b"text/plain")
-        self.setHeader(b"Content-Length", b"%d" % len(_UNKNOWN))
-        self.write(_UNKNOWN)
+        self.setHeader(b"Content-Length", b"%d" % len(body))
+        self.write(body)
         self.finish()
         return reason
 
-    def _opened(self, session: Any, ticket: Ticket, front: Front) -> None:
-        self._visit = front.admit(ticket, session, self.path.decode("latin-1"))
+    def _opened(self, session: Any, ticket: Ticket, front: Front, origin: Origin) -> None:
+        self._visit = front.admit(ticket, session, self.path.decode("latin-1"), origin)
         self.caterwaul_session = session
         if self._disconnected:
             self._visit.release()

@@ -14,22 +14,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from ..base import SessionManager
-from ..errors import SessionUnknown
+from ..errors import SessionUnavailable
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
 
 __all__ = ["SessionMiddleware"]
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
 
-_UNKNOWN = b"The session cannot be changed at the moment. Please try again.\n"
-
 
 class SessionMiddleware:
     """Gives each request of `app` its session.
 
-    An exception that leaves `app` saves nothing. `SessionUnknown` that leaves it before the headers becomes 503.
+    An exception that leaves `app` saves nothing. `SessionUnavailable` that leaves it before the headers becomes 503 or 429.
     `no_touch`: see `Front`.
     """
 
@@ -40,11 +38,12 @@ class SessionMiddleware:
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         front = self.front
         ticket = front.ticket((environ.get("HTTP_COOKIE", ""),))
-        session = front.manager.open_local(ticket.id, ticket.token)
+        origin = (environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""))
+        session = front.local(ticket, origin)
         if session is None:
             session = front.manager.open(ticket.id, ticket.token)
         environ["caterwaul.session"] = session
-        visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""))
+        visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin)
         response = _Response(visit, start_response)
         try:
             body = self._app(environ, response.start)
@@ -52,8 +51,8 @@ class SessionMiddleware:
                 response.finish()
                 visit.release()
                 return body
-        except SessionUnknown as error:
-            return response.unknown(error)
+        except SessionUnavailable as error:
+            return response.unavailable(error)
         except BaseException:
             response.fail()
             raise
@@ -116,21 +115,22 @@ class _Response:
         self.visit.fail()
         self.visit.release()
 
-    def unknown(self, error: SessionUnknown) -> list[bytes]:
-        """The answer 503, or the exception again when the headers are out."""
+    def unavailable(self, error: SessionUnavailable) -> list[bytes]:
+        """The answer 503 or 429, or the exception again when the headers are out."""
         self.visit.fail()
+        status, body = UNAVAILABLE[error.status]
         try:
             if self.sent:
                 raise error
             self._head = None
             self.start(
-                "503 Service Unavailable",
-                [("Content-Type", "text/plain"), ("Content-Length", str(len(_UNKNOWN))), ("Retry-After", str(RETRY_AFTER_S))],
+                status,
+                [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Retry-After", str(RETRY_AFTER_S))],
             )
             self.send()
         finally:
             self.visit.release()
-        return [_UNKNOWN]
+        return [body]
 
 
 class _Body:
@@ -156,9 +156,9 @@ class _Body:
                     response.send()
                     return chunk
             response.finish()
-        except SessionUnknown as error:
+        except SessionUnavailable as error:
             self._iterator = iter(())
-            return response.unknown(error)[0]
+            return response.unavailable(error)[0]
         except BaseException:
             response.fail()
             raise

@@ -82,6 +82,7 @@ class DeltaNode:
         self.manager = manager
         self.me = manager.me
         self.settings = manager.settings
+        self.throttle = manager.throttle
         self.open_now: list[Session] = []
         self.receipts: list[Watched] = []
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
@@ -89,6 +90,9 @@ class DeltaNode:
 
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))
+
+    def unknown(self) -> Session:
+        return self._opened(self.manager.unknown())
 
     def open_local(self, session_id: str | None, token: str = "") -> Session | None:
         if session_id in self.world.remote:

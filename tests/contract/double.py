@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 
 from caterwaul.managers.errors import SessionError, SessionUnknown
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.throttle import Throttle
 from caterwaul.managers.values import ValueTypes
 
 
@@ -61,6 +62,12 @@ class Node:
         self.receipts: list[Receipt] = []
         self.lookups: list[tuple[Deferred[Session], str]] = []
         self.commits = 0
+        self.throttle = Throttle(self.settings, lambda: 0.0)
+
+    def unknown(self) -> Session:
+        session = Session(self.world, None, unknown=True)
+        self.open_now.append(session)
+        return session
 
     def open_local(self, session_id: str | None, token: str = "") -> Session | None:
         if session_id in self.world.remote:

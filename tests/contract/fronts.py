@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from caterwaul.managers.errors import SessionError
+from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.throttle import Throttle
 from caterwaul.managers.web.cookies import CookieSettings
 
 Headers = Sequence[tuple[str, str]]
@@ -63,6 +65,8 @@ class Call:
     path: str = "/shop"
     no_touch: Sequence[str] = ()
     settings: CookieSettings | None = None
+    client: str = "192.0.2.1"
+    forwarded: str = ""  #: X-Forwarded-For
 
 
 def count(session: Any) -> Page:
@@ -175,6 +179,47 @@ class RoamingContract(Driven):
 
 class FrontContract(Driven):
     """For every manager."""
+
+    # --- what one client may cost ---
+
+    def throttled(self, world: Any) -> Any:
+        """A node that lets an address begin two sessions, and show two ids that are none."""
+        node = world.node()
+        node.throttle = Throttle(ManagerSettings(creations_per_s=0.2, misses_per_s=0.2), lambda: 0.0)
+        return node
+
+    def test_an_address_that_begins_too_many_sessions_gets_no_more_and_others_do(self, world: Any) -> None:
+        node = self.throttled(world)
+        first = self.begin(node)
+        self.begin(node)
+        refused = self.get(node, count)
+        assert (refused.status, refused.cookie, refused.all("Retry-After")) == (429, None, ["1"])
+        assert world.count() == 2
+        assert node.throttle.creations_refused == 1
+        assert self.get(node, ignore).status == 200
+        assert self.get(node, count, first).body == b"2", "what exists goes on"
+        assert self.get(node, count, client="192.0.2.2").body == b"1"
+
+    def test_a_client_behind_a_proxy_is_the_one_the_proxy_names(self, world: Any) -> None:
+        node = self.throttled(world)
+        for _ in range(2):
+            assert self.get(node, count, client="10.0.0.9", forwarded="203.0.113.1, 198.51.100.7, 10.0.0.8").status == 200
+        assert self.get(node, count, client="10.0.0.9", forwarded="203.0.113.2, 198.51.100.7, 10.0.0.8").status == 429, "what it wrote itself does not help it"
+        assert self.get(node, count, client="10.0.0.9", forwarded="198.51.100.8, 10.0.0.8").status == 200
+        assert [self.get(node, count, client="10.0.0.9").status for _ in range(5)] == [200] * 5, "a proxy that names nobody is everybody"
+
+    def test_an_address_that_makes_ids_up_has_nobody_asked_for_more(self, world: Any) -> None:
+        node = self.throttled(world)
+        mine = self.begin(world.node())
+        for letter in "BC":
+            assert self.get(node, look, letter * ID_LENGTH).body == b"[]"
+        elsewhere = "D" * ID_LENGTH
+        world.make_remote(elsewhere)
+        refused = self.get(node, count, elsewhere)
+        assert (refused.status, refused.cookie) == (503, None), "unknown for the moment: its cookie stays"
+        assert node.throttle.lookups_refused == 1
+        assert self.get(node, look, mine).body == b"[('n', 1)]", "what is here is served"
+        assert self.get(node, count, elsewhere, client="192.0.2.2").status == 200
 
     # --- creation ---
 

@@ -78,6 +78,9 @@ def serve_wsgi(application: Any, call: Call) -> Answer:
     environ: dict[str, Any] = {"REQUEST_METHOD": call.method, "PATH_INFO": call.path, "SCRIPT_NAME": "", "QUERY_STRING": "", "SERVER_PROTOCOL": "HTTP/1.1"}
     if call.cookies:
         environ["HTTP_COOKIE"] = "; ".join(call.cookies)  # type: ignore[arg-type]
+    environ["REMOTE_ADDR"] = call.client
+    if call.forwarded:
+        environ["HTTP_X_FORWARDED_FOR"] = call.forwarded
     setup_testing_defaults(environ)
     out, errors = Watched(lambda: call.node.commits), io.StringIO()
     handler = SimpleHandler(io.BytesIO(), out, errors, environ)
@@ -185,7 +188,8 @@ class WatchedTransport(StringTransport):
 
 def raw_request(call: Call) -> bytes:
     cookies = "".join(f"Cookie: {value}\r\n" for value in call.cookies)
-    return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}\r\n".encode("latin-1")
+    forwarded = f"X-Forwarded-For: {call.forwarded}\r\n" if call.forwarded else ""
+    return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}{forwarded}\r\n".encode("latin-1")
 
 
 class TestTwistedWeb(FrontContract, RoamingContract):
@@ -193,8 +197,9 @@ class TestTwistedWeb(FrontContract, RoamingContract):
 
     def drive(self, call: Call) -> Answer:
         site = SessionSite(Leaf(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
-        channel = site.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4711))
+        channel = site.buildProtocol(IPv4Address("TCP", call.client, 4711))
         transport = WatchedTransport(lambda: call.node.commits)
+        transport.peerAddr = IPv4Address("TCP", call.client, 4711)
         channel.makeConnection(transport)
         channel.dataReceived(raw_request(call))
         call.node.answer()

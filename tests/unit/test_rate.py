@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from caterwaul.cluster.rate import Rate
+from caterwaul.membership.rate import Rate
 
 
 def test_a_burst_and_then_the_rate() -> None:

@@ -28,6 +28,10 @@ class Rate:
         self._put(now, key, tokens - 1 if tokens >= 1 else tokens)
         return tokens >= 1
 
+    def has(self, now: float, key: Hashable) -> bool:
+        """Whether `take` would say yes."""
+        return self._filled(now, key) >= 1
+
     def give_back(self, now: float, key: Hashable) -> None:
         """What was taken did not count after all."""
         if key in self._buckets:
