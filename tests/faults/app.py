@@ -2,6 +2,8 @@
 
 Each append is one commit, whose confirmations are in the answer. A cookie whose session is gone begins no other: 410, so that a client
 never writes where nobody looks; 503 where the session is unknown, and nothing was written.
+
+It is imported before the node starts anything else, so it is also where a bug is planted into a node, to see that the tests find it.
 """
 
 from __future__ import annotations
@@ -16,9 +18,16 @@ from urllib.parse import parse_qs
 from caterwaul import Counter
 from caterwaul.managers.errors import SessionUnknown
 
-__all__ = ["application"]
+from ..sim.planted import BUGS
 
+__all__ = ["PLANT", "application"]
+
+PLANT = "CATERWAUL_FAULTS_PLANT"  #: in the environment: the name of a bug
 _COUNT = "count"
+
+for _bug in BUGS:
+    if _bug.name == os.environ.get(PLANT):
+        _bug.plant(setattr)
 
 
 def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

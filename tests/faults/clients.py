@@ -77,8 +77,13 @@ class Writer(Thread):
     def session(self) -> Shared:
         return self.sessions[-1]
 
-    def end(self) -> None:
+    def enough(self) -> None:
+        """No more requests than the one under way."""
         self._enough.set()
+
+    def end(self) -> None:
+        """Raises what the thread has died of."""
+        self.enough()
         self.join()
         if self.error is not None:
             raise self.error
@@ -154,7 +159,7 @@ class Clients:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for writer in self.writers:
-            writer._enough.set()
+            writer.enough()
         for writer in self.writers:
             writer.join()
         self._pool.shutdown()
