@@ -24,7 +24,7 @@ PAD_BYTES = 20_000
 
 
 def test_f13_a_link_that_is_too_slow_for_what_is_written(measured: Measured) -> None:
-    """About 6 Mbit/s of writes to a node behind 1 Mbit/s, 12 s: what is kept for it stays under `channel.outbox_max_bytes` (1 MiB here, 32 by
+    """About 12 Mbit/s of writes to a node behind 1 Mbit/s, 12 s: what is kept for it stays under `channel.outbox_max_bytes` (1 MiB here, 32 by
     default), the others are served as before (the matrix: within a fifth; here, on a machine that does other things, half of the answers within twice the time and
     99 of 100 within a second), and it has everything within 10 s of the end."""
     with Lab(3, channel__outbox_max_bytes=OUTBOX_BYTES) as lab, Clients(lab) as clients:
