@@ -13,7 +13,7 @@ SCENE  ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv install demo check test lint unit real sim simall scale fuzz bench docs wheel clean
+.PHONY: help venv install demo check test lint unit real faults sim simall scale fuzz bench docs wheel clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | sort | awk -F '\t' '{ printf "  make %-10s %s\n", $$1, $$2 }'
@@ -42,11 +42,14 @@ lint: $(STAMP)  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p caterwaul
 
-unit: $(STAMP)  ## all tests but the simulator's seeds
+unit: $(STAMP)  ## all tests but the simulator's seeds and the faults
 	$(BIN)/python -m pytest -n $(JOBS)
 
 real: $(STAMP)  ## only the tests with processes, sockets and multicast
 	$(BIN)/python -m pytest tests/real
+
+faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): five minutes, needs root
+	$(BIN)/python -m pytest tests/faults -n $(JOBS)
 
 sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story
 	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

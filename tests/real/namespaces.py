@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from types import TracebackType
 
-__all__ = ["Hosts", "why_not"]
+__all__ = ["Hosts", "ip", "why_not"]
 
 
 def why_not() -> str:
@@ -22,24 +22,24 @@ def why_not() -> str:
         return "needs root, for network namespaces"
     name = f"cat{os.getpid()}-try"
     try:
-        _ip("netns", "add", name)
-        _ip("netns", "del", name)
+        ip("netns", "add", name)
+        ip("netns", "del", name)
     except subprocess.CalledProcessError as error:
         return f"this machine allows no network namespaces: {error.stderr.decode().strip()}"
     return ""
 
 
 class Hosts:
-    """`count` hosts, 10.77.0.1 and on, each in the namespace of its name, all on one switch."""
+    """`count` hosts, 10.77.0.1 and on, each in the namespace of its name, all on one switch, which is the namespace `switch`."""
 
     def __init__(self, count: int) -> None:
         self._prefix = f"cat{os.getpid()}"
-        self._switch = f"{self._prefix}-s"
+        self.switch = f"{self._prefix}-s"
         self.names = [f"{self._prefix}-{number}" for number in range(1, count + 1)]
         self.addresses = [f"10.77.0.{number}" for number in range(1, count + 1)]
 
     def __enter__(self) -> Hosts:
-        _ip("netns", "add", self._switch)
+        ip("netns", "add", self.switch)
         try:
             self._build()
         except BaseException:
@@ -52,42 +52,43 @@ class Hosts:
 
     def unplug(self, number: int) -> None:
         """Pull the cable of this host (from 0) at the switch: both ends go on believing in it."""
-        _ip("-n", self._switch, "link", "set", f"port{number}", "nomaster")
+        ip("-n", self.switch, "link", "set", f"port{number}", "nomaster")
 
     def plug(self, number: int) -> None:
-        _ip("-n", self._switch, "link", "set", f"port{number}", "master", "bridge")
+        ip("-n", self.switch, "link", "set", f"port{number}", "master", "bridge")
 
     def part(self, numbers: list[int]) -> None:
         """These hosts get a switch of their own."""
-        _ip("-n", self._switch, "link", "add", "other", "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", self._switch, "link", "set", "other", "up")
+        ip("-n", self.switch, "link", "add", "other", "type", "bridge", "mcast_snooping", "0")
+        ip("-n", self.switch, "link", "set", "other", "up")
         for number in numbers:
-            _ip("-n", self._switch, "link", "set", f"port{number}", "master", "other")
+            ip("-n", self.switch, "link", "set", f"port{number}", "master", "other")
 
     def heal(self) -> None:
         """All on one switch again."""
         for number in range(len(self.names)):
             self.plug(number)
-        _ip("-n", self._switch, "link", "del", "other")
+        ip("-n", self.switch, "link", "del", "other")
 
     def _build(self) -> None:
-        _ip("-n", self._switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", self._switch, "link", "set", "bridge", "up")
+        ip("-n", self.switch, "link", "add", "bridge", "type", "bridge", "mcast_snooping", "0")
+        ip("-n", self.switch, "link", "set", "bridge", "up")
         for number, (name, address) in enumerate(zip(self.names, self.addresses, strict=True)):
-            _ip("netns", "add", name)
-            _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{number}", "netns", self._switch)
-            _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
-            _ip("-n", name, "link", "set", "lo", "up")
-            _ip("-n", name, "link", "set", "eth0", "up")
-            _ip("-n", name, "route", "add", "default", "dev", "eth0")
-            _ip("-n", self._switch, "link", "set", f"port{number}", "up")
+            ip("netns", "add", name)
+            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port{number}", "netns", self.switch)
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "lo", "up")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "route", "add", "default", "dev", "eth0")
+            ip("-n", self.switch, "link", "set", f"port{number}", "up")
             self.plug(number)
 
     def _remove(self) -> None:
-        for name in (*self.names, self._switch):
+        for name in (*self.names, self.switch):
             with contextlib.suppress(subprocess.CalledProcessError):
-                _ip("netns", "del", name)
+                ip("netns", "del", name)
 
 
-def _ip(*arguments: str) -> None:
+def ip(*arguments: str) -> None:
+    """`ip ARGUMENT...`; what it prints is in the exception when it fails."""
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
