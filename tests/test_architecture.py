@@ -18,7 +18,7 @@ MODULE_LINES_MAX, FUNCTION_LINES_MAX = 400, 50
 
 #: Protocol logic and values: they import nothing that knows time, chance, or the world outside.
 CORES = """
-    membership/errors membership/member membership/view membership/codec membership/effects membership/channel membership/knobs
+    membership/errors membership/member membership/view membership/codec membership/crowding membership/effects membership/channel membership/knobs
     membership/domains membership/messages membership/detector membership/dialling membership/group membership/settings
     managers/antientropy managers/changes managers/comparing managers/core managers/departed managers/digests managers/entry managers/errors managers/expiry managers/finding managers/freshness managers/handover managers/heads managers/lookup
     managers/merging managers/merging_types managers/messages managers/moving managers/near managers/outbox managers/packing managers/parting managers/placement managers/record managers/replica managers/session managers/settings
