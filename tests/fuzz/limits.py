@@ -80,7 +80,7 @@ class Feeder:
         self._target = target
         self._inputs: list[bytes] = []
         self._run: Run | None = None
-        self._suspicious_ms = CPU_MS_MAX / 10
+        self._suspicious_ms = 0.5
         self._grown = _grown_kib()
         self.executions = 0
         self.refused = 0
