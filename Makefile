@@ -7,6 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
 SEEDS  ?= 30
+MINUTES ?= 1
 SEED   ?=
 MANAGER ?= delta
 SCENE  ?=
@@ -58,7 +59,9 @@ simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides
 	$(BIN)/python -m tests.sim --manager partitioned --seeds 8
 	$(BIN)/python -m tests.sim --manager backup --seeds 8 --first 25
 
-fuzz: $(STAMP)  ## arbitrary bytes against every decoder, longer than make test does
+fuzz: $(STAMP)  ## hostile bytes against every decoder for MINUTES=1, guided by coverage, and the property tests ten times as long
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,fuzz]' || echo "no atheris: going on without coverage" >&2
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --jobs $(JOBS)
 	CATERWAUL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz -n $(JOBS)
 
 bench: $(STAMP)  ## measure, and print a table; ARGS="--json FILE" and others: see ARGS=--help
@@ -74,5 +77,5 @@ wheel: $(STAMP)  ## build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:  ## remove what was built, the virtual environment with it
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .fuzz .demo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

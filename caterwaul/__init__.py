@@ -4,6 +4,7 @@ The names below are public. Web fronts are imported from where they are, `caterw
 Importing this package does not import Twisted's reactor: a server may still fork.
 """
 
+from . import requirements as _requirements  # noqa: F401  (first: it checks what the others import)
 from .cluster.config import SettingsError
 from .cluster.manager import ClusterManager
 from .cluster.settings import Settings, load

@@ -190,6 +190,19 @@ def unpruned(register: Register, floor: dict[bytes, int]) -> Register | None:
     return _register(State(state.over, births)) if births else None
 
 
+def surviving(register: Register, floor: dict[bytes, int], beside: Register) -> Register | None:
+    """The same where the record with this floor holds `beside` under that name: births that the floor covers are gone if they are not there, too."""
+    state = _state_of(register)
+    if state is None:
+        return register
+    there = _state_of(beside)
+    kept = there.births if there is not None else ()
+    births = {stamp: birth for stamp, birth in state.births.items() if stamp[0] > floor.get(stamp[1], 0) or stamp in kept}
+    if len(births) == len(state.births):
+        return register
+    return _register(State(state.over, births)) if births else None
+
+
 def reach(register: Register | None) -> Version:
     """Over what a new birth has to be, to replace all of this."""
     if register is None:

@@ -23,7 +23,7 @@ from ..membership.codec import decode, encode
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .heads import COUNTER_MAX
-from .merging import MERGING, Register, join, parse, unpruned
+from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
     "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
@@ -104,7 +104,7 @@ class Record:
             if old is not None:
                 concurrent = old[1] != origin and seen.get(old[1], 0) < old[0]  # its author had not seen the register that stands here
                 if concurrent or counter <= old[0] or (value and value[0] == _TAGGED):
-                    new = join(old, new)
+                    new = join(old, (surviving(new, self.floor, old) or old) if self.floor else new)
                     if concurrent and not (parse(old[2]) and parse(value)):
                         clashes = clashes or []
                         clashes.append(Clash(key, name, new, (counter, origin, value) if new[:2] == old[:2] else old))
@@ -135,10 +135,13 @@ class Record:
                 if stands is None:
                     continue
             else:
-                stands = join(mine, theirs)
-                if stands is mine:
+                stands = _met(mine, other.floor, theirs, floor)
+                if stands == mine:
                     continue
-            registers[name] = stands
+            if stands is None:
+                del registers[name]
+            else:
+                registers[name] = stands
             changed = True
         for origin, counter in other.floor.items():
             if counter > floor.get(origin, 0):
@@ -240,6 +243,14 @@ def clashes(mine: Record, theirs: Record, key: bytes) -> list[Clash]:
         stands = join(old, new)
         found.append(Clash(key, name, stands, new if stands[:2] == old[:2] else old, in_records=True))
     return found
+
+
+def _met(mine: Register, their_floor: dict[bytes, int], theirs: Register, my_floor: dict[bytes, int]) -> Register | None:
+    """What stands where two records meet that both have the name; None: each has removed what the other had. Neither brings back what the other pruned."""
+    if not their_floor and not my_floor:
+        return join(mine, theirs)
+    left, right = surviving(mine, their_floor, theirs), surviving(theirs, my_floor, mine)
+    return join(left, right) if left is not None and right is not None else left or right
 
 
 def _is_new(register: Register, here: Record, there: Record) -> bool:

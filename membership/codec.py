@@ -2,8 +2,8 @@
 
 The only importer of cbor2 besides `managers/values.py` (which has tags of its own). The decoder profile refuses every
 tag, indefinite lengths, duplicate keys, keys that are not text or bytes (colliding integers are a denial of service),
-nesting beyond 32 and bytes after the item. A fresh decoder per call: a reused one leaked earlier messages
-(CVE-2025-68131). Limits on *size* are the caller's, before it calls.
+nesting beyond 32 and bytes after the item; and, before a byte is decoded, what is made of little else than arrays and maps
+(`crowding`). A fresh decoder per call: a reused one leaked earlier messages (CVE-2025-68131). Limits on *size* are the caller's, before it calls.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import cbor2
 
+from .crowding import is_crowded
 from .errors import RemoteError
 
 __all__ = ["DEPTH_MAX", "decode", "encode"]
@@ -42,6 +43,8 @@ def decode(data: bytes) -> Any:
 
     Raises `RemoteError` and nothing else, whatever the bytes.
     """
+    if is_crowded(data):
+        raise RemoteError(f"malformed CBOR: too many arrays and maps in {len(data)} bytes")
     stream = BytesIO(data)
     try:
         value = cbor2.CBORDecoder(stream, read_size=len(data) or 1, **_PROFILE).decode()

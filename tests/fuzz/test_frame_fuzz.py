@@ -1,4 +1,4 @@
-"""No bytes whatsoever raise anything but `RemoteError`, and however a stream is cut, the same frames come out."""
+"""Deeper than bytes, for frames: however a stream is cut, the same come out; any plain data in a HELLO; the limits. The rest is in `targets.py`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,12 @@ from caterwaul.cluster.frames import (
 )  # fmt: skip
 from caterwaul.cluster.handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake, encode_answer, encode_greeting
 from caterwaul.cluster.stages.compressing import compress, inflate
-from caterwaul.membership.codec import encode
 from caterwaul.membership.errors import RemoteError
 from caterwaul.membership.member import Member
 
+from .forms import PLAIN
+
 ME = Member(b"m" * 16, "n", "h", 1)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats() | st.text(max_size=20) | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=8) | st.dictionaries(st.text(max_size=10), inner, max_size=8),
-    max_leaves=20,
-)
 HELLO_KEYS = ["caterwaul", "versions", "version", "cluster", "member", "epoch", "fresh", "peer", "received", "resume", "mandatory"]
 NUMBERS = st.integers(0, (1 << 64) - 1)
 FRAMES = st.one_of(
@@ -43,10 +39,6 @@ FRAMES = st.one_of(
     st.builds(lambda c, d: ((ACK, c, d), encode_ack(c, d)), NUMBERS, NUMBERS),
     st.builds(lambda content: ((HELLO, content), encode_hello(content)), st.dictionaries(st.text(max_size=5), st.integers(0, 9), max_size=3)),
 )  # fmt: skip
-
-
-def framed(body: bytes) -> bytes:
-    return len(body).to_bytes(4, "big") + body
 
 
 def feed_all(stream: bytes, cuts: list[int]) -> list[Any]:
@@ -64,32 +56,6 @@ def test_any_chunking_of_a_stream_gives_the_same_frames(frames: list[Any], cuts:
 
 
 @settings(max_examples=400)
-@given(
-    st.one_of(st.binary(max_size=200), st.binary(max_size=200).map(framed), PLAIN.map(lambda value: framed(encode(value)))),
-    st.lists(st.integers(0, 9), max_size=9),
-)
-def test_arbitrary_bytes_raise_nothing_but_a_remote_error(data: bytes, cuts: list[int]) -> None:
-    try:
-        frames = feed_all(data, cuts)
-    except RemoteError:
-        return
-    assert all(frame[0] in range(5) for frame in frames)
-
-
-@settings(max_examples=400)
-@given(FRAMES, st.data())
-def test_a_damaged_frame_raises_nothing_but_a_remote_error(frame: Any, data: st.DataObject) -> None:
-    damaged = bytearray(frame[1])
-    for _ in range(data.draw(st.integers(1, 3))):
-        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        frames = FrameDecoder().feed(bytes(damaged))
-    except RemoteError:
-        return
-    assert len(frames) <= 2
-
-
-@settings(max_examples=400)
 @given(st.sampled_from([ACCEPTED, DIALLED]), st.dictionaries(st.sampled_from(HELLO_KEYS), PLAIN), st.booleans(), st.sets(st.sampled_from(HELLO_KEYS)))
 def test_an_arbitrary_hello_raises_nothing_but_a_remote_error(state: str, wrong: dict[str, Any], greeting: bool, without: set[str]) -> None:
     good = encode_greeting(ME, "c", epoch=None, fresh=b"f" * 8, peer=None, received=(0, 0)) if greeting else encode_answer(
@@ -100,15 +66,6 @@ def test_an_arbitrary_hello_raises_nothing_but_a_remote_error(state: str, wrong:
     except RemoteError:
         return
     assert isinstance(said, Greeting if state == ACCEPTED else Answer)
-
-
-@given(st.integers(0, 3), st.binary(max_size=300))
-def test_inflating_anything_raises_nothing_but_a_remote_error(how: int, data: bytes) -> None:
-    try:
-        out = inflate(how, data, 1000)
-    except RemoteError:
-        return
-    assert len(out) <= 1000
 
 
 @given(st.binary(max_size=5000))

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caterwaul.managers.changes import batch_prefix, check_deltas, encode_batch, encode_delta
+from caterwaul.managers.merging import COUNTER, NEVER, Birth, State, build, parse
 from caterwaul.managers.record import Record, last_access, merge_touches, touched
 from caterwaul.membership.codec import decode, encode
 from caterwaul.membership.errors import RemoteError
@@ -238,3 +239,24 @@ def test_the_schema_of_deltas_refuses_with_a_remote_error_and_nothing_else(wire)
     except RemoteError:
         return
     assert plain == [] or all(len(delta) >= 6 for delta in plain)
+
+
+def test_a_merging_value_that_was_removed_and_pruned_does_not_come_back_with_a_repeat():
+    """Two members set a Counter at the same time; one removed and pruned its own. What the other had of that comes twice, whole and as a delta."""
+    one, two = Record(), Record()
+    mine, theirs = (1, ORIGINS[0]), (1, ORIGINS[1])
+    one.write(*mine, {"a": build(State(NEVER, {mine: Birth(mine, COUNTER, {ORIGINS[0]: (5, 0)})}))})
+    two.merge(copy(one))
+    both = {theirs: Birth(theirs, COUNTER, {ORIGINS[1]: (7, 0)}), **parse(one.registers["a"][2]).births}
+    two.registers["a"] = (*max(mine, theirs), build(State(NEVER, both)))
+    two.applied[ORIGINS[1]] = 1
+    one.write(2, ORIGINS[0], {"a": None})
+    one.prune()
+    for _ in range(3):
+        one.merge(copy(two))
+        assert list(parse(one.registers["a"][2]).births) == [theirs]
+    one.merge_delta(3, ORIGINS[1], 1, {ORIGINS[0]: 1}, {"a": build(State(NEVER, {**both, theirs: both[theirs]._replace(changed=(3, ORIGINS[1]))}))})
+    assert list(parse(one.registers["a"][2]).births) == [theirs]
+    two.merge(copy(one))
+    two.merge(copy(one))
+    assert list(parse(two.registers["a"][2]).births) == [theirs]

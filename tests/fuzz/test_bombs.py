@@ -1,0 +1,399 @@
+"""Small inputs that are large once they are decoded, or take for ever: each is refused, at once, and is not kept in memory.
+
+The worst that is *accepted* is measured too: what a hostile member may cost with each message of a mebibyte.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from time import thread_time
+from typing import Any
+
+import pytest
+
+from caterwaul.cluster.frames import DATA, DATA_FRAME_MAX, FrameDecoder, encode_hello, encode_piece
+from caterwaul.cluster.handshake import ACCEPTED, Handshake
+from caterwaul.cluster.link import Link
+from caterwaul.cluster.pipeline import Pipeline
+from caterwaul.managers.errors import ValueDamaged
+from caterwaul.managers.merging import MERGING, parse
+from caterwaul.managers.record import Record
+from caterwaul.managers.values import ValueTypes
+from caterwaul.membership.codec import decode, encode
+from caterwaul.membership.crowding import BYTES_EACH, FREE
+from caterwaul.membership.errors import RemoteError
+from caterwaul.membership.member import Member
+from caterwaul.membership.messages import decode_control, decode_heartbeat
+
+from .managers import OP_MAX, Fixture
+
+MIB = 1 << 20
+REFUSED_MS, FRAME_MS, MEMORY_MAX = 50.0, 200.0, 100 * MIB
+_TRIES = 8
+
+
+def head(major: int, count: int) -> bytes:
+    """The longest spelling of a length."""
+    return bytes((major << 5 | 27,)) + count.to_bytes(8, "big")
+
+
+def array(item: bytes, size: int) -> bytes:
+    count = (size - 5) // len(item)
+    return b"\x9a" + count.to_bytes(4, "big") + item * count
+
+
+def tagged(tag: int, content: bytes) -> bytes:
+    return b"\xda" + tag.to_bytes(4, "big") + content
+
+
+def colliding_ints(count: int) -> bytes:
+    """Keys that are equal modulo Python's hash modulus, so each insertion looks at all before it."""
+    modulus = (1 << 61) - 1
+    return b"\xba" + count.to_bytes(4, "big") + b"".join(b"\x1b" + (n * modulus).to_bytes(8, "big") + b"\xf6" for n in range(8)) * (count // 8)
+
+
+def doubling(tag: int, levels: int, reference: Callable[[int], bytes]) -> bytes:
+    """Each level is the one before twice: by reference, a few bytes; written out, two to the power of levels."""
+    value = tagged(tag, b"\x82\x00\x00")
+    for n in range(levels):
+        value = tagged(tag, b"\x82" + value + reference(n))
+    return value
+
+
+BOMBS: dict[str, bytes] = {
+    "deep arrays": b"\x81" * 33 + b"\x00",
+    "very deep arrays": b"\x81" * 60_000 + b"\x00",
+    "very deep maps": b"\xa1\x40" * 30_000 + b"\x00",
+    "very deep tags": b"\xc6" * 60_000 + b"\x00",
+    "a bignum": b"\xc2" + head(2, 60_000) + b"\xff" * 60_000,
+    "a negative bignum": b"\xc3" + head(2, 60_000) + b"\xff" * 60_000,
+    "a decimal of a huge exponent": b"\xc4\x82\x1b" + b"\x7f" * 8 + b"\x01",
+    "a decimal of many digits": b"\xc4\x82\x00\xc2" + head(2, 60_000) + b"\xff" * 60_000,
+    "a bigfloat": b"\xc5\x82\x1a\x7f\xff\xff\xff\x01",
+    "a rational": tagged(30, b"\x82\xc2" + head(2, 30_000) + b"\xff" * 30_000 + b"\x01"),
+    "a regular expression": tagged(35, b"\x78\x14" + b"(a+)+$(a+)+$(a+)+$!!"),
+    "a MIME message": tagged(36, b"\x79\xea\x60" + b"x" * 60_000),
+    "a date": b"\xc0\x74" + b"2020-01-01T00:00:00Z",
+    "a set": tagged(258, array(b"\x1b" + b"\xff" * 8, 60_000)),
+    "integer keys that collide": colliding_ints(6000),
+    "an integer key": b"\xa1\x01\x02",
+    "an array for a key": b"\xa1\x80\x02",
+    "a null for a key": b"\xa1\xf6\x02",
+    "shared values": b"\x82" + tagged(28, b"\x81\x00") + tagged(29, b"\x00"),
+    "shared values that double": doubling(28, 25, lambda n: tagged(29, bytes((n,)))),
+    "a value in itself": tagged(28, b"\x81" + tagged(29, b"\x00")),
+    "strings by reference": tagged(256, b"\x98\xff" + b"\x59\xea\x60" + b"x" * 60_000 + b"\xd8\x19\x00" * 254),
+    "an array of unknown length": b"\x9f\x00\xff",
+    "a map of unknown length": b"\xbf\x40\x00\xff",
+    "bytes of unknown length": b"\x5f\x41a\xff",
+    "text of unknown length": b"\x7f\x61a\xff",
+    "an end of nothing": b"\xff",
+    "a key twice": b"\xa2\x41a\x00\x41a\x01",
+    "an empty key twice": b"\xa2\x60\x00\x60\x00",
+    "something behind": b"\x80\x00",
+    "much behind": b"\x00" * 60_000,
+    "nothing": b"",
+    "bytes that are not there": head(2, 2**63) + b"x",
+    "text that is not there": head(3, 2**31) + b"x",
+    "items that are not there": head(4, 2**63) + b"\x00",
+    "two to the 32 items": b"\x9a\xff\xff\xff\xff" + b"\x00" * 1000,
+    "entries that are not there": head(5, 2**62) + b"\x40\x00",
+    "lengths in lengths": b"".join(b"\x9b" + b"\0\0\0\0\x7f\xff\xff\xff" for _ in range(30)),
+    "text that is no UTF-8": b"\x62\xc3\x28",
+    "reserved first bytes": b"\x1c\x00",
+    "empty arrays": array(b"\x80", MIB),
+    "empty maps": array(b"\xa0", MIB),
+    "maps of one": array(b"\xa1\x40\x80", MIB),
+    "arrays in arrays": array(b"\x81" * 30 + b"\x80", MIB),
+    "simple values": array(b"\xe0", MIB),
+    "empty arrays behind a long string": b"\x82\x59\xff\xff" + b"\x80" * 65535 + array(b"\x80", MIB - 65539),
+}
+
+
+def cost(run: Callable[[], object]) -> tuple[float, int, object]:
+    """(CPU ms, the least of several times; most bytes; what came of it: the error, or else the value)."""
+
+    def attempt() -> object:
+        try:
+            return run()
+        except (RemoteError, ValueDamaged) as error:
+            return error
+
+    times: list[float] = []
+    while len(times) < _TRIES and min(times, default=REFUSED_MS) >= REFUSED_MS:  # a busy machine is slow now and then
+        begin = thread_time()
+        attempt()
+        times.append((thread_time() - begin) * 1000)
+    tracemalloc.start()
+    try:
+        came = attempt()
+        return min(times), tracemalloc.get_traced_memory()[1], came
+    finally:
+        tracemalloc.stop()
+
+
+def is_defused(run: Callable[[], object], error: type[Exception] = RemoteError) -> None:
+    took_ms, most, came = cost(run)
+    assert isinstance(came, error), came
+    assert took_ms <= REFUSED_MS
+    assert most <= 8 * MIB
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_the_decoder_refuses(bomb: bytes) -> None:
+    is_defused(lambda: decode(bomb))
+
+
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS.keys())
+def test_so_do_all_who_are_handed_bytes(bomb: bytes) -> None:
+    is_defused(lambda: Record.unpack(bomb))
+    is_defused(lambda: decode_heartbeat(bomb))
+    is_defused(lambda: FrameDecoder().feed(len(bomb).to_bytes(4, "big") + bomb))
+    took_ms, most, _ = cost(lambda: parse(MERGING + bomb))
+    assert parse(MERGING + bomb) is None
+    assert took_ms <= REFUSED_MS
+    assert most <= 8 * MIB
+
+
+#: What an application could have put into a session itself.
+HARMLESS, LONG = ("deep arrays",), ("empty arrays", "empty maps", "maps of one", "arrays in arrays", "simple values", "empty arrays behind a long string")
+
+
+@pytest.mark.parametrize("name", [name for name in BOMBS if name not in LONG])
+def test_so_do_attribute_values(name: str) -> None:
+    """Time is that of the thread whose request reads the value, not the reactor's."""
+    took_ms, most, came = cost(lambda: ValueTypes().decode(BOMBS[name]))
+    assert name in HARMLESS or isinstance(came, ValueDamaged)
+    assert took_ms <= REFUSED_MS
+    assert most <= 8 * MIB
+
+
+@pytest.mark.parametrize("item", [b"\x80", b"\xa1\x40\x80"])
+def test_many_small_containers_are_a_value(item: bytes) -> None:
+    """Nothing forbids an application to have them; a quarter of a mebibyte costs what a quarter of the limits is."""
+    took_ms, most, came = cost(lambda: ValueTypes().decode(array(item, MIB // 4)))
+    assert isinstance(came, list)
+    assert took_ms <= FRAME_MS
+    assert most <= MEMORY_MAX // 4
+
+
+# -- frames
+
+
+@pytest.mark.parametrize("length", [64 * 1024 + 1, 1 << 31, (1 << 32) - 1])
+@pytest.mark.parametrize("after", [b"", b"\x85\x03\x1b" + b"\0" * 100])
+def test_a_frame_is_refused_by_its_length(length: int, after: bytes) -> None:
+    is_defused(lambda: FrameDecoder().feed(length.to_bytes(4, "big") + after))
+
+
+def test_a_frame_is_refused_by_its_length_however_slowly_that_comes() -> None:
+    def drip() -> None:
+        decoder = FrameDecoder()
+        decoder.feed(encode_hello({}))
+        for byte in b"\xff\xff\xff\xff":
+            decoder.feed(bytes((byte,)))
+
+    is_defused(drip)
+
+
+def test_what_is_announced_is_not_allocated() -> None:
+    decoder = FrameDecoder()
+    decoder.feed(encode_hello({}))
+    took_ms, most, _ = cost(lambda: decoder.feed(DATA_FRAME_MAX.to_bytes(4, "big")))
+    assert most < 64 * 1024
+    assert took_ms < REFUSED_MS
+
+
+def test_a_stream_in_single_bytes_is_linear() -> None:
+    stream = encode_hello({}) + encode_piece(DATA, 1, 1, 0, bytes(30_000))
+
+    def drip(size: int) -> list[Any]:
+        decoder = FrameDecoder()
+        return [frame for byte in stream[:size] for frame in decoder.feed(bytes((byte,)))]
+
+    half, whole = cost(lambda: drip(15_000))[0], cost(lambda: drip(30_100))[0]
+    assert whole < 4 * half + 5
+
+
+# -- pieces and compression
+
+
+def pipeline(size_max: int) -> Pipeline:
+    return Pipeline(chunk_bytes=16384, message_max_bytes=size_max, compress_above_bytes=0)
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_what_inflates_beyond_a_message_is_refused_before_that_is_there(times: int) -> None:
+    """64 KiB of the outermost layer are 64 MiB, and more with every layer; only one is ever taken off."""
+    bomb = bytes(2 * MIB << 5)
+    for _ in range(times):
+        bomb = zlib.compress(bomb, 9)
+    took_ms, most, came = cost(lambda: decode(pipeline(MIB).inbound(bomb, 2)))
+    assert isinstance(came, RemoteError)
+    assert took_ms <= REFUSED_MS
+    assert most <= 4 * MIB
+
+
+@pytest.mark.parametrize("flags", range(6))
+def test_no_way_of_compressing_makes_more_than_a_message(flags: int) -> None:
+    for bomb in (zlib.compress(bytes(8 * MIB)), b"(\xb5/\xfd\xa4" + (1 << 31).to_bytes(4, "little") + b"\x01\0\0", b"\x78\x9c" + b"\0" * 1000):
+        took_ms, most, came = cost(lambda bomb=bomb: pipeline(MIB).inbound(bomb, flags))  # type: ignore[misc]
+        assert isinstance(came, RemoteError | bytes)
+        assert took_ms <= REFUSED_MS
+        assert most <= 4 * MIB
+
+
+def test_what_inflates_to_empty_arrays_is_refused_once_it_is_inflated() -> None:
+    """The bomb that both together make: 16 KiB on the wire, 16 MiB inflated, and 1.3 GiB decoded if they were."""
+    bomb = zlib.compress(array(b"\x80", 16 * MIB), 9)
+    assert len(bomb) < 20_000
+    took_ms, most, came = cost(lambda: decode(pipeline(64 * MIB).inbound(bomb, 2)))
+    assert isinstance(came, RemoteError)
+    assert took_ms <= 16 * REFUSED_MS
+    assert most <= 4 * 16 * MIB  # while it is inflated there are two of it, for a moment
+
+
+def test_the_pieces_of_a_message_that_never_ends_are_not_kept() -> None:
+    link = Link(Member(b"p" * 16, "n", "::1", 1), outbox_max_bytes=MIB, message_max_bytes=MIB)
+    link.begin(b"e" * 8, b"f" * 8)
+
+    def flood(size: int) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(10**6):
+                number = link.received[1] + 1
+                link.accept((DATA, number, 1, 1, bytes(size)))
+
+        return run
+
+    for size in (0, 1, 1000, 100_000):
+        took_ms, most, came = cost(flood(size))
+        assert isinstance(came, RemoteError)
+        assert took_ms <= REFUSED_MS
+        assert most <= 2 * MIB
+        link.discard()
+        link.begin(b"e" * 8, b"f" * 8)
+
+
+# -- the worst that is accepted
+
+DENSEST = FREE + MIB // BYTES_EACH - 3
+
+
+def filled(content: bytes, size: int = MIB) -> bytes:
+    """An array of this and a string that makes it so long: with it more arrays and maps are allowed."""
+    return b"\x82" + content + b"\x5a" + (size - len(content) - 6).to_bytes(4, "big") + bytes(size - len(content) - 6)
+
+
+def dense(item: bytes, arrays: int, size: int = MIB) -> bytes:
+    """As many of these as may be; `arrays`: arrays and maps in one."""
+    return filled(array(item, len(item) * (DENSEST // arrays) + 5), size)
+
+
+WORST: dict[str, bytes] = {
+    "empty arrays": dense(b"\x80", 1),
+    "empty maps": dense(b"\xa0", 1),
+    "maps of one": dense(b"\xa1\x40\x00", 1),
+    "maps of one float": dense(b"\xa1\x40\xf9\x3c\x01", 1),
+    "arrays in arrays": dense(b"\x81" * 29 + b"\x80", 30),
+    "numbers": array(b"\x1a\x10\x00\x00\x00", MIB),
+    "floats": array(b"\xf9\x3c\x01", MIB),
+    "small numbers": array(b"\x00", MIB),
+    "empty strings": array(b"\x40", MIB),
+    "texts of two": array(b"\x62\xc3\xa9", MIB),
+    "a map of many": b"\xba" + (200_000).to_bytes(4, "big") + b"".join(b"\x43" + n.to_bytes(3, "big") + b"\xf6" for n in range(200_000)),
+    "what looks like arrays, and short strings spelled long": filled(b"\x82\x5a\x00\x03\x10\x00" + b"\x80" * 0x31000 + array(b"\x58\x00", 0xC0000)),
+}
+
+
+@pytest.mark.parametrize("data", WORST.values(), ids=WORST.keys())
+def test_the_worst_mebibyte_that_decodes_is_bearable(data: bytes) -> None:
+    assert MIB - 64 <= len(data) <= MIB or data[0] == 0xBA
+    took_ms, most, came = cost(lambda: decode(data))
+    assert not isinstance(came, Exception)
+    assert took_ms <= FRAME_MS
+    assert most <= MEMORY_MAX
+    assert encode(came)
+
+
+CONTROL_MAX = 64 * 1024
+
+
+def control(item: bytes, arrays: int) -> bytes:
+    count = min((FREE + CONTROL_MAX // BYTES_EACH - 20) // arrays, (CONTROL_MAX - 60) // len(item))
+    return filled(array(item, len(item) * count + 5), CONTROL_MAX - 32)
+
+
+#: What a stranger may send before he has said who he is, and what overtakes all else: as much as is accepted, or nearly, or refused.
+WORST_CONTROL: dict[str, bytes] = {
+    "empty arrays": control(b"\x80", 1), "maps of one": control(b"\xa1\x40\x00", 1), "simple values": control(b"\xe0", 1), "arrays in arrays": control(b"\x81" * 25 + b"\x80", 26),
+    "too many": array(b"\x80", CONTROL_MAX - 32),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", WORST_CONTROL.values(), ids=WORST_CONTROL.keys())
+def test_the_worst_frame_of_a_stranger_is_bearable(data: bytes) -> None:
+    body = b"\x82\x00\xa1\x66member" + data
+    assert len(body) <= CONTROL_MAX
+
+    def run() -> None:
+        for frame in FrameDecoder().feed(len(body).to_bytes(4, "big") + body):
+            Handshake(ACCEPTED, b"u" * 16, "c").receive(frame)
+
+    took_ms, most, came = cost(run)
+    assert isinstance(came, RemoteError)
+    assert took_ms <= REFUSED_MS
+    assert most <= 16 * MIB
+
+
+@pytest.mark.parametrize("data", [*WORST_CONTROL.values(), WORST["maps of one"]], ids=[*WORST_CONTROL, "a mebibyte"])
+def test_the_worst_message_to_membership_is_bearable(data: bytes) -> None:
+    took_ms, most, came = cost(lambda: decode_control(decode(b"\x83\x60\x05" + data)))
+    assert isinstance(came, RemoteError)
+    assert took_ms <= FRAME_MS
+    assert most <= MEMORY_MAX
+
+
+@pytest.mark.parametrize("name", ["empty arrays", "maps of one", "empty strings"])
+def test_the_worst_nonsense_to_a_manager_is_bearable(name: str) -> None:
+    fixture = Fixture()
+    for op in range(1, OP_MAX):
+        message = decode(b"\x83\x67default" + bytes((op,)) + WORST[name])
+        took_ms, _, came = cost(lambda message=message: fixture.feed(message))  # type: ignore[misc]
+        assert came is None or isinstance(came, RemoteError)
+        assert took_ms <= REFUSED_MS
+    fixture.check()
+
+
+@pytest.mark.parametrize("op", [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 18])
+def test_the_most_that_can_be_said_to_a_manager_at_once_is_linear(op: int) -> None:
+    """A mebibyte of one operation, all of sessions that are not here, is work and not an attack: no more than its size times that of a small one."""
+
+    def per_item(share: int) -> float:
+        message = decode(SENSE[op](KEYS[: SENSE_ITEMS[op] // share]))
+        begin = thread_time()
+        Fixture().feed(message)
+        return (thread_time() - begin) / (SENSE_ITEMS[op] // share)
+
+    assert min(per_item(1) for _ in range(2)) < 6 * min(per_item(8) for _ in range(2)) + 1e-6
+
+
+UID = b"\x02" * 16
+KEYS = [n.to_bytes(4, "big") * 4 for n in range(65536)]
+#: So many of them are a mebibyte, but for those of which no more are allowed.
+SENSE_ITEMS = {1: 20_000, 2: 12_000, 3: 40_000, 4: 16_000, 5: 60_000, 7: 43_000, 8: 60_000, 12: 60_000, 13: 22_000, 16: 40_000, 17: 40_000, 18: 60_000}
+SENSE: dict[int, Callable[[list[bytes]], bytes]] = {
+    1: lambda keys: encode(["default", 1, UID, [[key, 1, 0, {}, {"a": b"\x01"}, 900, 800] for key in keys]]),
+    2: lambda keys: encode(["default", 2, [[key, [2, 1, UID, UID, [], None, 0], 5, [UID, 9, 9], None] for key in keys]]),
+    3: lambda keys: encode(["default", 3, [[key, 50] for key in keys]]),
+    4: lambda keys: encode(["default", 4, [[key, [2, 1, UID, UID, [], None, 0]] for key in keys]]),
+    5: lambda keys: encode(["default", 5, keys]),
+    7: lambda keys: encode(["default", 7, 1, 0, 4096, b"".join(key + b"d" * 8 for key in keys)]),
+    8: lambda keys: encode(["default", 8, 1, 4096, b"".join(keys)]),
+    12: lambda keys: encode(["default", 12, keys]),
+    13: lambda keys: encode(["default", 13, [[key, [UID, 8, 8], False] for key in keys]]),
+    16: lambda keys: encode(["default", 16, b"".join(key + b"h" + b"d" * 8 for key in keys)]),
+    17: lambda keys: encode(["default", 17, b"".join(key + b"h" + b"d" * 8 for key in keys)]),
+    18: lambda keys: encode(["default", 18, keys]),
+}
