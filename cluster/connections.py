@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from random import Random
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ConnectionRefusedError as Refused
@@ -37,7 +37,8 @@ __all__ = ["Carried", "Connections"]
 
 _log = Logger()
 
-_SILENCE_S = 10.0  # a black hole: TCP alone would wait up to a minute between repeats, and as long again after it has healed
+_LOOK_S = 2.0  # a peer that owes confirmations and has said nothing between two looks is degraded: known within four seconds
+_LOOKS_MAX = 5  # ... and in a black hole after so many: TCP alone would wait up to a minute between repeats, and as long again after it has healed
 _DIALS_MAX = 256  # dials under way at most; a hint beyond it is forgotten, another will come
 
 
@@ -64,7 +65,18 @@ class Carried(Protocol):
 
     def frames(self, connection: Connection, frames: Sequence[Frame], size: int) -> None: ...
 
+    def degrade(self, uid: bytes) -> None:
+        """This member owes confirmations, and is silent."""
+
     def now_ms(self) -> int: ...
+
+
+class _Heard(NamedTuple):
+    """At the last look: bytes that had come in, whether confirmations were awaited, and at how many looks before nothing new had come."""
+
+    bytes_in: int
+    was_awaiting: bool
+    silences: int
 
 
 class Connections:
@@ -82,7 +94,7 @@ class Connections:
         self.links = Links(cluster, entropy, outbox_max_bytes=settings.outbox_max_bytes, message_max_bytes=settings.message_max_bytes)
         self.by_uid: dict[bytes, Connection] = {}
         self._open: dict[Connection, None] = {}  # every socket, in whatever phase, in order
-        self._heard: dict[bytes, tuple[int, bool]] = {}  # at the last look: bytes that came in, and whether confirmations were awaited
+        self._heard: dict[bytes, _Heard] = {}
         self._dials: dict[Address, bytes | None] = {}  # under way, up to the end of the handshake; the member if it is known
         self._attempts: dict[Address, Deferred[Any]] = {}  # those of them whose connection is not made yet
         self._redial = Redial(min_s=settings.reconnect_min_s, max_s=settings.reconnect_max_s, rng=rng)
@@ -333,21 +345,25 @@ class Connections:
         self._driver.rearm()
         self._carried.on_refused(uid)
 
-    def _watch(self, uid: bytes, link: Link) -> None:
-        self._heard[uid] = (link.bytes_in, link.is_awaiting)
-        self._redial.guard(uid, self._reactor.seconds() + _SILENCE_S)
+    def _watch(self, uid: bytes, link: Link, silences: int = 0) -> None:
+        self._heard[uid] = _Heard(link.bytes_in, link.is_awaiting, silences)
+        self._redial.guard(uid, self._reactor.seconds() + _LOOK_S)
         self._driver.rearm()
 
     def _look(self, uid: bytes) -> None:
-        """A peer that lives confirms what it gets. One that owes confirmations and has said nothing at all since the last look is cut off."""
-        link, connection = self.links.by_uid[uid], self.by_uid[uid]
-        if self._heard[uid] != (link.bytes_in, True):
+        """A peer that lives confirms what it gets. One that owes confirmations and says nothing at all is waited for by nobody, and soon cut off."""
+        link, connection, heard = self.links.by_uid[uid], self.by_uid[uid], self._heard[uid]
+        if not heard.was_awaiting or heard.bytes_in != link.bytes_in:
             self._watch(uid, link)
-            return
-        self._counts["silences"] += 1
-        _log.warn("{peer} has been silent for {seconds} s with confirmations outstanding; dialling it again", peer=link.member, seconds=_SILENCE_S)
-        connection.abort()
-        self._detach(uid)
+        elif heard.silences + 1 < _LOOKS_MAX:
+            self._carried.degrade(uid)
+            self._watch(uid, link, heard.silences + 1)
+        else:
+            self._counts["silences"] += 1
+            seconds = _LOOK_S * _LOOKS_MAX
+            _log.warn("{peer} has been silent for {seconds:g} s with confirmations outstanding; dialling it again", peer=link.member, seconds=seconds)
+            connection.abort()
+            self._detach(uid)
 
     def _refused(self, connection: Connection, error: HandshakeRefused) -> None:
         self._refusals[error.code] += 1

@@ -68,6 +68,8 @@ class MembershipService(Service):
         self._stopped: Deferred[None] | None = None
         self._told: Told | None = None  # who has our farewell
         self._complain_at = 0.0
+        self._began_at = 0.0
+        self._datagram_at: float | None = None  # when a good one of somebody else came last; None: never
         self._counts = dict.fromkeys(("datagrams", "unsealed", "malformed", "subscriber_errors"), 0)
 
     # -- what others see
@@ -96,9 +98,13 @@ class MembershipService(Service):
         """Tell everybody what this member says of itself now. Raises `LocalError` if it were another one, or elsewhere."""
         self._run(self._group.announce(me))
 
-    def statistics(self) -> dict[str, int]:
+    def statistics(self) -> dict[str, Any]:
+        """Totals since the start. `multicast_silent_s`: since when no other member has been heard by datagram; None where there is no multicast, or nobody else."""
+        has_multicast = any(isinstance(discovery, Carrier) for discovery in self._discoveries)
+        since = self._datagram_at if self._datagram_at is not None else self._began_at
+        silent_s = round(self._reactor.seconds() - since, 1) if has_multicast and len(self.everyone) > 1 else None
         return {
-            **self._group.statistics(), **self._counts,
+            **self._group.statistics(), **self._counts, "multicast_silent_s": silent_s,
             "discovery_errors": sum(discovery.errors for discovery in self._discoveries), "driver_errors": self._driver.errors,
         }  # fmt: skip
 
@@ -109,6 +115,7 @@ class MembershipService(Service):
         if self._started:
             raise LocalError("membership was started before; a new start is a new incarnation and takes a new Member and service")
         self._started = True
+        self._began_at = self._reactor.seconds()
         super().startService()  # type: ignore[no-untyped-call]
         self._channel.attach(RECEIVER, self)
         self._driver.start()
@@ -161,7 +168,10 @@ class MembershipService(Service):
         except RemoteError as error:
             self._counts["malformed"] += 1
             return self._complain(str(error))
-        return self._run(self._group.heard(self._reactor.seconds(), heartbeat))
+        now = self._reactor.seconds()
+        if heartbeat.uid != self.me.uid:
+            self._datagram_at = now
+        return self._run(self._group.heard(now, heartbeat))
 
     def _complain(self, why: str) -> None:
         now = self._reactor.seconds()

@@ -21,16 +21,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import pytest
-
 from caterwaul.cluster.admin_socket import ask
+from caterwaul.cluster.security.keyring import make_secret, write_secrets
 from caterwaul.membership.errors import LocalError
 
 from ..real.processes import Command, until
 from . import limits
 from .network import Network, Undo
 
-__all__ = ["PORT", "WEB_PORT", "Lab", "LabNode", "not_met", "seconds_until", "security", "wait"]
+__all__ = ["PORT", "WEB_PORT", "Lab", "LabNode", "seconds_until", "security", "wait"]
 
 PORT, WEB_PORT = 4000, 8080
 _ROOT = Path(__file__).parents[2]
@@ -38,9 +37,12 @@ _READY_S = 40.0  # on a busy machine an interpreter takes long to start
 _LOGGED_CHARACTERS = 3000  # of each node, in a failure
 
 
-def security() -> dict[str, Any]:
-    """Settings that let a node listen outside loopback; the only place that says how."""
-    return {"node.insecure": True}
+def security(folder: Path) -> dict[str, Any]:
+    """Settings that let a node listen outside loopback: a secret that all nodes of this folder share."""
+    path = folder / "secret"
+    if not path.exists():
+        write_secrets(path, [make_secret()], replace=False)
+    return {"security.secret_file": str(path)}
 
 
 class LabNode:
@@ -57,7 +59,7 @@ class LabNode:
             "web.listen": f"{managed}:{WEB_PORT}", "web.application": "tests.faults.app:application",
             "managers.default.acks": "one", "managers.default.cookie.name": "sid", "managers.default.cookie.secure": False,
         }  # fmt: skip
-        lines = {**mine, **security(), **settings}
+        lines = {**mine, **security(folder), **settings}
         self._file.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()))
         self._prefix = ("ip", "netns", "exec", host, "env", f"PYTHONPATH={_ROOT}", *prefix)
         self._process: Command | None = None
@@ -237,10 +239,3 @@ def seconds_until(condition: Callable[[], object], timeout_s: float, what: str, 
 def wait(until_s: float) -> None:
     """For a fault that is to last until then."""
     until(lambda: time.monotonic() >= until_s, until_s - time.monotonic() + 1.0)
-
-
-def not_met(is_met: bool, gap: str) -> None:
-    """Last in a test: a figure that Caterwaul is known not to meet, and why. Fails when it is met, so that the note goes."""
-    if is_met:
-        pytest.fail(f"this is met now, so it is no gap any more: {gap}")
-    pytest.xfail(gap)

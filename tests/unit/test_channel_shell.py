@@ -180,12 +180,18 @@ def test_a_peer_that_owes_confirmations_and_is_silent_is_dialled_again_and_an_id
     fixture.reactor.pump([1.0] * 60)
     assert not wire.aborted
     fixture.channel.send((PEER.uid,), message())
-    fixture.reactor.pump([1.0] * 9)
+    fixture.reactor.pump([1.0] * 2)
     wire.protocol.dataReceived(encode_ack(0, 1))
+    assert not fixture.channel.is_degraded(PEER.uid)
+    fixture.channel.send((PEER.uid,), message())
+    fixture.reactor.pump([1.0] * 4)
+    assert fixture.channel.is_degraded(PEER.uid), "nobody waits for it any more"
+    wire.protocol.dataReceived(encode_ack(0, 2))
+    assert not fixture.channel.is_degraded(PEER.uid)
     fixture.channel.send((PEER.uid,), message())
     fixture.reactor.pump([1.0] * 9)
     assert not wire.aborted
-    fixture.reactor.pump([1.0] * 12)
+    fixture.reactor.pump([1.0] * 4)
     assert wire.aborted
     assert fixture.app.events == ["opened False", "lost"]
     assert fixture.channel.is_degraded(PEER.uid)
