@@ -2,6 +2,7 @@
 
 How a message is compressed travels in the flags of its frames, so each end chooses for itself what it sends, and
 understands what the other may send. Inflating stops at a bound before memory is spent: a bomb costs its sender the link.
+That bound is four times what came, or a mebibyte; what would be more (a large message that says one thing again and again) is sent as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ...membership.errors import RemoteError
 __all__ = ["NONE", "ZLIB", "ZSTD", "compress", "inflate"]
 
 NONE, ZLIB, ZSTD = 0, 1, 2
+_TIMES_MAX, _ALWAYS_BYTES = 4, 1 << 20  # what something compressed may become: as a frame costs, so does what is in it
 _LEVEL = 1  # the link must not wait for the processor; a higher level gains a tenth and costs three times the time
 
 
@@ -48,12 +50,16 @@ if sys.version_info >= (3, 14):
 
 
 def compress(payload: bytes) -> tuple[int, bytes]:
-    """``(how, bytes)``; `NONE` and the payload itself where compressing gains nothing."""
+    """``(how, bytes)``; `NONE` and the payload itself where compressing gains nothing, or so much that nobody would inflate it."""
     if sys.version_info >= (3, 14):
         how, small = ZSTD, zstd.compress(payload, _LEVEL)
     else:
         how, small = ZLIB, zlib.compress(payload, _LEVEL)
-    return (how, small) if len(small) < len(payload) else (NONE, payload)
+    return (how, small) if len(small) < len(payload) <= _bound(small) else (NONE, payload)
+
+
+def _bound(small: bytes) -> int:
+    return max(_TIMES_MAX * len(small), _ALWAYS_BYTES)
 
 
 def inflate(how: int, payload: bytes, size_max: int) -> bytes:
@@ -61,6 +67,7 @@ def inflate(how: int, payload: bytes, size_max: int) -> bytes:
     inflater = _inflaters.get(how)
     if inflater is None:
         raise RemoteError(f"message: compression {how} is not known here")
+    size_max = min(size_max, _bound(payload))
     out = inflater(payload, size_max)
     if len(out) > size_max:
         raise RemoteError(f"message: larger than {size_max} bytes when inflated")
