@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -30,9 +30,9 @@ from .certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MULTICAST_
 from .keyring import make_secret, read_lines, write_secrets
 from .private_files import read_private, write_file
 
-__all__ = ["AUTHORITY_KEY_FILE", "CertificateAuthority", "utc_now"]
+__all__ = ["AUTHORITY_KEY_FILE", "REQUEST_FILE", "CertificateAuthority", "make_request", "utc_now"]
 
-AUTHORITY_KEY_FILE, _ISSUED_FILE = "ca.key", "issued.json"
+AUTHORITY_KEY_FILE, REQUEST_FILE, _ISSUED_FILE = "ca.key", "node.csr", "issued.json"
 _AUTHORITY_DAYS = 3650
 _LIST_DAYS = 3650  # a list is replaced by one with a higher number, and never by time
 _BEFORE = datetime.timedelta(hours=1)
@@ -59,10 +59,7 @@ class CertificateAuthority:
     @classmethod
     def init(cls, directory: Path, cluster: str) -> CertificateAuthority:
         """Make a new one. The directory must not hold one."""
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise LocalError(f"{directory} cannot be made: {error.strerror}") from None
+        _make_directory(directory)
         if (directory / AUTHORITY_KEY_FILE).exists():
             raise LocalError(f"{directory} holds an authority already; `caterwaul ca rotate` replaces its key")
         key = generate_private_key(SECP256R1())
@@ -74,19 +71,20 @@ class CertificateAuthority:
         authority._write_revoked([], 1)
         return authority
 
-    def issue(self, node: str, out: Path, days: int) -> datetime.datetime:
-        """Fill the directory `out` for that node: a new key, its certificate, and what it has to trust. Returns when it ends."""
+    def issue(self, node: str, out: Path, days: int, request: Path | None = None) -> datetime.datetime:
+        """Fill the directory `out` for that node: a certificate, and what it has to trust. Returns when it ends.
+
+        `request`: what `make_request` has made on the node; without one the key is made here, and is in `out` too.
+        """
         require_name(node)
-        try:
-            out.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise LocalError(f"{out} cannot be made: {error.strerror}") from None
+        _make_directory(out)
         if out.resolve() == self.directory.resolve():
             raise LocalError("a node's directory is another one than the authority's")
-        key = generate_private_key(SECP256R1())
-        certificate = self._certificate(node, key, days)
+        key = generate_private_key(SECP256R1()) if request is None else None
+        certificate = self._certificate(node, _requested_key(request) if key is None else key.public_key(), days)
         self._write_issued([*self.issued(), {"serial": f"{certificate.serial_number:x}", "node": node, "until": certificate.not_valid_after_utc.isoformat()}])
-        write_file(out / KEY_FILE, _pem_of(key))
+        if key is not None:
+            write_file(out / KEY_FILE, _pem_of(key))
         write_file(out / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), private=False)
         self.publish(out)
         return certificate.not_valid_after_utc
@@ -145,11 +143,11 @@ class CertificateAuthority:
 
     # -- inside
 
-    def _certificate(self, node: str, key: EllipticCurvePrivateKey, days: int) -> x509.Certificate:
+    def _certificate(self, node: str, key: EllipticCurvePublicKey, days: int) -> x509.Certificate:
         return (
             _builder(_subject(self.cluster, node), days)
             .issuer_name(self._authorities[0].subject)
-            .public_key(key.public_key())
+            .public_key(key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(self.cluster, node))]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
@@ -172,6 +170,41 @@ class CertificateAuthority:
 
     def _write_issued(self, entries: Sequence[dict[str, Any]]) -> None:
         write_file(self.directory / _ISSUED_FILE, json.dumps(entries, indent=1).encode())
+
+
+def make_request(node: str, out: Path) -> Path:
+    """On the node itself: a key, which stays in `out`, and a request to sign it. A key that is there already is used again."""
+    require_name(node)
+    _make_directory(out)
+    path = out / KEY_FILE
+    if not path.exists():
+        write_file(path, _pem_of(generate_private_key(SECP256R1())), replace=False)
+    key = load_pem_private_key(read_private(path, "the private key"), None)
+    assert isinstance(key, EllipticCurvePrivateKey), "made here or by issue"
+    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])).sign(key, SHA256())
+    write_file(out / REQUEST_FILE, request.public_bytes(Encoding.PEM), private=False)
+    return out / REQUEST_FILE
+
+
+def _requested_key(request: Path | None) -> EllipticCurvePublicKey:
+    assert request is not None, "or there is a key"
+    try:
+        found = x509.load_pem_x509_csr(request.read_bytes())
+    except OSError as error:
+        raise LocalError(f"{request} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise LocalError(f"{request} is no request in PEM form: {error}; `caterwaul ca request` makes one") from None
+    key = found.public_key()
+    if not found.is_signature_valid or not isinstance(key, EllipticCurvePublicKey):
+        raise LocalError(f"{request} is not signed by the key that it asks for, or that is on no elliptic curve; `caterwaul ca request` makes one")
+    return key
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise LocalError(f"{path} cannot be made: {error.strerror}") from None
 
 
 def utc_now() -> datetime.datetime:

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ...membership.errors import LocalError
-from .authority import CertificateAuthority, utc_now
+from .authority import CertificateAuthority, make_request, utc_now
 from .keyring import make_secret, read_lines, read_secrets, write_secrets
 
 __all__ = ["ca", "secret"]
@@ -110,11 +110,24 @@ def init(cluster: str, directory: Path) -> None:
 @_directory
 @click.option("--out", type=_PATH, metavar="DIR", help="Directory of the node, made if need be; NODE below the authority's directory unless given.")
 @click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="How long it is valid.")
-def issue(node: str, directory: Path, out: Path | None, days: int) -> None:
-    """Make a key and a certificate for NODE (its node.name), with all that it has to trust. The same again renews it."""
+@click.option("--request", type=_PATH, metavar="FILE", help="What `ca request` has made on the node, whose key then never leaves it.")
+def issue(node: str, directory: Path, out: Path | None, days: int, request: Path | None) -> None:
+    """Make a certificate for NODE (its node.name), with all that it has to trust, and a key unless there is a --request. The same again renews it."""
     out = out if out is not None else directory / "nodes" / node
-    until = CertificateAuthority(directory).issue(node, out, days)
+    until = CertificateAuthority(directory).issue(node, out, days, request)
     click.echo(f"{out}: {node} until {until:%Y-%m-%d}; move it to that node, readable by its user only, and name it in security.certificates", err=True)
+
+
+@ca.command("request")
+@click.argument("node")
+@click.option("--out", type=_PATH, required=True, metavar="DIR", help="The node's directory, made if need be.")
+def request_certificate(node: str, out: Path) -> None:
+    """On the machine of NODE: make its key, and a request for a certificate of it.
+
+    Take the request to the authority, `ca issue NODE --request FILE`, and bring back what that has made.
+    """
+    path = make_request(node, out)
+    click.echo(f"{path}: take it to the authority, `caterwaul ca issue {node} --request {path.name}`, and put what that makes into {out}", err=True)
 
 
 @ca.command("revoke")

@@ -9,9 +9,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from caterwaul.cluster.security.authority import CertificateAuthority, utc_now
+from caterwaul.cluster.security.authority import CertificateAuthority, make_request, utc_now
 from caterwaul.cluster.security.certificates import Credentials, Revoked, load_credentials, name_in, uri_of
 from caterwaul.cluster.security.guards import CertificateGuard
+from caterwaul.cluster.security.private_files import write_file
 from caterwaul.membership.errors import LocalError
 
 
@@ -159,6 +160,29 @@ def test_while_the_authority_changes_both_are_trusted(authority: CertificateAuth
     authority.publish(a)
     with pytest.raises(LocalError, match="was not issued by an authority"):
         load(a, "a")
+
+
+def test_a_key_that_never_leaves_its_node(authority: CertificateAuthority, tmp_path: Path) -> None:
+    node, brought = tmp_path / "node", tmp_path / "brought"
+    request = make_request("a", node)
+    key = (node / "node.key").read_bytes()
+    authority.issue("a", brought, 90, request)
+    assert not (brought / "node.key").exists()
+    for name in ("node.pem", "ca.pem", "revoked.crl", "multicast.secret"):
+        write_file(node / name, (brought / name).read_bytes())
+    assert name_in(load(node, "a").chain[0], "shop") == "a"
+    make_request("a", node)
+    assert (node / "node.key").read_bytes() == key, "a renewal asks for the same key"
+
+
+def test_a_request_is_signed_by_the_key_it_asks_for(authority: CertificateAuthority, tmp_path: Path) -> None:
+    request = make_request("a", tmp_path / "node")
+    lines = request.read_text().splitlines()
+    request.write_text("\n".join([*lines[:-2], lines[-2][:-8] + "AAAA" + lines[-2][-4:], lines[-1]]) + "\n")
+    with pytest.raises(LocalError, match="ca request"):
+        authority.issue("a", tmp_path / "out", 90, request)
+    with pytest.raises(LocalError, match="cannot be read"):
+        authority.issue("a", tmp_path / "out", 90, tmp_path / "none")
 
 
 def test_the_directory_of_the_authority_is_nobodys_elses(authority: CertificateAuthority, tmp_path: Path) -> None:
