@@ -23,9 +23,11 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..membership.errors import LocalError
-from .admin_gate import Gate, GuardedSite
+from .admin_gate import Gate, GuardedSite, Limited
 from .admin_socket import prepare_path
 from .crosschecks import split_address
+from .errors import HandshakeRefused
+from .security.certificates import ADMINISTRATOR
 from .security.guards import CertificateGuard
 from .security.keyring import read_secrets
 from .security.service import Security
@@ -75,6 +77,7 @@ class AdminService:
         self._reactor = reactor
         self._ports: list[IListeningPort] = []
         self._path: Path | None = None
+        self._gate: Gate | None = None
         self.address = ""  #: `host:port` over TCP, empty: none
 
     def listen_unix(self, path: Path) -> None:
@@ -94,16 +97,20 @@ class AdminService:
         if not admin.listen or where is None:
             return
         host, port = where
-        gate = Gate(read_secrets(Path(admin.token_file)) if admin.token_file else [], read_only=admin.listen_read_only)
-        site: Any = _quiet(GuardedSite(admin_resource(self._node), gate, self._reactor, self._is_administrator))
+        self._gate = Gate(read_secrets(Path(admin.token_file)) if admin.token_file else [], read_only=admin.listen_read_only)
+        site: Any = _quiet(GuardedSite(admin_resource(self._node), self._gate, self._reactor, self._is_administrator))
         guard = self._security.guard
         factory = tls_factory(guard.context, site, self._reactor) if isinstance(guard, CertificateGuard) else site
         try:
-            self._ports.append(self._reactor.listenTCP(port, factory, interface=host))
+            limited = Limited(factory)  # type: ignore[no-untyped-call]
+            self._ports.append(self._reactor.listenTCP(port, limited, interface=host))
         except CannotListenError as error:
             raise LocalError(f"admin.listen: cannot listen on TCP port {port} of {host}: {error.socketError}") from None
         found: Any = self._ports[-1].getHost()
         self.address = f"{found.host}:{found.port}"
+
+    def statistics(self) -> dict[str, int]:
+        return {"refused": self._gate.refused if self._gate is not None else 0}
 
     async def stop(self) -> None:
         ports, self._ports = self._ports, []
@@ -119,8 +126,10 @@ class AdminService:
         if not isinstance(guard, CertificateGuard):
             return False
         transport: Any = request.transport
-        identity = guard.identify(transport.getHandle())
-        return identity.name in self._node.settings.admin.clients and guard.admits(identity)
+        try:
+            return guard.admits(guard.identify(transport.getHandle(), ADMINISTRATOR))
+        except HandshakeRefused:
+            return False
 
 
 def _quiet(site: Site) -> Site:

@@ -9,6 +9,7 @@ import http.client
 import ssl
 from collections.abc import Callable
 from functools import wraps
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import click
 
 from ..membership.errors import LocalError
 from .admin_socket import ANSWER_S, answer_of, answers, ask, find_running
-from .security.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE
+from .security.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, NODE
 from .security.keyring import read_lines
 from .settings import load
 
@@ -58,6 +59,8 @@ class _OverTcp(Asked):
             raise LocalError(f"--url {url}: write http://HOST:PORT, or https://HOST:PORT with --certificates")
         if (parts.scheme == "https") != (certificates is not None):
             raise LocalError("--certificates goes with an https address, and with no other")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise LocalError(f"--url {url}: a token would be overheard on the way there; over the network use https and --certificates")
         self._url, self._host, self._port = url, parts.hostname, parts.port
         self._headers = {"Authorization": f"Bearer {read_lines(token_file)[0]}"} if token_file is not None else {}
         self._context = _context_of(certificates) if certificates is not None else None
@@ -76,7 +79,25 @@ class _OverTcp(Asked):
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         if self._context is None:
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        return http.client.HTTPSConnection(self._host, self._port, timeout=timeout_s, context=self._context)
+        return _NodeConnection(self._host, self._port, timeout=timeout_s, context=self._context)
+
+
+class _NodeConnection(http.client.HTTPSConnection):
+    """To a node: an administrator's certificate, which is of the same authority, is no node's."""
+
+    def connect(self) -> None:
+        super().connect()
+        shown: Any = self.sock.getpeercert() or {}
+        if not any(kind == "URI" and value.startswith(f"{NODE}://") for kind, value in shown.get("subjectAltName", ())):
+            self.close()
+            raise LocalError(f"who answers at {self.host}:{self.port} is no node of the cluster")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _context_of(certificates: Path) -> ssl.SSLContext:

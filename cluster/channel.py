@@ -261,17 +261,18 @@ class GroupChannel:
 
     def _end_hasty_step(self) -> None:
         """Write what idle connections take at once. The rest is for the reactor's thread."""
-        connections, touched = self._connections.by_uid, self._touched
-        later: dict[bytes, Link] = {}
-        while touched:
-            uid, link = touched.popitem()
-            connection = connections.get(uid)
-            if link.outbox.wants_refill() or (connection is not None and not connection.hasten()):
-                later[uid] = link
-        self._step = 0
-        self._hasty = False
-        if later:
-            self.wake(partial(touched.update, later))
+        connections, touched, later = self._connections.by_uid, self._touched, dict[bytes, Link]()
+        try:
+            while touched:
+                uid, link = touched.popitem()
+                later[uid] = link  # whatever happens now
+                connection = connections.get(uid)
+                if not link.outbox.wants_refill() and (connection is None or connection.hasten()):
+                    del later[uid]
+        finally:
+            self._step, self._hasty = 0, False
+            if later:
+                self.wake(partial(touched.update, later))
 
     def _refill(self, uid: bytes, link: Link) -> None:
         for name, keys, waiters in iter(link.outbox.take_dirty, None):

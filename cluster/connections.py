@@ -29,7 +29,7 @@ from .handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake
 from .link import Link
 from .meeting import Address, Links, Meeting, Offer
 from .redial import Dial, Expired, Redial
-from .security.admission import Admission
+from .security.admission import Admission, Identity
 from .settings import ChannelSettings
 from .transport import Connection, Endpoints, connect, listen
 
@@ -94,6 +94,7 @@ class Connections:
         self.links = Links(cluster, entropy, outbox_max_bytes=settings.outbox_max_bytes, message_max_bytes=settings.message_max_bytes)
         self.by_uid: dict[bytes, Connection] = {}
         self._open: dict[Connection, None] = {}  # every socket, in whatever phase, in order
+        self._admitted: dict[bytes, Identity] = {}  # what each member was admitted with last, connected or not
         self._heard: dict[bytes, _Heard] = {}
         self._dials: dict[Address, bytes | None] = {}  # under way, up to the end of the handshake; the member if it is known
         self._attempts: dict[Address, Deferred[Any]] = {}  # those of them whose connection is not made yet
@@ -143,6 +144,7 @@ class Connections:
 
     def forget(self, uid: bytes) -> None:
         """Do not dial this member again."""
+        self._admitted.pop(uid, None)
         self._redial.forget(uid)
         self._driver.rearm()
 
@@ -159,22 +161,22 @@ class Connections:
         }  # fmt: skip
 
     def readmit(self) -> None:
-        """Secrets or certificates have changed: whoever would not be admitted any more is cut off."""
+        """Secrets or certificates have changed: whoever would not be admitted any more is cut off. A node that is known by name is no member any more, connected
+        or not; one that only holds a secret may have another, and come again."""
         with self.lock:
             for connection in list(self._open):
-                if connection.identity is not None and not connection.is_closed and not self._endpoints.admits(connection.identity):
-                    self._shut_out(connection, connection.identity.credential)
+                if connection.link is None and connection.identity is not None and not self._endpoints.admits(connection.identity):
+                    connection.abort()
+            for uid, identity in sorted(self._admitted.items()):
+                if not self._endpoints.admits(identity):
+                    self._shut_out(uid, identity)
 
-    def _shut_out(self, connection: Connection, credential: str) -> None:
+    def _shut_out(self, uid: bytes, identity: Identity) -> None:
         self._refusals["revoked"] += 1
-        link = connection.link
-        if link is None:
-            connection.abort()
-        else:
-            _log.warn("{peer}: what it was admitted with ({credential}) counts no more", peer=link.member, credential=credential)
-            self.drop(link.member.uid, "revoked: secret or certificate")
-            if self._endpoints.knows_nodes:
-                self._carried.on_shut_out(link.member.uid)
+        _log.warn("{peer}: what it was admitted with ({credential}) counts no more", peer=self.links.by_uid[uid].member, credential=identity.credential)
+        self.drop(uid, "revoked: secret or certificate")
+        if identity.name:
+            self._carried.on_shut_out(uid)
 
     # -- connections call these (transport.Host)
 
@@ -186,6 +188,9 @@ class Connections:
         return self._endpoints.admission(connection.transport, self._carried.me.uid, dialled=connection.offer is not None)
 
     def handshake(self, connection: Connection) -> Handshake:
+        assert connection.identity is not None, "admitted"
+        if not self._endpoints.admits(connection.identity):  # it was begun before that changed
+            raise HandshakeRefused("revoked", "what this connection was admitted with counts no more")
         if connection.accepted_from:
             self._accepting.give_back(self._reactor.seconds(), connection.accepted_from)
         return Handshake(ACCEPTED if connection.offer is None else DIALLED, self._carried.me.uid, self._cluster)
@@ -247,13 +252,15 @@ class Connections:
             raise HandshakeRefused("identity", f"{member.name!r} says it is the process {member.uid.hex()[:8]}, which is {known.member.name!r}")
 
     def _accept(self, address: str) -> Connection | None:
-        half_open = sum(connection.link is None and connection.offer is None for connection in self._open)
-        if self._stopped is not None or half_open >= self._settings.unauthenticated_max:
-            self._refusals["busy"] += 1
+        if self._stopped is not None:
             return None
         if not self._accepting.take(self._reactor.seconds(), address):
-            self._refusals["rate"] += 1
+            self._count_refusal("rate", address, "too many connections without admission (channel.accepts_per_s)")
             return None
+        half_open = [other for other in self._open if other.link is None and other.offer is None and not other.is_closed]
+        if len(half_open) >= self._settings.unauthenticated_max:  # the oldest goes: a real handshake takes milliseconds
+            self._count_refusal("busy", half_open[0].where, "too many connections without a handshake (channel.unauthenticated_max)")
+            half_open[0].abort()
         connection = self._connection()
         connection.accepted_from = address
         return connection
@@ -294,7 +301,9 @@ class Connections:
         self._redial.release(connection)
         self._redial.opened(self._reactor.seconds(), uid)
         self._driver.rearm()
+        assert connection.identity is not None, "admitted"
         self.by_uid[uid] = connection
+        self._admitted[uid] = connection.identity
         self._watch(uid, meeting.link)
         self._counts["links_resumed" if meeting.resumed else "links_begun"] += 1
         connection.establish(meeting.link, meeting.answer)
@@ -366,10 +375,13 @@ class Connections:
             self._detach(uid)
 
     def _refused(self, connection: Connection, error: HandshakeRefused) -> None:
-        self._refusals[error.code] += 1
-        count = self._refusals[error.code]
-        if error.code != "duplicate" and count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a peer that goes on does not fill the log
-            _log.warn("handshake with {where}: {error} ({count} times so far)", where=connection.where, error=error, count=count)
+        self._count_refusal(error.code, connection.where, str(error))
+
+    def _count_refusal(self, code: str, where: str, why: str) -> None:
+        self._refusals[code] += 1
+        count = self._refusals[code]
+        if code != "duplicate" and count & (count - 1) == 0:  # the 1st, 2nd, 4th, 8th...: a peer that goes on does not fill the log
+            _log.warn("handshake with {where}: {why} ({count} times so far)", where=where, why=why, count=count)
 
     def _port_closed(self, _: object) -> None:
         self._port = None

@@ -56,7 +56,7 @@ def check_node(node: NodeSettings, problems: Problems) -> None:
 def check_security(security: SecuritySettings, node: NodeSettings, membership: MembershipSettings, problems: Problems) -> None:
     address = _address(node.host)
     outside = address is not None and not address.is_loopback and not address.is_unspecified and not address.is_multicast
-    has_key = bool(security.secret_file or security.certificates or os.environ.get(VARIABLE))
+    has_key = bool(security.secret_file or security.certificates or os.environ.get(VARIABLE, "").split())
     if security.secret_file and security.certificates:
         problems.add("security.certificates", "is given, and secret_file too: a node has one way to know others, choose")
     if node.insecure and has_key:

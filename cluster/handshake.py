@@ -22,7 +22,7 @@ __all__ = ["ACCEPTED", "DIALLED", "EPOCH_BYTES", "Answer", "Greeting", "Handshak
 EPOCH_BYTES = 8
 _FORMAT = 1  # value of the key "caterwaul": the form of HELLO itself
 _FEATURES: frozenset[str] = frozenset()  # what a peer may list under "mandatory" and is known here: nothing is defined yet
-_REFUSAL_CODES = ("cluster", "version", "mandatory", "self", "duplicate", "malformed")
+_REFUSAL_CODES = ("cluster", "version", "mandatory", "self", "identity", "duplicate", "revoked", "malformed")
 
 DIALLED, ACCEPTED, DONE = "dialled", "accepted", "done"
 

@@ -331,6 +331,7 @@ class Node:
             "membership": membership.statistics(),
             "channel": channel.statistics(),
             "security": self.security.statistics() if self.security is not None else {},
+            "admin": self._admin.statistics() if self._admin is not None else {},
             "managers": {name: engine.statistics() for name, engine in sorted(self.engines.items())},
         }
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.tcp import Connection as TcpTransport
 
 from .security.tls import TlsTransport
@@ -49,12 +50,20 @@ class Shortcut:
     @property
     def is_clear(self) -> bool:
         """Whether nothing waits to be written, so that order is kept. (Twisted has no public word for what its transport holds.)"""
-        left = self._left if self._tls is None else self._tls.left
-        return not left and self._lower._tempDataLen == 0 and self._lower.dataBuffer == b""
+        if self._tls is None:
+            return not self._left and self._is_empty
+        return not self._tls.left and not self._tls.is_ending and self._is_empty
+
+    @property
+    def _is_empty(self) -> bool:
+        return bool(self._lower._tempDataLen == 0 and self._lower.dataBuffer == b"")
 
     def send(self, data: bytes) -> bool:
         """Give the kernel what it takes now; whether that was all. The rest is for `put_back`, also after an error, which shows itself to the reactor."""
-        bytes_out = data if self._tls is None else self._tls.encrypt(data)
+        try:
+            bytes_out = data if self._tls is None else self._tls.encrypt(data)
+        except SSL.Error:  # it has ended meanwhile; the link says all that again on its next connection
+            return False
         try:
             left = bytes_out[self._socket.send(bytes_out) :]
         except OSError:

@@ -125,11 +125,10 @@ class AdminSettings:
     listen: str = knob(
         "",
         "`address:port` to answer on over TCP too (port 0: any free one). On loopback with `token_file`; elsewhere only with `security.certificates`, and then "
-        "to whoever shows a certificate of a name in `clients`. Empty: only the Unix socket.",
+        "to whoever shows an administrator's certificate (`caterwaul ca issue --admin`). Empty: only the Unix socket.",
     )
     token_file: str = knob("", "File with the token for `listen` on loopback (`caterwaul secret new FILE` makes one), readable by this user only.")
     listen_read_only: bool = knob(True, "Over TCP only look: `drain` and `leave` are refused there.")
-    clients: list[str] = knob(["admin"], "Names in the certificates that may ask over TCP (`caterwaul ca issue admin`).")
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ class Endpoints(Interface):
     """How to listen and dial, and who is admitted. `host` is an address or a name."""
 
     has_handshake: bool  #: the transport has one of its own, and a connection is usable when that is complete
-    knows_nodes: bool  #: see `Guard`
 
     def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint: ...
 
@@ -65,7 +64,7 @@ class Endpoints(Interface):
 class PlainTcp:
     """No encryption, and everybody is admitted: for loopback."""
 
-    has_handshake = knows_nodes = False
+    has_handshake = False
 
     def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint:
         endpoint = TCP6ServerEndpoint if _version(host) == 6 else TCP4ServerEndpoint
@@ -94,7 +93,6 @@ class TlsTcp:
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
         self._plain = PlainTcp()
-        self.knows_nodes = guard.knows_nodes
 
     def server(self, reactor: Any, host: str, port: int) -> IStreamServerEndpoint:
         return TlsServer(self._plain.server(reactor, host, port), self._guard.context, reactor)

@@ -7,7 +7,7 @@ escapes a parser is a bug of ours, and the fuzz tests say so.
 
 from __future__ import annotations
 
-__all__ = ["ClusterError", "LocalError", "RemoteError"]
+__all__ = ["ClusterError", "LocalError", "RemoteError", "printable"]
 
 
 class ClusterError(Exception):
@@ -19,4 +19,12 @@ class LocalError(ClusterError):
 
 
 class RemoteError(ClusterError):
-    """A peer's bytes broke the protocol; the text is safe to log (no payload, no secret)."""
+    """A peer's bytes broke the protocol; the text is safe to log: no payload, no secret, and nothing in it begins a line of its own."""
+
+    def __init__(self, text: str = "") -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """The same on one line, whatever a peer has put into it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

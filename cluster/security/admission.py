@@ -7,7 +7,7 @@ before that. The identity is the connection's: what the other end says of itself
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from ...membership.member import Member
 from ..errors import HandshakeRefused
@@ -17,11 +17,12 @@ __all__ = ["ANYBODY", "Admission", "Identity", "Open"]
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What the other end has proven; empty: nothing. `credential`: with what (a secret's id, a certificate's serial number as text)."""
+    """What the other end has proven; empty: nothing. `credential`: with what (a secret's id, a certificate's serial number as text); `shown`: the certificate."""
 
     uid: bytes = b""
     name: str = ""
     credential: str = ""
+    shown: Any = None
 
     def require(self, member: Member) -> None:
         """Raises `HandshakeRefused` if a member of this identity cannot be that one."""

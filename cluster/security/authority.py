@@ -26,7 +26,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ...membership.errors import LocalError
 from ...membership.member import require_name
-from .certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MULTICAST_FILE, REVOKED_FILE, read_authorities, uri_of
+from .certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MULTICAST_FILE, NODE, REVOKED_FILE, read_authorities, uri_of
 from .keyring import make_secret, read_lines, write_secrets
 from .private_files import read_private, write_file
 
@@ -68,11 +68,11 @@ class CertificateAuthority:
         write_secrets(directory / MULTICAST_FILE, [make_secret()], replace=False)
         authority = cls(directory)
         authority._write_issued([])
-        authority._write_revoked([], 1)
+        authority._write_revoked([], int(utc_now().timestamp()))  # above those of an authority that was here before
         return authority
 
-    def issue(self, node: str, out: Path, days: int, request: Path | None = None) -> datetime.datetime:
-        """Fill the directory `out` for that node: a certificate, and what it has to trust. Returns when it ends.
+    def issue(self, node: str, out: Path, days: int, request: Path | None = None, *, scheme: str = NODE) -> datetime.datetime:
+        """Fill the directory `out` for that node (or administrator): a certificate, and what it has to trust. Returns when it ends.
 
         `request`: what `make_request` has made on the node; without one the key is made here, and is in `out` too.
         """
@@ -81,27 +81,34 @@ class CertificateAuthority:
         if out.resolve() == self.directory.resolve():
             raise LocalError("a node's directory is another one than the authority's")
         key = generate_private_key(SECP256R1()) if request is None else None
-        certificate = self._certificate(node, _requested_key(request) if key is None else key.public_key(), days)
-        self._write_issued([*self.issued(), {"serial": f"{certificate.serial_number:x}", "node": node, "until": certificate.not_valid_after_utc.isoformat()}])
+        certificate = self._certificate(node, _requested_key(request) if key is None else key.public_key(), days, scheme)
+        self._write_issued(
+            [*self.issued(), {"serial": f"{certificate.serial_number:x}", "node": node, "for": scheme, "until": certificate.not_valid_after_utc.isoformat()}]
+        )
         if key is not None:
             write_file(out / KEY_FILE, _pem_of(key))
         write_file(out / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), private=False)
-        self.publish(out)
+        self.publish(out, secrets=scheme == NODE)
         return certificate.not_valid_after_utc
 
-    def publish(self, out: Path) -> None:
-        """Copy what all nodes share into the directory of one: authorities, revoked certificates, multicast secrets."""
-        for name in (AUTHORITY_FILE, REVOKED_FILE):
-            write_file(out / name, (self.directory / name).read_bytes(), private=False)
-        write_file(out / MULTICAST_FILE, read_private(self.directory / MULTICAST_FILE, "the multicast secret"))
+    def publish_revoked(self, out: Path) -> None:
+        """Copy the list of revoked certificates into the directory of a node."""
+        write_file(out / REVOKED_FILE, (self.directory / REVOKED_FILE).read_bytes(), private=False)
 
-    def revoke(self, node: str) -> int:
-        """Trust no certificate of that node any more. Returns how many were valid until now."""
+    def publish(self, out: Path, *, secrets: bool = True) -> None:
+        """Copy what all nodes share into the directory of one: authorities, revoked certificates, and multicast secrets."""
+        write_file(out / AUTHORITY_FILE, (self.directory / AUTHORITY_FILE).read_bytes(), private=False)
+        self.publish_revoked(out)
+        if secrets:
+            write_file(out / MULTICAST_FILE, read_private(self.directory / MULTICAST_FILE, "the multicast secret"))
+
+    def revoke(self, node: str, more: Sequence[int] = ()) -> int:
+        """Trust no certificate of that node any more (empty: of none), nor those of these serial numbers. Returns how many were trusted until now."""
         serials, number = self._revoked()
-        found = [int(entry["serial"], 16) for entry in self.issued() if entry["node"] == node]
-        fresh = [serial for serial in found if serial not in serials]
+        found = [int(entry["serial"], 16) for entry in self.issued() if node and entry["node"] == node]
+        fresh = [serial for serial in dict.fromkeys((*found, *more)) if serial not in serials]
         if not fresh:
-            raise LocalError(f"no certificate of {node!r} is valid; `caterwaul ca list` shows which are")
+            raise LocalError(f"no certificate of {node or 'these numbers'!r} is valid; `caterwaul ca list` shows which are")
         self._write_revoked([*serials, *fresh], number + 1)
         return len(fresh)
 
@@ -143,13 +150,13 @@ class CertificateAuthority:
 
     # -- inside
 
-    def _certificate(self, node: str, key: EllipticCurvePublicKey, days: int) -> x509.Certificate:
+    def _certificate(self, node: str, key: EllipticCurvePublicKey, days: int, scheme: str) -> x509.Certificate:
         return (
             _builder(_subject(self.cluster, node), days)
             .issuer_name(self._authorities[0].subject)
             .public_key(key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(self.cluster, node))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri_of(self.cluster, node, scheme))]), critical=False)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, SHA256())

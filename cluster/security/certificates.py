@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -24,13 +24,28 @@ from .keyring import read_secrets
 from .private_files import read_private
 
 __all__ = [
-    "AUTHORITY_FILE", "CERTIFICATE_FILE", "FILES", "KEY_FILE", "MULTICAST_FILE", "REVOKED_FILE", "Credentials", "Revoked", "load_credentials",
-    "name_in", "read_authorities", "read_certificates", "uri_of",
+    "ADMINISTRATOR",
+    "AUTHORITY_FILE",
+    "CERTIFICATE_FILE",
+    "FILES",
+    "KEY_FILE",
+    "MULTICAST_FILE",
+    "NODE",
+    "REVOKED_FILE",
+    "Credentials",
+    "Revoked",
+    "has_issued",
+    "load_credentials",
+    "name_in",
+    "read_authorities",
+    "read_certificates",
+    "read_revoked",
+    "uri_of",
 ]  # fmt: skip
 
 CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE = "node.pem", "node.key", "ca.pem", "revoked.crl", "multicast.secret"
 FILES = (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE)  #: of a node's directory
-_SCHEME = "caterwaul://"
+NODE, ADMINISTRATOR = "caterwaul", "caterwaul-admin"  #: schemes of the URI: what a certificate is for
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +64,7 @@ class Revoked:
             raise ValueError("not signed by an authority of this cluster")
         try:
             number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
-        except x509.ExtensionNotFound:
+        except (x509.ExtensionNotFound, x509.DuplicateExtension):
             raise ValueError("the list has no number") from None
         return Revoked(number, frozenset(entry.serial_number for entry in crl), der)
 
@@ -65,19 +80,19 @@ class Credentials:
     multicast: Sequence[Secret]
 
 
-def uri_of(cluster: str, node: str) -> str:
-    """How a certificate names a node."""
-    return f"{_SCHEME}{quote(cluster, safe='')}/{quote(node, safe='')}"
+def uri_of(cluster: str, name: str, scheme: str = NODE) -> str:
+    """How a certificate names a node, or an administrator."""
+    return f"{scheme}://{quote(cluster, safe='')}/{quote(name, safe='')}"
 
 
-def name_in(certificate: x509.Certificate, cluster: str) -> str:
-    """The node that this certificate names in that cluster; empty: none."""
+def name_in(certificate: x509.Certificate, cluster: str, scheme: str = NODE) -> str:
+    """The node (or administrator) that this certificate names in that cluster; empty: none. It names one only, and is for one purpose only."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         return ""
-    prefix = uri_of(cluster, "")
-    found = [uri for uri in names.get_values_for_type(x509.UniformResourceIdentifier) if uri.startswith(_SCHEME)]
+    prefix = uri_of(cluster, "", scheme)
+    found = names.get_values_for_type(x509.UniformResourceIdentifier)
     return unquote(found[0][len(prefix) :]) if len(found) == 1 and found[0].startswith(prefix) else ""
 
 
@@ -116,7 +131,7 @@ def load_credentials(directory: Path, cluster: str, node: str, now: datetime.dat
         Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     ):
         raise LocalError(f"{path} is not the certificate of the key in {directory / KEY_FILE}")
-    if not any(_has_issued(authority, own) for authority in authorities):
+    if not any(has_issued(authority, own) for authority in authorities):
         raise LocalError(f"{path} was not issued by an authority in {directory / AUTHORITY_FILE}")
     named = name_in(own, cluster)
     if not named:
@@ -127,7 +142,7 @@ def load_credentials(directory: Path, cluster: str, node: str, now: datetime.dat
         raise LocalError(
             f"{path} is valid from {own.not_valid_before_utc:%Y-%m-%d %H:%M} to {own.not_valid_after_utc:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}"
         )
-    revoked = _read_revoked(directory / REVOKED_FILE, authorities)
+    revoked = read_revoked(directory / REVOKED_FILE, authorities)
     if own.serial_number in revoked.serials:
         raise LocalError(f"{path} has been revoked; `caterwaul ca issue {node}` makes another")
     multicast = directory / MULTICAST_FILE
@@ -144,7 +159,8 @@ def _read_key(path: Path) -> EllipticCurvePrivateKey:
     return key
 
 
-def _read_revoked(path: Path, authorities: Sequence[x509.Certificate]) -> Revoked:
+def read_revoked(path: Path, authorities: Sequence[x509.Certificate]) -> Revoked:
+    """The list in a file; the empty one if there is no file. Raises `LocalError`."""
     try:
         return Revoked.read(path.read_bytes(), authorities)
     except FileNotFoundError:
@@ -155,10 +171,11 @@ def _read_revoked(path: Path, authorities: Sequence[x509.Certificate]) -> Revoke
         raise LocalError(f"{path} is no list of revoked certificates: {error}") from None
 
 
-def _has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+def has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Whether its signature says so."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
@@ -167,5 +184,5 @@ def _has_signed(authority: x509.Certificate, crl: x509.CertificateRevocationList
     key = authority.public_key()
     try:
         return crl.issuer == authority.subject and crl.is_signature_valid(key)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, UnsupportedAlgorithm):
         return False

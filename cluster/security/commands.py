@@ -14,6 +14,7 @@ import click
 
 from ...membership.errors import LocalError
 from .authority import CertificateAuthority, make_request, utc_now
+from .certificates import ADMINISTRATOR, NODE
 from .keyring import make_secret, read_lines, read_secrets, write_secrets
 
 __all__ = ["ca", "secret"]
@@ -110,12 +111,14 @@ def init(cluster: str, directory: Path) -> None:
 @_directory
 @click.option("--out", type=_PATH, metavar="DIR", help="Directory of the node, made if need be; NODE below the authority's directory unless given.")
 @click.option("--days", type=click.IntRange(1, 3650), default=90, show_default=True, help="How long it is valid.")
+@click.option("--admin", "is_admin", is_flag=True, help="For an administrator (--url of the commands that ask), who is no node and never becomes one.")
 @click.option("--request", type=_PATH, metavar="FILE", help="What `ca request` has made on the node, whose key then never leaves it.")
-def issue(node: str, directory: Path, out: Path | None, days: int, request: Path | None) -> None:
+def issue(node: str, directory: Path, out: Path | None, days: int, is_admin: bool, request: Path | None) -> None:
     """Make a certificate for NODE (its node.name), with all that it has to trust, and a key unless there is a --request. The same again renews it."""
-    out = out if out is not None else directory / "nodes" / node
-    until = CertificateAuthority(directory).issue(node, out, days, request)
-    click.echo(f"{out}: {node} until {until:%Y-%m-%d}; move it to that node, readable by its user only, and name it in security.certificates", err=True)
+    out = out if out is not None else directory / ("administrators" if is_admin else "nodes") / node
+    until = CertificateAuthority(directory).issue(node, out, days, request, scheme=ADMINISTRATOR if is_admin else NODE)
+    use = "give it to that person, for --certificates" if is_admin else "move it to that node, readable by its user only, and name it in security.certificates"
+    click.echo(f"{out}: {node} until {until:%Y-%m-%d}; {use}", err=True)
 
 
 @ca.command("request")
@@ -131,21 +134,25 @@ def request_certificate(node: str, out: Path) -> None:
 
 
 @ca.command("revoke")
-@click.argument("node")
+@click.argument("node", default="")
+@click.option("--serial", "serials", multiple=True, metavar="HEX", help="A certificate by its number, also one that is not in the list. Any number of times.")
 @_directory
 @click.option("--out", type=_PATH, multiple=True, metavar="DIR", help="Directory of any node that runs here, to give the list to. Any number of times.")
-def revoke(node: str, directory: Path, out: tuple[Path, ...]) -> None:
-    """Trust no certificate of NODE any more.
+def revoke(node: str, serials: tuple[str, ...], directory: Path, out: tuple[Path, ...]) -> None:
+    """Trust no certificate of NODE (or administrator) any more.
 
     Give revoked.crl to any one running node (its directory in security.certificates): the nodes tell each other within seconds, and
     connections of NODE are closed. NODE still has the multicast secret: `ca rotate` changes that.
     """
     authority = CertificateAuthority(directory)
-    count = authority.revoke(node)
+    try:
+        count = authority.revoke(node, [int(serial, 16) for serial in serials])
+    except ValueError:
+        raise LocalError("--serial: a number in hexadecimal, as `caterwaul ca list --json` shows it") from None
     for target in out:
-        authority.publish(target)
+        authority.publish_revoked(target)
     told = "" if out else f"; copy {directory / 'revoked.crl'} into the directory of any node that runs"
-    click.echo(f"{count} certificate{'s' * (count != 1)} of {node} revoked{told}", err=True)
+    click.echo(f"{count} certificate{'s' * (count != 1)} revoked{told}", err=True)
 
 
 @ca.command("rotate")
@@ -193,4 +200,6 @@ def list_certificates(directory: Path, as_json: bool) -> None:
     now = utc_now()
     for entry in found:
         days = (datetime.datetime.fromisoformat(entry["until"]) - now).days
-        click.echo(f"{entry['node']:16}  {entry['serial'][:16]}  {'revoked' if entry['revoked'] else f'{days} days left'}")
+        click.echo(
+            f"{entry['node']:16}  {entry['serial'][:16]}  {'revoked' if entry['revoked'] else f'{days} days left'}{'  administrator' * (entry['for'] == ADMINISTRATOR)}"
+        )

@@ -19,7 +19,7 @@ from OpenSSL import SSL
 from ...membership.secret import Secret
 from ..errors import HandshakeRefused
 from .admission import Admission, Identity, Open
-from .certificates import Credentials, Revoked, name_in
+from .certificates import NODE, Credentials, Revoked, has_issued, name_in
 from .proof import EXPORTER_BYTES, EXPORTER_LABEL, Proof
 from .tls import make_context
 
@@ -40,14 +40,9 @@ class Guard(Protocol):
     def admits(self, identity: Identity) -> bool:
         """Whether what this identity has proven still counts."""
 
-    knows_nodes: bool
-    """Whom it admits no more has been shut out by name, and is no member; else it may have another credential, and come again."""
-
 
 class SecretGuard:
     """One secret for the whole cluster. It cannot tell nodes apart, nor shut a single one out."""
-
-    knows_nodes = False
 
     def __init__(self, secrets: Sequence[Secret], cluster: str) -> None:
         self._cluster = cluster
@@ -78,8 +73,6 @@ class SecretGuard:
 class CertificateGuard:
     """A certificate for each node, of the cluster's own authority. The dialler and the acceptor look at each other's."""
 
-    knows_nodes = True
-
     def __init__(self, credentials: Credentials, cluster: str) -> None:
         self._cluster = cluster
         self.revoked = Revoked()
@@ -87,9 +80,9 @@ class CertificateGuard:
 
     def replace(self, credentials: Credentials) -> None:
         """From now on these; a list of revoked ones that is older than the one known already counts for nothing."""
+        self._context = make_context(credentials.chain, credentials.key, credentials.authorities)
         self.authorities = credentials.authorities
         self._own = credentials.chain[0]
-        self._context = make_context(credentials.chain, credentials.key, credentials.authorities)
         self.revoke(credentials.revoked)
 
     def revoke(self, revoked: Revoked) -> bool:
@@ -99,22 +92,26 @@ class CertificateGuard:
             self.revoked = revoked
         return newer
 
+    def valid_for_s(self, now: datetime.datetime) -> int:
+        """How long this node's own certificate is still good; below 0: it is not."""
+        return int((self._own.not_valid_after_utc - now).total_seconds())
+
     def statistics(self, now: datetime.datetime) -> dict[str, Any]:
         return {
-            "certificate": f"{self._own.serial_number:x}", "valid_for_s": int((self._own.not_valid_after_utc - now).total_seconds()),
+            "certificate": f"{self._own.serial_number:x}", "valid_for_s": self.valid_for_s(now),
             "authorities": len(self.authorities), "revoked": len(self.revoked.serials), "revoked_number": self.revoked.number,
         }  # fmt: skip
 
     def context(self) -> SSL.Context:
         return self._context
 
-    def identify(self, tls: SSL.Connection) -> Identity:
-        """Whose certificate the other end has shown. Raises `HandshakeRefused` if it is nobody's of this cluster."""
+    def identify(self, tls: SSL.Connection, scheme: str = NODE) -> Identity:
+        """Whose certificate the other end has shown, and TLS has checked. Raises `HandshakeRefused` if it is nobody's of this cluster, or for something else."""
         shown = tls.get_peer_certificate(as_cryptography=True)
-        name = name_in(shown, self._cluster) if shown is not None else ""  # TLS has refused who shows none
+        name = name_in(shown, self._cluster, scheme) if shown is not None else ""
         if shown is None or not name:
-            raise HandshakeRefused("certificate", f"the certificate names no node of cluster {self._cluster!r}")
-        return Identity(name=name, credential=f"{shown.serial_number:x}")
+            raise HandshakeRefused("certificate", f"the certificate is not one for {scheme}://{self._cluster}")
+        return Identity(name=name, credential=f"{shown.serial_number:x}", shown=shown)
 
     def admission(self, tls: SSL.Connection, uid: bytes, *, dialled: bool) -> Admission:
         identity = self.identify(tls)
@@ -123,7 +120,9 @@ class CertificateGuard:
         return Open(identity)
 
     def admits(self, identity: Identity) -> bool:
-        return int(identity.credential or "0", 16) not in self.revoked.serials
+        """Whether it is not revoked, and issued by an authority that is trusted still. When it ends is TLS's question, at the next handshake."""
+        shown = identity.shown
+        return shown is not None and shown.serial_number not in self.revoked.serials and any(has_issued(authority, shown) for authority in self.authorities)
 
 
 def _ephemeral_context() -> SSL.Context:

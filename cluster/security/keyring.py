@@ -59,7 +59,7 @@ def read_secrets(path: Path) -> list[Secret]:
 def read_lines(path: Path) -> list[str]:
     """The same as text, for whoever rewrites the file."""
     read_secrets(path)
-    lines = map(str.strip, read_private(path, "the secret file").decode().splitlines())
+    lines = map(str.strip, read_private(path, "the secret file").decode("utf-8", "replace").splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

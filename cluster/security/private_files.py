@@ -6,6 +6,7 @@ A file is written aside and renamed, so that a node that looks at it sees the ol
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -35,14 +36,18 @@ def read_private(path: Path, what: str) -> bytes:
 
 
 def write_file(path: Path, data: bytes, *, private: bool = True, replace: bool = True) -> None:
-    """Write aside, then rename. `private`: mode 0600, else 0644. Raises `LocalError` if it cannot, or is there already and not to be replaced."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write aside, then rename. `private`: mode 0600, else 0644. A file that is replaced keeps its owner. Raises `LocalError` if it cannot be
+    written, or is there already and not to be replaced."""
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        if not replace and path.exists():
+        before = path.stat() if path.exists() else None
+        if before is not None and not replace:
             raise LocalError(f"{path} is there already, and is not overwritten")
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600 if private else 0o644)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                if before is not None and before.st_uid != os.geteuid():  # root writes for a node's user
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -51,12 +56,21 @@ def write_file(path: Path, data: bytes, *, private: bool = True, replace: bool =
             with suppress(OSError):
                 aside.unlink()
             raise
+        _sync(path.parent)
     except OSError as error:
         raise LocalError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class Watched:
-    """Whether any of some files has changed since the last look. A file that is not there is a state like any other."""
+    """Whether any of some files, or who may read it, has changed since the last look. A file that is not there is a state like any other."""
 
     def __init__(self, *paths: Path) -> None:
         self._paths = paths
@@ -66,13 +80,13 @@ class Watched:
         seen, self._seen = self._seen, self._look()
         return seen != self._seen
 
-    def _look(self) -> list[tuple[int, int, int]]:
-        found = []
+    def _look(self) -> list[tuple[int, ...]]:
+        found: list[tuple[int, ...]] = []
         for path in self._paths:
             try:
                 status = path.stat()
             except OSError:
-                found.append((0, 0, 0))
+                found.append(())
             else:
-                found.append((status.st_mtime_ns, status.st_size, status.st_ino))
+                found.append((status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino))
         return found

@@ -29,7 +29,6 @@ _MAGIC = b"CWP1"
 _PROOF_BYTES = 32
 _HEAD_BYTES = len(_MAGIC) + UID_BYTES
 _ANSWER_BYTES = _HEAD_BYTES + KEY_ID_BYTES + _PROOF_BYTES
-_NONE = bytes(KEY_ID_BYTES)  # instead of a key id: no secret in common
 _DIALLER, _ACCEPTOR = b"dialler", b"acceptor"
 
 
@@ -77,13 +76,13 @@ class Proof:
             raise HandshakeRefused("self", "this is the process that dialled")
         ids = self._offer[_HEAD_BYTES + 1 :]
         offered = [ids[at : at + KEY_ID_BYTES] for at in range(0, len(ids), KEY_ID_BYTES)]
-        self._key_id = next((key_id for key_id in offered if key_id in self._secrets), _NONE)
+        self._key_id = next((key_id for key_id in offered if key_id in self._secrets), b"")
+        if not self._key_id:
+            raise HandshakeRefused("secret", "the other end holds none of this node's secrets")
         self._said = _MAGIC + self._uid + self._key_id
-        return self._said + (self._prove(_ACCEPTOR) if self._key_id != _NONE else bytes(_PROOF_BYTES))
+        return self._said + self._prove(_ACCEPTOR)
 
     def _read_proof(self) -> bytes:
-        if self._key_id == _NONE:
-            raise HandshakeRefused("secret", "the other end holds none of this node's secrets")
         if len(self._held) < _PROOF_BYTES:
             return b""
         proof, rest = self._held[:_PROOF_BYTES], self._held[_PROOF_BYTES:]
@@ -102,7 +101,7 @@ class Proof:
         if self._peer == self._uid:
             raise HandshakeRefused("self", "this is the process that was dialled")
         if self._key_id not in self._secrets:
-            raise HandshakeRefused("secret", "the other end holds none of this node's secrets")
+            raise HandshakeRefused("secret", "the other end chose a secret that was not offered")
         self._check(proof, _ACCEPTOR)
         return self._prove(_DIALLER), rest
 

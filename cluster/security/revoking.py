@@ -5,7 +5,7 @@
     ["!", 2, der]      -> this is mine
 
 An authority has signed it, so it does not matter who says it; a higher number replaces a lower one. It does not go beyond members:
-a node that is down hears of it when it comes back, before anything else of ours is said.
+a node that is down hears of it within a round trip of coming back.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _HAVE, _ASK, _LIST = range(3)
 
 
 class Revoking:
-    """`Receiver` of these messages. `held()`: the list in use; `offered(der)`: checks one and takes it if it is newer. Raises `RemoteError`."""
+    """`Receiver` of these messages. `held()`: the list in use; `offered(der)`: checks one and takes it if it is newer."""
 
     def __init__(self, channel: Channel, held: Callable[[], Revoked], offered: Callable[[bytes], None]) -> None:
         self._channel = channel
@@ -35,7 +35,7 @@ class Revoking:
         self._linked: set[bytes] = set()
 
     def announce(self) -> None:
-        """The list in use is a new one."""
+        """Tell all which list is in use; who has a newer one says so."""
         self._say(sorted(self._linked), _HAVE, self._held().number)
 
     def received(self, peer: Member, message: list[Any], offset_ms: int) -> None:

@@ -7,6 +7,7 @@ of once. So a mistake while secrets are changed never shuts a running node out.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,12 +17,12 @@ from twisted.logger import Logger
 from ...membership.channel import Channel
 from ...membership.discovery.base import Poller
 from ...membership.driver import Driver
-from ...membership.errors import LocalError, RemoteError
+from ...membership.errors import LocalError
 from ...membership.sealing import DatagramSealer, PlainDatagrams, SealedDatagrams
 from ...membership.secret import Secret
 from ..tables import NodeSettings, SecuritySettings
 from .authority import utc_now
-from .certificates import FILES, REVOKED_FILE, Credentials, Revoked, load_credentials
+from .certificates import AUTHORITY_FILE, FILES, REVOKED_FILE, Credentials, Revoked, load_credentials, read_revoked
 from .guards import CertificateGuard, Guard, SecretGuard
 from .keyring import from_environment, read_secrets
 from .private_files import Watched, write_file
@@ -31,6 +32,7 @@ __all__ = ["Security"]
 
 _log = Logger()
 _LOOK_S = 1.0
+_WARN_EVERY_S, _WARN_BEFORE_S = 86400.0, 14 * 86400.0  # of the end of the node's own certificate
 
 
 class Guarded(Channel, Protocol):
@@ -54,9 +56,10 @@ class Security:
         self._driver: Driver | None = None
         self._channel: Guarded | None = None
         self._revoking: Revoking | None = None
-        self._watched = Watched()
-        self._errors = self._reloads = 0
-        self._trouble = ""
+        self._watched = Watched(*self._paths())  # before anything is read
+        self._errors = self._reloads = self._lists_refused = 0
+        self._trouble = ""  # why the files cannot be used, as it was said last
+        self._warn_at = 0.0
         self.guard: Guard | None = None
         self.sealer: DatagramSealer | None = None
         secrets: list[Secret] = []
@@ -69,6 +72,10 @@ class Security:
             self.guard = SecretGuard(secrets, cluster)
         elif self._is_local:
             self.sealer = PlainDatagrams()
+        elif not node.insecure:
+            raise LocalError(
+                f"node.host {node.host} is outside loopback, and there is no secret: neither security.secret_file, nor certificates, nor one in CATERWAUL_SECRET"
+            )
         if secrets:
             self.sealer = SealedDatagrams(secrets, cluster, uid, entropy)
 
@@ -109,11 +116,10 @@ class Security:
         """Read the files again and act on them, on connections that are open too. Raises `LocalError`, and then nothing has changed."""
         if isinstance(self.guard, CertificateGuard):
             credentials = self._load()
-            newer = credentials.revoked.number > self.guard.revoked.number
             self.guard.replace(credentials)
             self._seal(credentials.multicast)
-            if newer and self._revoking is not None:
-                self._revoking.announce()
+            if self._revoking is not None:
+                self._revoking.announce()  # also an old number: a list that could not be checked before may be had again
         elif isinstance(self.guard, SecretGuard):
             secrets = self._read()
             self.guard.replace(secrets)
@@ -124,7 +130,7 @@ class Security:
 
     def statistics(self) -> dict[str, Any]:
         """`secrets`: their ids, the one in use first. `valid_for_s`: how long the node's own certificate is still good, below 0 when it is not."""
-        found: dict[str, Any] = {"mode": self.mode, "reloads": self._reloads, "errors": self._errors}
+        found: dict[str, Any] = {"mode": self.mode, "reloads": self._reloads, "errors": self._errors, "lists_refused": self._lists_refused}
         if isinstance(self.guard, CertificateGuard):
             found |= self.guard.statistics(utc_now())
         elif isinstance(self.guard, SecretGuard):
@@ -134,6 +140,11 @@ class Security:
         return found
 
     # -- inside
+
+    def _paths(self) -> list[Path]:
+        if self._settings.certificates:
+            return [self._directory / name for name in FILES]
+        return [Path(self._settings.secret_file)] if self._settings.secret_file else []
 
     @property
     def _directory(self) -> Path:
@@ -150,32 +161,62 @@ class Security:
             self.sealer.replace(secrets)
 
     def _look(self, now: float) -> None:
-        if not self._watched.has_changed():
-            return
+        if self._watched.has_changed() or self._trouble:
+            self._try_to_reload()
+        if isinstance(self.guard, CertificateGuard) and self._warn_at <= now:
+            self._warn_at = now + _WARN_EVERY_S
+            left_s = self.guard.valid_for_s(utc_now())
+            if left_s < _WARN_BEFORE_S:
+                over = "has ended: this node can connect to nobody any more, and nobody to it" if left_s < 0 else f"ends in {left_s / 86400:.1f} days"
+                _log.warn("security: the certificate of {node} {over}; `caterwaul ca issue {node}` makes another", node=self._node, over=over)
+
+    def _try_to_reload(self) -> None:
         try:
             self.reload()
         except LocalError as error:
-            self._errors += 1
-            _log.warn("security: {error}; everything stays as it was", error=error)
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._errors += 1
+                _log.warn("security: {error}; everything stays as it was, and is tried again", error=error)
+            self._revoke_at_least()
         else:
+            self._trouble = ""
             _log.info("security: secrets or certificates were read again")
 
+    def _revoke_at_least(self) -> None:
+        """Other files of the directory cannot be used. The list of revoked ones counts all the same, if it is a newer one."""
+        if isinstance(self.guard, CertificateGuard):
+            with suppress(LocalError):
+                self._adopt(read_revoked(self._directory / REVOKED_FILE, self.guard.authorities))
+
+    def _adopt(self, revoked: Revoked) -> bool:
+        """Use that list if it is newer, and tell the others. Whether it is."""
+        assert isinstance(self.guard, CertificateGuard), "or there are no lists"
+        if not self.guard.revoke(revoked):
+            return False
+        _log.warn("security: list {number} of revoked certificates, {count} in all", number=revoked.number, count=len(revoked.serials))
+        if self._revoking is not None:
+            self._revoking.announce()
+        if self._channel is not None:
+            self._channel.readmit()
+        return True
+
     def _offered(self, der: bytes) -> None:
-        """A member says a list of revoked certificates."""
+        """A member says a list of revoked certificates. One that no authority known here has signed may be of an authority that this node will hear of."""
         assert isinstance(self.guard, CertificateGuard), "else nobody listens"
         try:
             revoked = Revoked.read(der, self.guard.authorities)
         except ValueError as error:
-            raise RemoteError(f"the list of revoked certificates is refused: {error}") from None
-        if not self.guard.revoke(revoked):
+            self._lists_refused += 1
+            if self._lists_refused == 1:
+                _log.warn(
+                    "security: a list of revoked certificates is refused: {error}; is {path} up to date?", error=error, path=self._directory / AUTHORITY_FILE
+                )
             return
-        _log.warn("security: list {number} of revoked certificates, {count} in all", number=revoked.number, count=len(revoked.serials))
+        if not self._adopt(revoked):
+            return
         try:
             write_file(self._directory / REVOKED_FILE, der, private=False)
         except LocalError as error:  # it counts all the same, until this process ends
             self._errors += 1
             _log.warn("security: {error}; after a restart this node learns the list from others", error=error)
-        if self._revoking is not None:
-            self._revoking.announce()
-        if self._channel is not None:
-            self._channel.readmit()

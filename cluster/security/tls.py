@@ -65,14 +65,16 @@ class TlsTransport(TLSMemoryBIOProtocol):
         self._lock: Any = connection.lock  # type: ignore[attr-defined]
         self.left = b""  #: encrypted, and not taken by the kernel
 
+    @property
+    def is_ending(self) -> bool:
+        """The other end has closed it, or this one has: nothing more can be said. (Twisted has no public word for the first.)"""
+        return bool(self._lostTLSConnection or self.disconnecting)
+
     def encrypt(self, data: bytes) -> bytes:
-        """The records of `data`, which are no longer this transport's to send. Under the lock, once the handshake is done."""
+        """The records of `data`, which are no longer this transport's to send. Under the lock, once the handshake is done. Raises `SSL.Error` if TLS has ended."""
         engine = self.getHandle()  # type: ignore[no-untyped-call]
-        view = memoryview(data)
-        records = range(0, len(data), _RECORD_BYTES)
-        for at in records:
-            engine.send(view[at : at + _RECORD_BYTES])
-        room = len(data) + (len(records) + 1) * _RECORD_OVERHEAD_BYTES
+        engine.sendall(data)
+        room = len(data) + (len(data) // _RECORD_BYTES + 2) * _RECORD_OVERHEAD_BYTES
         found = [engine.bio_read(room)]
         while len(found[-1]) == room:  # full, so there may be more: what TLS says for itself comes out here too
             try:
@@ -107,6 +109,14 @@ class TlsTransport(TLSMemoryBIOProtocol):
 
 
 class _Factory(TLSMemoryBIOFactory):
+    """Refuses whom the wrapped factory refuses, which Twisted's would take for a protocol."""
+
+    def buildProtocol(self, addr: Any) -> TLSMemoryBIOProtocol | None:  # type: ignore[override]
+        connection = self.wrappedFactory.buildProtocol(addr)
+        return None if connection is None else self.protocol(self, connection)
+
+
+class _LockedFactory(_Factory):
     protocol = TlsTransport
 
 
@@ -124,7 +134,7 @@ class _Creator:
 
 def tls_factory(context: ContextSource, factory: IProtocolFactory, clock: Any) -> TLSMemoryBIOFactory:
     """Serve any Twisted protocol with TLS."""
-    return TLSMemoryBIOFactory(_Creator(context), False, factory, clock)
+    return _Factory(_Creator(context), False, factory, clock)
 
 
 @implementer(IStreamServerEndpoint)
@@ -137,7 +147,7 @@ class TlsServer:
         self._clock = clock
 
     def listen(self, factory: IProtocolFactory) -> Deferred[IListeningPort]:
-        return self._endpoint.listen(_Factory(_Creator(self._context), False, factory, self._clock))
+        return self._endpoint.listen(_LockedFactory(_Creator(self._context), False, factory, self._clock))
 
 
 @implementer(IStreamClientEndpoint)
@@ -150,4 +160,4 @@ class TlsClient:
         self._clock = clock
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
-        return self._endpoint.connect(_Factory(_Creator(self._context), True, factory, self._clock))
+        return self._endpoint.connect(_LockedFactory(_Creator(self._context), True, factory, self._clock))

@@ -19,6 +19,7 @@ import pytest
 from caterwaul.cluster.admin_socket import answers, ask
 from caterwaul.cluster.handshake import encode_greeting
 from caterwaul.cluster.security.authority import CertificateAuthority
+from caterwaul.cluster.security.certificates import ADMINISTRATOR
 from caterwaul.cluster.security.keyring import make_secret, read_lines, read_secrets, write_secrets
 from caterwaul.membership.member import Member
 from caterwaul.membership.messages import Heartbeat
@@ -155,9 +156,11 @@ class TestFloods:
         silent = [dial(a) for _ in range(40)]
         try:
             until(lambda: refusals(a).get("busy", 0) + refusals(a).get("rate", 0) >= 8, what="those beyond 32 are refused")
-            silent[0].sendall(b"\x16\x03\x01")  # the beginning of a ClientHello
+            silent[-1].sendall(b"\x16\x03\x01")  # the beginning of a ClientHello, where it is not refused
             assert all(is_closed(connection) for connection in silent)
             assert time.monotonic() - began < HANDSHAKE_S + 2.0
+            assert "Traceback" not in a.log
+            assert a.log.count("too many connections") < 12, "the log does not grow with the flood"
         finally:
             for connection in silent:
                 connection.close()
@@ -262,21 +265,31 @@ class TestKeysChange:
                     assert (found["certificate"] != before) == new
                     assert found["valid_for_s"] > 89 * 86400
 
+            d = cluster.start("d")
+            cluster.meet()
+            changes = [len(node.do("changes")) for node in nodes]
             cluster.ca.rotate()
-            for node in nodes:
+            cluster.ca.publish(cluster.directory_of("a"))  # a while before the others
+            until(lambda: certificate(nodes[0])["authorities"] == 2, what="a has read it")
+            holds(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c", "d"], 4.0)
+            assert nodes[0].do("statistics")["channel"]["links_begun"] == 3, "no link was made anew"
+            for node in cluster.nodes:
                 cluster.ca.publish(cluster.directory_of(node.name))
             all_have(2)
             for node in nodes:
                 cluster.ca.issue(node.name, cluster.directory_of(node.name), 90)
                 until(lambda node=node: certificate(node)["certificate"] not in issued, what=f"{node.name} shows another")  # type: ignore[misc]
             cluster.ca.finish_rotation()
+            assert d.names == ["a", "b", "c", "d"], "it has its old certificate still"
+            assert [len(node.do("changes")) for node in nodes] == changes
             for node in nodes:
                 cluster.ca.publish(cluster.directory_of(node.name))
             all_have(1, new=True)
+            until(lambda: all(node.names == ["a", "b", "c"] for node in nodes), what="what the authority of before has issued counts no more, connected or not")
             until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they are together")
-            assert [len(node.do("changes")) for node in nodes] == changes
-            cluster.start("d")
-            cluster.meet()
+            assert [len(node.do("changes")) for node in nodes] == [count + 1 for count in changes]
+            cluster.start("e")
+            cluster.meet([*nodes, cluster.nodes[-1]])
 
     def test_a_certificate_of_another_node_is_of_no_use(self, tmp_path: Path) -> None:
         with Certified(tmp_path) as cluster:
@@ -336,8 +349,9 @@ class TestAdministrators:
 
     def test_a_certificate_of_an_administrator_opens_it_elsewhere(self, tmp_path: Path) -> None:
         authority = CertificateAuthority.init(tmp_path / "ca", "caterwaul")
-        for name in ("x", "admin", "other"):
+        for name in ("x", "other"):
             authority.issue(name, tmp_path / name, 90)
+        authority.issue("admin", tmp_path / "admin", 90, scheme=ADMINISTRATOR)
         port = free_port()
         arguments = [
             "node", "--set=node.name=x", "--set=membership.discovery=[]", "--set=admin.socket=", f"--set=admin.listen=127.0.0.1:{port}",
@@ -354,6 +368,13 @@ class TestAdministrators:
             authority.publish(tmp_path / "x")
             until(lambda: said("members", "--url", url, "--certificates", f"{tmp_path}/admin")[0] == 1, what="whoever is revoked is an administrator no more")
             assert node.is_running
+        code, text = said("node", "--set=node.name=admin", f"--set=security.certificates={tmp_path}/admin")
+        assert (code, "names no node of cluster" in text) == (1, True), "an administrator is no node"
+
+    def test_a_token_is_not_said_over_the_network(self, tmp_path: Path) -> None:
+        write_secrets(tmp_path / "token", [make_secret()], replace=False)
+        code, text = said("members", "--url", "http://192.0.2.1:7001", "--token-file", f"{tmp_path}/token")
+        assert (code, "would be overheard" in text) == (1, True)
 
 
 def ask_without_certificate(port: int) -> None:

@@ -87,7 +87,7 @@ class SimCluster:
         life = f"n{node}.{self.lives[node]}"
         own = {"name": f"n{node}", "port": _PORT, **self._node_settings(node)}
         settings = Settings.of(node=own, admin={"socket": ""}, web={"listen": ""}, **self._settings)
-        settings = replace(settings, node=replace(settings.node, host=host.address))  # outside loopback and in the clear, which no user may have
+        settings = replace(settings, node=replace(settings.node, host=host.address, insecure=True))  # outside loopback and in the clear, which no user may have
         self.nodes[node] = started = self.make(node, settings, self.process(node, life, host.address), self.world.rng(f"entropy of {life}").randbytes)
         if self.on_start is not None:
             self.on_start(node, started)

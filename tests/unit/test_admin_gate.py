@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from twisted.internet.error import ConnectionDone
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 
 from caterwaul.cluster.admin import admin_resource
-from caterwaul.cluster.admin_gate import Gate, GuardedSite
+from caterwaul.cluster.admin_gate import Gate, GuardedSite, Limited
 from caterwaul.membership.secret import Secret
 
 from .test_admin import Node
@@ -34,14 +36,17 @@ class Server:
         self.site = GuardedSite(admin_resource(self.node), self.gate, self.clock, lambda request: known)
         self.site.startFactory()
 
-    def ask(self, method: str, path: str, authorization: str = "") -> int:
+    def ask(self, method: str, path: str, authorization: str = "", *, length: str = "Content-Length: 0", body: bytes = b"") -> int:
         """The status."""
-        protocol = self.site.buildProtocol(None)
-        transport = StringTransport()
-        protocol.makeConnection(transport)
         header = f"Authorization: {authorization}\r\n" if authorization else ""
-        protocol.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: a\r\n{header}Content-Length: 0\r\n\r\n".encode())
-        return int(transport.value().split(b" ", 2)[1])
+        return self.say(f"{method} {path} HTTP/1.1\r\nHost: a\r\n{header}{length}\r\n\r\n".encode("latin-1") + body)
+
+    def say(self, data: bytes) -> int:
+        protocol = self.site.buildProtocol(None)
+        self.transport = StringTransport()
+        protocol.makeConnection(self.transport)
+        protocol.dataReceived(data)
+        return int(self.transport.value().split(b" ", 2)[1])
 
 
 def test_there_are_routes_to_test() -> None:
@@ -79,7 +84,39 @@ def test_who_guesses_is_slowed_and_nobody_else() -> None:
     gate = Gate([Secret(TOKEN.encode())], read_only=True)
     wrong = [gate.refusal(0.0, "10.0.0.1", f"Bearer {OTHER}", b"GET") for _ in range(12)]
     assert wrong == [401] * 10 + [429] * 2
-    assert gate.refusal(0.0, "10.0.0.1", f"Bearer {TOKEN}", b"GET") == 429, "a right guess among many is as good as none"
-    assert gate.refusal(0.0, "10.0.0.2", f"Bearer {TOKEN}", b"GET") == 0
-    assert gate.refusal(7.0, "10.0.0.1", f"Bearer {TOKEN}", b"GET") == 0
+    assert gate.refusal(0.0, "10.0.0.1", f"Bearer {TOKEN}", b"GET") == 0, "who has the token is not shut out by who has not"
+    assert gate.refusal(0.0, "10.0.0.2", f"Bearer {OTHER}", b"GET") == 401
+    assert gate.refusal(7.0, "10.0.0.1", f"Bearer {OTHER}", b"GET") == 401
     assert [gate.refusal(7.0, "10.0.0.2", f"Bearer {TOKEN}", b"GET") for _ in range(50)] == [0] * 50, "right ones cost nothing"
+
+
+@pytest.mark.parametrize("authorization", ["", f"Bearer {TOKEN}"])
+@pytest.mark.parametrize(
+    "length", ["Content-Length: 1000000", "Transfer-Encoding: chunked", "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9"]
+)
+def test_a_body_is_not_read(authorization: str, length: str) -> None:
+    server = Server()
+    assert server.ask("POST", "/drain", authorization, length=length, body=b"a=1&b=2&c") == 413
+    assert server.transport.disconnecting
+    assert server.node.state == "serving"
+
+
+def test_what_is_no_text_is_no_token() -> None:
+    assert Server().ask("GET", "/members", "Bearer \xff\xfe" * 20) == 401
+
+
+def test_the_server_as_a_whole_is_behind_the_gate_too() -> None:
+    assert Server().ask("OPTIONS", "*") == 401
+    assert Server().ask("OPTIONS", "*", f"Bearer {TOKEN}") == 404
+
+
+def test_more_connections_than_a_few_are_closed_at_once() -> None:
+    limited = Limited(Server().site)
+    limited.startFactory()
+    made = []
+    for _ in range(32):
+        made.append(limited.buildProtocol(None))
+        made[-1].makeConnection(StringTransport())
+    assert limited.buildProtocol(None) is None
+    made[0].connectionLost(Failure(ConnectionDone()))
+    assert limited.buildProtocol(None) is not None

@@ -188,3 +188,19 @@ def test_confirmations_of_a_replica_leave_at_once_too(wired: Wired) -> None:
     wired.protocol.dataReceived(encode_piece(DATA, 1, 0, 0, encode(["app", 7])))
     assert [frame[0] for frame in wired.frames()] == [ACK]
     assert wired.transport not in wired.reactor.writers
+
+
+def test_a_connection_that_fails_in_a_hasty_step_stops_nobody(wired: Wired, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises, the channel's next step is a step."""
+
+    def broken(self: object, data: bytes) -> bool:
+        raise RuntimeError("the transport has ended meanwhile")
+
+    monkeypatch.setattr(Shortcut, "send", broken)
+    with pytest.raises(RuntimeError):
+        wired.channel.hasten(lambda: wired.channel.send([PEER.uid], Message("app", 1, encode(["app", 1]))))
+    monkeypatch.undo()
+    wired.pump()
+    wired.channel.send([PEER.uid], Message("app", 1, encode(["app", 2])))
+    wired.pump()
+    assert [frame[0] for frame in wired.frames()][-1] == DATA

@@ -80,6 +80,11 @@ def test_nobody_else_is_admitted(one: Proof, two: Proof):
     assert two.identity is None
 
 
+def test_who_has_no_secret_in_common_is_told_nothing():
+    with pytest.raises(HandshakeRefused, match="none of this node's secrets"):
+        acceptor(TWO).receive(dialler(ONE).begin())
+
+
 def test_a_proof_is_worth_nothing_in_the_other_role():
     """An acceptor that has no secret sends a dialler's own words back."""
     victim, also = dialler(), acceptor()

@@ -154,3 +154,31 @@ def test_what_comes_in_is_answered_behind_what_was_left(wire: Wire) -> None:
 def test_the_transport_with_the_socket_is_below(wire: Wire) -> None:
     assert lower(wire.near.transport) is wire.tcp
     assert lower(wire.tcp) is wire.tcp
+
+
+def test_after_the_end_of_tls_nothing_is_said_and_nothing_raises(wire: Wire) -> None:
+    """The other end has closed, and Twisted has not told us yet: a thread comes in between."""
+    shortcut = Shortcut.of(wire.near.transport)
+    assert shortcut is not None
+    wire.engine.shutdown()
+    wire._give()
+    wire.tcp.doRead()
+    assert not shortcut.is_clear
+    assert not shortcut.send(b"late")
+    shortcut.close()
+
+
+def test_whom_the_connection_refuses_the_factory_refuses() -> None:
+    guard = SecretGuard([Secret(b"s" * 32)], "shop")
+    listened: list[Any] = []
+
+    class Port:
+        def listen(self, factory: Any) -> None:
+            listened.append(factory)
+
+    class Full(Factory):
+        def buildProtocol(self, addr: Any) -> None:
+            return None
+
+    TlsServer(Port(), guard.context, MemoryReactorClock()).listen(Full())  # type: ignore[arg-type]
+    assert listened[0].buildProtocol(None) is None
