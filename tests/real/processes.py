@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import queue
+import secrets
 import shutil
 import signal
 import socket
@@ -31,7 +32,6 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 import caterwaul
 from caterwaul import ClusterManager
-from caterwaul.cluster.security.keyring import make_secret, write_secrets
 from caterwaul.cluster.supervisor import service
 from caterwaul.managers.errors import SessionUnknown
 from caterwaul.managers.session import key_of
@@ -232,7 +232,8 @@ class Cluster:
         self._directory = tempfile.TemporaryDirectory(prefix="caterwaul-real-")
         self.secret_file = Path(self._directory.name, "secret")
         if security is None:
-            write_secrets(self.secret_file, [make_secret()], replace=False)
+            self.secret_file.touch(0o600)
+            self.secret_file.write_text(secrets.token_urlsafe(32))
             security = {"secret_file": str(self.secret_file)}
         self._security = {"security": dict(security)} if security else {}
         self._channel = dict(channel or {})

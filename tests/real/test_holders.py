@@ -79,7 +79,7 @@ def test_a_process_that_is_told_to_end_hands_over_first(tmp_path: Path) -> None:
     with Cluster(manager={"type": "partitioned", "backups": 0}) as cluster:
         a, b = cluster.grow("ab")
         settings = {f"membership.{key}": value for key, value in cluster.membership.items()} | {
-            "cluster.name": cluster.name, "admin.socket": tmp_path / "c", "node.name": "c", "node.drain_on_term": "true", "node.drain_notice_s": 0.1,
+            "cluster.name": cluster.name, "security.secret_file": cluster.secret_file, "admin.socket": tmp_path / "c", "node.name": "c", "node.drain_on_term": "true", "node.drain_notice_s": 0.1,
             "managers.default.type": "partitioned", "managers.default.backups": 0,
         }  # fmt: skip
         with Command("node", *(f"--set={key}={value}" for key, value in settings.items())) as leaver:
