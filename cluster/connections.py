@@ -160,10 +160,13 @@ class Connections:
             **self._counts, **self._redial.statistics(), "connections": len(self.by_uid), "sockets": len(self._open), "refusals": dict(self._refusals),
         }  # fmt: skip
 
-    def readmit(self) -> None:
+    def readmit(self, *, renew: bool = False) -> None:
         """Secrets or certificates have changed: whoever would not be admitted any more is cut off. A node that is known by name is no member any more, connected
-        or not; one that only holds a secret may have another, and come again."""
+        or not; one that only holds a secret may have another, and come again. `renew`: this node has another certificate itself, so every connection is made anew
+        (links resume), or others would go on knowing it by the old one."""
         with self.lock:
+            for uid in sorted(self.by_uid) if renew else ():
+                self.drop(uid, "renewed: another certificate")
             for connection in list(self._open):
                 if connection.link is None and connection.identity is not None and not self._endpoints.admits(connection.identity):
                     connection.abort()

@@ -76,14 +76,16 @@ class CertificateGuard:
     def __init__(self, credentials: Credentials, cluster: str) -> None:
         self._cluster = cluster
         self.revoked = Revoked()
+        self._own = credentials.chain[0]
         self.replace(credentials)
 
-    def replace(self, credentials: Credentials) -> None:
-        """From now on these; a list of revoked ones that is older than the one known already counts for nothing."""
-        self._context = make_context(credentials.chain, credentials.key, credentials.authorities)
-        self.authorities = credentials.authorities
-        self._own = credentials.chain[0]
+    def replace(self, credentials: Credentials) -> bool:
+        """From now on these; a list of revoked ones that is older than the one known already counts for nothing. Whether the node's own certificate is another."""
+        context = make_context(credentials.chain, credentials.key, credentials.authorities)
+        is_another = self._own != credentials.chain[0]
+        self._context, self.authorities, self._own = context, credentials.authorities, credentials.chain[0]
         self.revoke(credentials.revoked)
+        return is_another
 
     def revoke(self, revoked: Revoked) -> bool:
         """Whether that list is newer than the one in use, and is in use now."""

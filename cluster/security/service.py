@@ -38,8 +38,8 @@ _WARN_EVERY_S, _WARN_BEFORE_S = 86400.0, 14 * 86400.0  # of the end of the node'
 class Guarded(Channel, Protocol):
     """What the service needs of the channel."""
 
-    def readmit(self) -> None:
-        """Cut off whoever the guard does not admit any more."""
+    def readmit(self, *, renew: bool = False) -> None:
+        """Cut off whoever the guard does not admit any more. `renew`: this node has another certificate itself."""
 
 
 class Security:
@@ -114,9 +114,10 @@ class Security:
 
     def reload(self) -> None:
         """Read the files again and act on them, on connections that are open too. Raises `LocalError`, and then nothing has changed."""
+        renew = False
         if isinstance(self.guard, CertificateGuard):
             credentials = self._load()
-            self.guard.replace(credentials)
+            renew = self.guard.replace(credentials)
             self._seal(credentials.multicast)
             if self._revoking is not None:
                 self._revoking.announce()  # also an old number: a list that could not be checked before may be had again
@@ -126,7 +127,7 @@ class Security:
             self._seal(secrets)
         self._reloads += 1
         if self._channel is not None:
-            self._channel.readmit()
+            self._channel.readmit(renew=renew)
 
     def statistics(self) -> dict[str, Any]:
         """`secrets`: their ids, the one in use first. `valid_for_s`: how long the node's own certificate is still good, below 0 when it is not."""

@@ -279,6 +279,7 @@ class TestKeysChange:
             for node in nodes:
                 cluster.ca.issue(node.name, cluster.directory_of(node.name), 90)
                 until(lambda node=node: certificate(node)["certificate"] not in issued, what=f"{node.name} shows another")  # type: ignore[misc]
+            until(lambda: all(node.do("statistics")["channel"]["links_resumed"] >= 2 for node in nodes), what="they know each other by the new ones")
             cluster.ca.finish_rotation()
             assert d.names == ["a", "b", "c", "d"], "it has its old certificate still"
             assert [len(node.do("changes")) for node in nodes] == changes
@@ -287,7 +288,7 @@ class TestKeysChange:
             all_have(1, new=True)
             until(lambda: all(node.names == ["a", "b", "c"] for node in nodes), what="what the authority of before has issued counts no more, connected or not")
             until(lambda: nodes[0].write({"n": 1}, acks="all")["confirmed"] == ["b", "c"], what="they are together")
-            assert [len(node.do("changes")) for node in nodes] == [count + 1 for count in changes]
+            assert [len(node.do("changes")) for node in nodes] == [count + 1 for count in changes], "d has gone, and nobody else"
             cluster.start("e")
             cluster.meet([*nodes, cluster.nodes[-1]])
 

@@ -129,6 +129,17 @@ def test_one_that_has_only_proven_a_secret_may_have_another(fixture: Fixture, gu
     assert fixture.out == []  # type: ignore[attr-defined]
 
 
+def test_with_another_certificate_links_go_on_over_new_connections(fixture: Fixture) -> None:
+    wire = admitted(fixture)
+    fixture.channel.readmit(renew=True)
+    assert wire.disconnecting
+    assert wire.frames()[-1][1].startswith("renewed: ")
+    assert fixture.out == []  # type: ignore[attr-defined]
+    assert fixture.channel.is_degraded(PEER.uid)
+    fixture.reactor.advance(0.3)
+    assert fixture.reactor.tcpClients[0][:2] == PEER.address
+
+
 def test_a_flood_of_connections_takes_the_place_of_its_own_oldest(fixture: Fixture) -> None:
     silent = [fixture.accept() for _ in range(32)]
     fixture.reactor.advance(2.0)  # the address may open more

@@ -23,12 +23,13 @@ UID = b"u" * 16
 
 class Channel:
     def __init__(self) -> None:
-        self.readmitted = 0
+        self.readmitted = self.renewed = 0
         self.sent: list[Any] = []
         self.receivers: dict[str, Any] = {}
 
-    def readmit(self) -> None:
+    def readmit(self, *, renew: bool = False) -> None:
         self.readmitted += 1
+        self.renewed += renew
 
     def attach(self, name: str, receiver: Any) -> None:
         self.receivers[name] = receiver
@@ -144,6 +145,16 @@ def test_the_end_of_a_certificate_is_said_in_time(authority: CertificateAuthorit
         assert len([event for event in said if "ends in" in str(event.get("over"))]) == 2
     finally:
         globalLogPublisher.removeObserver(said.append)
+
+
+def test_with_another_certificate_every_connection_is_made_anew(authority: CertificateAuthority, tmp_path: Path) -> None:
+    watch = Watch(certificates=str(tmp_path / "a"))
+    authority.publish(tmp_path / "a")
+    watch.look()
+    assert (watch.channel.readmitted, watch.channel.renewed) == (1, 0)
+    authority.issue("a", tmp_path / "a", 90)
+    watch.look()
+    assert watch.channel.renewed == 1
 
 
 def test_certificates_without_a_multicast_secret_have_no_multicast(authority: CertificateAuthority, tmp_path: Path) -> None:
