@@ -29,7 +29,9 @@ _BEGIN, _END = (datetime.datetime(year, 1, 1, tzinfo=datetime.UTC) for year in (
 
 
 class Guard(Protocol):
-    """Reactor thread, except `context`, which only hands out."""
+    """Reactor thread, except `context`, which only hands out. `mode`: its kind, in one word."""
+
+    mode: str
 
     def context(self) -> SSL.Context:
         """For the next connection, whichever end dials."""
@@ -40,9 +42,14 @@ class Guard(Protocol):
     def admits(self, identity: Identity) -> bool:
         """Whether what this identity has proven still counts."""
 
+    def statistics(self, now: datetime.datetime) -> dict[str, Any]:
+        """`now`: in UTC, with time zone."""
+
 
 class SecretGuard:
     """One secret for the whole cluster. It cannot tell nodes apart, nor shut a single one out."""
+
+    mode = "secret"
 
     def __init__(self, secrets: Sequence[Secret], cluster: str) -> None:
         self._cluster = cluster
@@ -54,10 +61,9 @@ class SecretGuard:
         self._secrets = {secret.id: secret for secret in secrets}
         self._credentials = {key_id.hex() for key_id in self._secrets}
 
-    @property
-    def ids(self) -> list[str]:
-        """Of the secrets, the preferred one first."""
-        return [key_id.hex() for key_id in self._secrets]
+    def statistics(self, now: datetime.datetime) -> dict[str, Any]:
+        """`secrets`: their ids, the preferred one first."""
+        return {"secrets": [key_id.hex() for key_id in self._secrets]}
 
     def context(self) -> SSL.Context:
         return self._context
@@ -72,6 +78,8 @@ class SecretGuard:
 
 class CertificateGuard:
     """A certificate for each node, of the cluster's own authority. The dialler and the acceptor look at each other's."""
+
+    mode = "certificates"
 
     def __init__(self, credentials: Credentials, cluster: str) -> None:
         self._cluster = cluster

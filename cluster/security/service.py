@@ -82,14 +82,14 @@ class Security:
     @property
     def mode(self) -> str:
         """`certificates`, `secret`, or `none`."""
-        return {CertificateGuard: "certificates", SecretGuard: "secret"}.get(type(self.guard), "none")
+        return self.guard.mode if self.guard is not None else "none"
 
     @property
     def description(self) -> str:
         """How this node tells friends from strangers, in words."""
         if self.guard is None:
             return "in the clear: no secret, no certificates" + (", so loopback only" if self._is_local else "")
-        return "encrypted, by certificates" if self._settings.certificates else "encrypted, by a shared secret"
+        return f"encrypted ({self.mode})"
 
     def start(self, channel: Guarded, clock: Any) -> None:
         """Look after the files, and tell other nodes of revoked certificates."""
@@ -98,11 +98,7 @@ class Security:
             guard = self.guard
             self._revoking = Revoking(channel, lambda: guard.revoked, self._offered)
             channel.attach(RECEIVER, self._revoking)
-        paths = (
-            [self._directory / name for name in FILES] if self._settings.certificates else [Path(self._settings.secret_file)] * bool(self._settings.secret_file)
-        )
-        if paths:
-            self._watched = Watched(*paths)
+        if self._paths():
             self._driver = Driver(Poller(_LOOK_S), clock, self._look)
             self._driver.start()
 
@@ -132,10 +128,8 @@ class Security:
     def statistics(self) -> dict[str, Any]:
         """`secrets`: their ids, the one in use first. `valid_for_s`: how long the node's own certificate is still good, below 0 when it is not."""
         found: dict[str, Any] = {"mode": self.mode, "reloads": self._reloads, "errors": self._errors, "lists_refused": self._lists_refused}
-        if isinstance(self.guard, CertificateGuard):
+        if self.guard is not None:
             found |= self.guard.statistics(utc_now())
-        elif isinstance(self.guard, SecretGuard):
-            found["secrets"] = self.guard.ids
         if isinstance(self.sealer, SealedDatagrams):
             found["datagrams"] = self.sealer.statistics()
         return found
