@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from ..membership.channel import Message, Receiver, Waiter, confirm, fail
 from ..membership.codec import decode
-from ..membership.errors import RemoteError
+from ..membership.errors import RemoteError, printable
 from ..membership.member import Member
 from .connections import Connections
 from .frames import ACK, CONTROL, DATA, REFUSE, Frame
@@ -379,7 +379,7 @@ class GroupChannel:
             self._degraded.discard(uid)
             confirm(link.acknowledged(frame[1], frame[2]), uid)
         elif frame[0] == REFUSE:
-            _log.info("{peer} closes the connection: {reason}", peer=link.member, reason=frame[1][:300])
+            _log.info("{peer} closes the connection: {reason}", peer=link.member, reason=printable(frame[1][:300]))
             self._counts["closed_by_peer"] += 1
         else:
             raise RemoteError("HELLO on an established connection")

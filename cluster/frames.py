@@ -15,7 +15,7 @@ from struct import Struct
 from typing import Any
 
 from ..membership.codec import decode, encode
-from ..membership.errors import RemoteError, printable
+from ..membership.errors import RemoteError
 
 __all__ = [
     "ACK", "COMPRESSION_SHIFT", "CONTROL", "CONTROL_FRAME_MAX", "DATA", "DATA_FRAME_MAX", "HELLO", "MORE", "PIECE_HEADER_BYTES", "REFUSE",
@@ -163,6 +163,4 @@ class FrameDecoder:
             raise RemoteError(f"frame of kind {frame[0]}: unknown flags")
         if frame[0] == HELLO:
             self._limit = DATA_FRAME_MAX
-        if frame[0] == REFUSE:
-            return REFUSE, printable(fields[0])  # it is for people, and for logs
         return tuple(frame)

@@ -10,10 +10,11 @@ import pytest
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionRefusedError as Refused
 from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from caterwaul.cluster.channel import GroupChannel
-from caterwaul.cluster.frames import ACK, DATA, HELLO, REFUSE, FrameDecoder, encode_ack, encode_piece
+from caterwaul.cluster.frames import ACK, DATA, HELLO, REFUSE, FrameDecoder, encode_ack, encode_piece, encode_refuse
 from caterwaul.cluster.handshake import Answer, encode_answer, encode_greeting
 from caterwaul.cluster.settings import ChannelSettings
 from caterwaul.membership.channel import Message, Waiter
@@ -274,3 +275,17 @@ def test_a_message_that_is_no_array_of_name_and_op_closes_the_connection(fixture
     wire.protocol.dataReceived(encode_piece(DATA, 1, 0, 0, payload))
     assert wire.disconnecting
     assert fixture.channel.statistics()["remote_errors"] == 1
+
+
+def test_what_a_peer_says_is_one_line_of_the_log(fixture: Fixture) -> None:
+    said: list[Any] = []
+    globalLogPublisher.addObserver(said.append)
+    try:
+        fixture.accepted().protocol.dataReceived(encode_refuse("closed: \r\n\x1b[2J2026-11-28 a line of ours"))
+        stranger = fixture.accept()
+        stranger.protocol.dataReceived(encode_refuse("x\ny"))
+    finally:
+        globalLogPublisher.removeObserver(said.append)
+    texts = [formatEvent(event) for event in said]
+    assert any("closed: ???[2J2026" in text for text in texts)
+    assert all(text.isprintable() for text in texts)
