@@ -52,6 +52,7 @@ def test_what_is_allowed_is_counted() -> None:
 @pytest.mark.parametrize(("run", "why"), [(escape, "KeyError: b'bad'"), (dawdle, "ms of CPU"), (hoard, "MiB of memory")])
 def test_what_is_not_is_found(run: Callable[[bytes], None], why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MEMORY_BYTES_MAX", 10 << 20)  # to have a hundred takes too long
+    monkeypatch.setattr(limits, "_GROWTH_KIB", -1)  # look closer at all: a process that was large before, as this one, does not grow
     feeder = Feeder(target(run))
     feeder.feed(b"good")
     with pytest.raises(Failed, match=why) as found:
