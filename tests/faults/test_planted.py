@@ -22,7 +22,11 @@ pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there are 
     [
         ("skip a tombstone", test_processes.test_f3_a_pause_longer_than_the_drop_time, "resurrected: "),
         ("expire before reading", test_processes.test_f3_a_pause_longer_than_the_drop_time, "does not show what was logged out|c removed nobody"),
-        ("never reconcile", test_partitions.test_f5_a_partition_with_writes_on_both_sides_heals, "resurrected: "),
+        (
+            "never reconcile",
+            test_partitions.test_f5_a_partition_with_writes_on_both_sides_heals,
+            "(resurrected|lost|different): ",
+        ),  # whichever session is asked first
         ("a counter's last writer wins", test_partitions.test_f5_a_partition_with_writes_on_both_sides_heals, "miscounted: "),
         ("unbounded outbox", test_scarcity.test_f13_a_link_that_is_too_slow_for_what_is_written, "<= .1048576"),
     ],
