@@ -12,6 +12,8 @@ import socket
 import struct
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from caterwaul.cluster.security.keyring import make_secret, read_secrets, write_secrets
@@ -46,10 +48,13 @@ class _Secret:
         self._directory.cleanup()
 
 
-def tls_pair() -> tuple[Group, Group, _Secret]:
-    """Two clusters, each of a writer and a replica: the first encrypted. Whoever gets them ends them."""
-    secret = _Secret()
-    return Group(security={"secret_file": str(secret.path)}), Group(), secret
+@contextmanager
+def tls_pair() -> Iterator[tuple[Group, Group]]:
+    """Two clusters, each of a writer and a replica that have met: the first encrypted."""
+    with _Secret() as path, Group(security={"secret_file": str(path)}) as encrypted:
+        encrypted.grow(2)
+        with Group() as clear:  # after the first has its port
+            yield encrypted, clear.grow(2)
 
 
 def sealed() -> Repetition:

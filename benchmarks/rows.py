@@ -144,10 +144,8 @@ def _updates(rows: list[Row], replicas: int, size: int, scale: Scale, repetition
 
 def _encrypted(rows: list[Row], scale: Scale, repetitions: int) -> Iterator[tuple[Row, list[Repetition]]]:
     """Floods with TLS and in the clear by turns, so that what the machine does meanwhile befalls both."""
-    encrypted, clear, secret = guarded.tls_pair()
-    with secret, encrypted, clear:
+    with guarded.tls_pair() as (encrypted, clear):
         for group in (encrypted, clear):
-            group.grow(2)
             group.writer.do("create", sessions=scale.sessions, attributes=scale.attributes, size=rows[0].size)
             _flood(group, Row("warm", "flood", 1, rows[0].size, "none", 8), scale.flood_ms)
         for row in rows:
