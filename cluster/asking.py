@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import wraps
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import click
@@ -27,19 +27,17 @@ __all__ = ["Asked", "asking"]
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class Asked:
+class Asked(Protocol):
     """A running node's admin service. Its methods raise `LocalError` saying why there is no answer."""
 
     def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
         """One request: the decoded JSON."""
-        raise NotImplementedError
 
     def answers(self) -> bool:
         """Whether it is there."""
-        raise NotImplementedError
 
 
-class _OnSocket(Asked):
+class _OnSocket:
     def __init__(self, path: Path) -> None:
         self._path = path
 
@@ -50,7 +48,7 @@ class _OnSocket(Asked):
         return answers(self._path)
 
 
-class _OverTcp(Asked):
+class _OverTcp:
     """`certificates`: the directory that `caterwaul ca issue admin` has filled."""
 
     def __init__(self, url: str, token_file: Path | None, certificates: Path | None) -> None:
@@ -123,7 +121,7 @@ def asking(command: Command) -> Command:
     @click.option("--certificates", type=click.Path(path_type=Path), metavar="DIR", help="With an https --url: directory of your certificate.")
     @wraps(command)
     def found(*, path: str | None, socket: str | None, url: str | None, token_file: Path | None, certificates: Path | None, **options: Any) -> Any:
-        node = _OverTcp(url, token_file, certificates) if url else _OnSocket(_find(path, socket))
+        node: Asked = _OverTcp(url, token_file, certificates) if url else _OnSocket(_find(path, socket))
         return command(node=node, **options)
 
     return found  # type: ignore[return-value]

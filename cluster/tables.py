@@ -103,7 +103,9 @@ class ChannelSettings:
     reconnect_max_s: float = knob(5.0, "Longest pause before dialling a member again.", minimum=0.1)
     connect_timeout_s: float = knob(3.0, "How long one dial may take.", minimum=0.1)
     unauthenticated_max: int = knob(
-        32, "Accepted connections without a finished handshake at most, of all addresses; more are closed at once and counted (`refusals`: `busy`).", minimum=1
+        32,
+        "Accepted connections without a finished handshake at most, of all addresses; for one more the oldest of them is closed, and counted (`refusals`: `busy`).",
+        minimum=1,
     )
     accepts_per_s: float = knob(
         20.0,

@@ -35,7 +35,7 @@ from .frames import Frame, FrameDecoder, encode_refuse
 from .handshake import Answer, Greeting, Handshake
 from .link import Link
 from .meeting import Address, Offer
-from .security.admission import ANYBODY, Admission, Identity, Open
+from .security.admission import Admission, Identity, Open
 from .security.guards import Guard
 from .security.tls import TlsClient, TlsServer
 from .shortcut import Shortcut, lower
@@ -163,9 +163,9 @@ class Connection(Protocol):
         self.offer = offer
         self.link: Link | None = None
         self.identity: Identity | None = None
-        self._admission: Admission = Open(ANYBODY)
+        self._admission: Admission  # from `_begin` on
         self._decoder = FrameDecoder()
-        self._phase: Callable[[bytes], None] = self._admit
+        self._phase: Callable[[bytes], None] = self._too_early
         self._paused = False
         self._shortcut: Shortcut | None = None
 
@@ -296,9 +296,14 @@ class Connection(Protocol):
 
     # -- phases
 
+    def _too_early(self, data: bytes) -> None:
+        """Before the connection is usable nobody can have said anything: a transport that gives bytes then is not believed."""
+        raise RemoteError("bytes before the connection was usable")
+
     def _begin(self) -> None:
         transport: Any = self.transport
         self._admission = self._host.admission(self)
+        self._phase = self._admit
         transport.write(self._admission.begin())
         self._admit(b"")
 

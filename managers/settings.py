@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..membership.knobs import knob
+from ..membership.networks import PRIVATE_NETWORKS
 
 __all__ = ["BUCKET_MAX_BYTES", "ManagerSettings", "MapSettings"]
 
@@ -109,7 +110,7 @@ class ManagerSettings:
         minimum=0.0,
     )
     trusted_proxies: list[str] = knob(
-        ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"],
+        PRIVATE_NETWORKS,
         "Networks whose `X-Forwarded-For` says who the client is, for the two limits above. A client in them that no proxy names is not limited.",
     )
     pack_after_s: float = knob(

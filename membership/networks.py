@@ -8,7 +8,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
 from .errors import LocalError
 
-__all__ = ["in_networks", "parse_networks"]
+__all__ = ["PRIVATE_NETWORKS", "in_networks", "parse_networks"]
+
+#: Loopback, and what is routed inside of organizations only: RFC 1918, 3927, 4193, 4291, 6598.
+PRIVATE_NETWORKS = ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"]
 
 
 def parse_networks(texts: Iterable[str]) -> tuple[IPv4Network | IPv6Network, ...]:

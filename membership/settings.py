@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .knobs import knob
+from .networks import PRIVATE_NETWORKS
 
 __all__ = ["MembershipSettings"]
 
@@ -45,7 +46,7 @@ class MembershipSettings:
     seeds_file: str = knob("", "Path of a file with one `host:port` a line (`#` comments), read again when it changes (discovery `file`).")
     file_poll_s: float = knob(2.0, "Time between looks at `seeds_file`.", minimum=0.1)
     allowed_networks: list[str] = knob(
-        ["127.0.0.0/8", "::1/128", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "169.254.0.0/16", "fc00::/7", "fe80::/10"],
+        PRIVATE_NETWORKS,
         "Networks that members may be in. What a heartbeat or another member says of an address elsewhere is not dialled, and counted (`outside`). "
         "The default is loopback and the private ones; addresses that you give yourself (`seeds` and so on) are dialled anyway.",
     )

@@ -148,3 +148,15 @@ def test_a_flood_of_connections_takes_the_place_of_its_own_oldest(fixture: Fixtu
     late.protocol.dataReceived(b"please" + GREETING)
     assert fixture.app.events == ["opened False"]
     assert refusals(fixture) == {"busy": 1}
+
+
+def test_before_the_transport_says_that_it_is_usable_nobody_is_believed(fixture: Fixture, guard: Guarded) -> None:
+    guard.has_handshake = True
+    wire = fixture.accept()
+    wire.protocol.dataReceived(GREETING)
+    assert refusals(fixture) == {"malformed": 1}
+    assert fixture.app.events == []
+    late = fixture.accept()
+    late.protocol.handshakeCompleted()
+    late.protocol.dataReceived(b"please" + GREETING)
+    assert fixture.app.events == ["opened False"]
