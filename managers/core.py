@@ -7,7 +7,7 @@ a peer says does. Guarded by the manager's lock; times are ms of our monotonic c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..membership.channel import Message, Waiter
@@ -29,6 +29,7 @@ from .moving import Moving
 from .near import NearCache
 from .packing import Packing
 from .placement import Strategy, Uids, gather
+from .principals import Epoch, Logins
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
@@ -43,7 +44,9 @@ _WANTED_MAX, _WANT_AGAIN_MS = 4096, 1000  # fetches under way
 
 
 class SessionCore:
-    def __init__(self, me: bytes, name: str, settings: ManagerSettings, strategy: Strategy, view: View, asleep_ms: int, now_ms: int) -> None:
+    def __init__(
+        self, me: bytes, name: str, settings: ManagerSettings, strategy: Strategy, view: View, asleep_ms: int, now_ms: int, epochs: Mapping[bytes, Epoch]
+    ) -> None:
         self.me = me
         self.settings = settings
         self._strategy = strategy
@@ -55,7 +58,8 @@ class SessionCore:
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
+        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max)
+        self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use, self.logins)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
         )
@@ -66,7 +70,9 @@ class SessionCore:
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         ms = int(settings.lookup_timeout_s * 1000)
-        self.finding = Finding(me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable)
+        self.finding = Finding(
+            me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable, self.logins
+        )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
@@ -104,6 +110,8 @@ class SessionCore:
         if entry is None:
             return None, (self.placement.everywhere or not self.placement.peers()) and self.sure(now_ms)
         if entry.head is not None and entry.head.state != LIVE:
+            return None, True
+        if entry.principal is not None and self.logins.is_over(key, entry):
             return None, True
         if not is_whole(entry):
             return None, False
@@ -151,6 +159,8 @@ class SessionCore:
         """Schedule the ends of what is new."""
         fresh, self.replica.fresh = self.replica.fresh, []
         for key in fresh:
+            for over in self.logins.note(key):
+                self.expiry.schedule(over, now_ms)
             self.expiry.schedule(key, now_ms)
         self.replica.forget_over(self.settings.tombstones_max)
 

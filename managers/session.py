@@ -22,7 +22,7 @@ from .heads import ID_CHANGED, INVALIDATED
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .merging_types import Merging
-from .record import IDLE_LIMIT, PRINCIPAL, Register
+from .record import IDLE_LIMIT, LOGIN, PRINCIPAL, Register
 from .settings import ManagerSettings
 from .values import ValueTypes
 
@@ -42,7 +42,7 @@ class Session(MutableMapping[str, Any]):
     """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
-        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
+        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
         "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
@@ -57,8 +57,10 @@ class Session(MutableMapping[str, Any]):
         created_ms: int = 0,
         size: int = 0,
         unknown: bool = False,
+        stamp: Callable[[str], bytes] | None = None,
     ) -> None:
         self._settings = settings
+        self._stamp = stamp  # what the login of a principal is to say, see `principals.py`
         self._types = types
         self._entropy = entropy
         self._registers: dict[str, Register] = {} if registers is None else registers
@@ -236,16 +238,33 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def principal(self) -> str | None:
-        """Who is logged in, as the application names them; replicated."""
+        """Who is logged in, as the application names them; replicated. Setting another than it was is a login: its session lives until the next
+        `SessionManager.end_all` of that principal. None: nobody."""
         value = self._current(PRINCIPAL)
         return None if value is None else value.decode("utf-8", "replace")  # a peer may have sent anything
 
     @principal.setter
     def principal(self, name: str | None) -> None:
         try:
-            self._put(PRINCIPAL, None if name is None else name.encode())
+            encoded = None if name is None else name.encode()
         except UnicodeEncodeError:
             raise ValueRefused(f"session.principal = {name!r}: the text has lone surrogates") from None
+        if encoded == self._current(PRINCIPAL):  # no login: its epoch stays that of the one before
+            self._check_writable()
+            return
+        before, size = self._encoded.copy(), self._size
+        try:
+            self._put(PRINCIPAL, encoded)
+            login = self._stamp(name) if name is not None and self._stamp is not None else None
+            if login != self._current(LOGIN):
+                self._put(LOGIN, login)
+        except ValueRefused:
+            self._encoded, self._size = before, size
+            raise
+
+    def log_in_again(self, login: bytes) -> None:
+        """Its login is as of now, and `login` says so. For the manager."""
+        self._put(LOGIN, login)
 
     @property
     def max_idle_s(self) -> float:
