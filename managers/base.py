@@ -8,9 +8,9 @@ effects after it has let go of the lock. *Waiters* block on a receipt or a look-
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -30,7 +30,7 @@ from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
 from .placement import Strategy
-from .principals import Epoch, EpochBook
+from .principals import Epoch
 from .receipts import Receipt
 from .session import Session
 from .settings import ManagerSettings
@@ -39,9 +39,22 @@ from .surveying import compare, items_of, page
 from .throttle import Throttle
 from .values import ValueTypes
 
-__all__ = ["SessionManager"]
+__all__ = ["EpochBook", "SessionManager"]
 
 _log = Logger()
+
+
+class EpochBook(Protocol):
+    """Where managers read epochs, and write new ones. `current`: by principal's key. `on_change(key)` is called in the reactor's thread when one has grown."""
+
+    current: Mapping[bytes, Epoch]
+    on_change: list[Callable[[bytes], object]]
+
+    def reserve(self) -> Epoch:
+        """What the next epoch will be. Any thread."""
+
+    def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
+        """Every login of this principal that does not know of the reserved epoch is over. Any thread, never waits: the receipt says who knows."""
 
 
 class SessionManager:

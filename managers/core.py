@@ -7,7 +7,7 @@ a peer says does. Guarded by the manager's lock; times are ms of our monotonic c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..membership.channel import Message, Waiter
@@ -19,6 +19,7 @@ from . import messages as m
 from .antientropy import AntiEntropy
 from .changes import KEY_BYTES, check_deltas
 from .comparing import Comparing
+from .dialogue import Dialogue, Reader
 from .digests import Digests
 from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
@@ -79,12 +80,11 @@ class SessionCore:
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
         self._asleep_ms = asleep_ms
         self._ticked_ms = now_ms
-        self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
+        self._readers: dict[int, Reader] = {
+            **Dialogue(self.entropy, self._version, self._check_sync).readers,
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
-            m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
-            m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
+            m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
             m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed,
-            m.SUMS: self._sums, m.DIFFER: self._differ,
         }  # fmt: skip
 
     # -- what is known
@@ -241,9 +241,6 @@ class SessionCore:
                 told.append(((giver,), key))
         return [Send(group, message) for group, some in gather(told) for message in self.entropy.messages(some)]
 
-    def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
-
     def _version(self, uid: bytes) -> int:
         """The protocol of the link with this member."""
         member = self.placement.view.by_uid.get(uid)
@@ -251,31 +248,6 @@ class SessionCore:
 
     def _reconcile(self, uid: bytes, now_ms: int) -> list[Effect]:
         return list(self.entropy.begin(uid, self._version(uid), now_ms))
-
-    def _offer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.offered(peer, self._version(peer), now_ms))
-
-    def _sums(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.sums(peer, m.read_sums(message), now_ms))
-
-    def _differ(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        effects: list[Effect] = list(self.entropy.differ(peer, m.read_differ(message), now_ms))
-        self._check_sync()
-        return effects
-
-    def _inventory(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.inventory(peer, m.read_inventory(message), now_ms))
-
-    def _covered(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message), now_ms))
-        self._check_sync()
-        return effects
-
-    def _synced(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        m.need(type(message[2]) is int, "synced")
-        effects: list[Effect] = list(self.entropy.synced(peer, message[2], now_ms))
-        self._check_sync()
-        return effects
 
     def _check_sync(self) -> None:
         if not self.in_sync:

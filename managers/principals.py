@@ -14,39 +14,25 @@ Principals are known by a hash here (`principal_key`); names stay in the session
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import lru_cache
 from hashlib import sha256
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ..membership.codec import decode, encode
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .entry import Entry
 from .heads import COUNTER_MAX, LIVE
-from .receipts import Receipt
 from .record import LOGIN, PRINCIPAL, Record
 from .replica import Replica
 
-__all__ = ["KEY_BYTES", "Epoch", "EpochBook", "Login", "Logins", "principal_key"]
+__all__ = ["KEY_BYTES", "Epoch", "Login", "Logins", "principal_key"]
 
 KEY_BYTES = 16
 _FEW = 8  # sessions of one principal that a tuple holds; a set takes five times the memory
 
 Epoch = Mapping[bytes, int]  #: ``{uid of who ended them: how often that member had ended anything by then}``
-
-
-class EpochBook(Protocol):
-    """Where managers read epochs, and write new ones. `current`: by principal's key. `on_change(key)` is called in the reactor's thread when one has grown."""
-
-    current: Mapping[bytes, Epoch]
-    on_change: list[Callable[[bytes], object]]
-
-    def reserve(self) -> Epoch:
-        """What the next epoch will be. Any thread."""
-
-    def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
-        """Every login of this principal that does not know of the reserved epoch is over. Any thread, never waits: the receipt says who knows."""
 
 
 def principal_key(manager: str, principal: str | None) -> bytes:

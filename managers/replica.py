@@ -69,9 +69,8 @@ class Replica:
     def held(self, key: bytes) -> Entry | None:
         """The entry if it is a live session with its whole record."""
         entry = self.get(key)
-        if entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial):
-            return None
-        return entry
+        is_absent = entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial)
+        return None if is_absent else entry
 
     def body_of(self, entry: Entry) -> bytes | None:
         """The packed record, or None."""
