@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from ..managers.base import SessionManager
 from ..managers.listeners import LoggedIn
-from ..managers.principals import KEY_BYTES, principal_key
+from ..managers.principals import KEY_BYTES, YOUNGEST, principal_key
 from ..managers.summaries import LoginHere
 from ..membership.errors import LocalError, RemoteError
 from ..membership.member import Member
@@ -32,6 +32,7 @@ _OF, _END = range(2)
 _TIMEOUT_S = 2.0
 _TOGETHER = 200  # principals in one question
 _ANSWER_MAX = 20_000  # sessions in one answer
+_TRIES, _AGAIN_S = 5, 0.3
 _HEALED_S = 3.0  # after members came: what they and we have is exchanged by then
 
 _log = Logger()
@@ -47,7 +48,7 @@ class LoginDesk:
         self._checking: set[str] = set()
         channel.serve(_SERVICE, self._asked)
         for name, manager in managers.items():
-            if self._is_limited(name):
+            if manager.settings.principal_sessions_max:
                 manager.listen(LoggedIn, partial(self._logged_in, name))
 
     # -- what applications ask
@@ -83,17 +84,20 @@ class LoginDesk:
     def view_changed(self, change: ViewChanged) -> None:
         """Members that came may have sessions of whom we have sessions."""
         if any(member.uid != self._channel.me.uid for member in change.appeared):
-            for name in self._managers:
-                if self._is_limited(name) and name not in self._checking:
+            for name, manager in self._managers.items():
+                if manager.settings.principal_sessions_max and not manager.knows_all and name not in self._checking:
                     self._checking.add(name)
                     deferLater(self._clock, _HEALED_S, lambda name=name: ensureDeferred(self._check_all(name))).addErrback(_complain)
 
-    def _is_limited(self, name: str) -> bool:
-        settings = self._managers[name].settings
-        return settings.principal_sessions_max > 0 and settings.type != "delta"
-
     def _logged_in(self, name: str, event: LoggedIn) -> None:
-        ensureDeferred(self._limit(name, [principal_key(name, event.principal)], event.key)).addErrback(_complain)
+        if not self._managers[name].knows_all:
+            ensureDeferred(self._number(name, principal_key(name, event.principal), event.key)).addErrback(_complain)
+
+    async def _number(self, name: str, whose: bytes, key: bytes) -> None:
+        """Give a login its number, now that the others can be asked, and see that there are not too many."""
+        others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
+        self._managers[name].renumber_login(key, 1 + max(others, default=0))
+        await self._limit(name, [whose])
 
     async def _check_all(self, name: str) -> None:
         self._checking.discard(name)
@@ -101,19 +105,29 @@ class LoginDesk:
         for at in range(0, len(principals), _TOGETHER):
             await self._limit(name, principals[at : at + _TOGETHER])
 
-    async def _limit(self, name: str, whose: Sequence[bytes], newest: bytes = b"") -> None:
-        """End the oldest of these principals' sessions that are too many. `newest`: is none of them."""
-        found, _ = await self._ask_all(name, whose)
+    async def _limit(self, name: str, whose: Sequence[bytes]) -> None:
+        """End the oldest of these principals' sessions that are too many."""
+        for _ in range(_TRIES):
+            over = await self._over(name, whose)
+            for key, member in over:
+                await self._ask(member, _END, [name, [key]])
+            if not over:
+                return
+            await deferLater(self._clock, _AGAIN_S)  # one may have been taken over by another member meanwhile
+
+    async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[bytes, Member]]:
+        """(session that is too many, who leads it)."""
+        by_principal: dict[bytes, list[tuple[bytes, Member]]] = {}
+        for login, member in await self._ask_all_best(name, whose):
+            by_principal.setdefault(login.whose, []).append((login.key, member))
         most = self._managers[name].settings.principal_sessions_max
-        by_principal: dict[bytes, list[tuple[LoginHere, Member]]] = {}
-        for login, member in _best(found):
-            by_principal.setdefault(login.whose, []).append((login, member))
-        for logins in by_principal.values():
-            logins.sort(key=lambda one: one[0].key != newest)
-            for login, member in logins[most:]:
-                await self._ask(member, _END, [name, [login.key]])
+        return [one for logins in by_principal.values() for one in logins[most:]]
 
     # -- questions
+
+    async def _ask_all_best(self, manager: str, whose: Sequence[bytes]) -> list[tuple[LoginHere, Member]]:
+        """Of each session what its primary says, else any who holds it; the youngest login first."""
+        return _best((await self._ask_all(manager, whose))[0])
 
     async def _ask_all(self, manager: str, whose: Sequence[bytes]) -> tuple[list[tuple[LoginHere, Member]], list[str]]:
         """(what members hold, names of those that did not answer)."""

@@ -267,6 +267,22 @@ class SessionManager:
         with self._lock:
             return [login for one in whose for login in logins_here(self._core, one, self._channel.now_ms())]
 
+    def renumber_login(self, key: bytes, number: int) -> None:
+        """The login of this session, held here, has none yet, as not all others were known when it was made."""
+        with self._lock:
+            entry = self._core.replica.held(key)
+            record = self._core.replica.record(key, entry) if entry is not None else None
+            login = self._core.logins.login(key)
+        if record is not None and entry is not None and login.whose and not login.number:
+            session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
+            session.log_in_again(login._replace(number=number).pack())
+            self.commit(session, touch=False)
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether this member holds every session."""
+        return self._core.placement.everywhere
+
     def principals_here(self) -> list[bytes]:
         """Keys of all principals who have sessions here."""
         with self._lock:

@@ -59,7 +59,7 @@ class SessionCore:
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max)
+        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max, self.placement)
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use, self.logins)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
@@ -311,7 +311,7 @@ class SessionCore:
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
-        self.moving.placement = self._sharing.placement = self.placement
+        self.moving.placement = self._sharing.placement = self.logins.placement = self.placement
         healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
         if self.placement.everywhere:
             self.moving.handover.clear()  # all that is here is in its place

@@ -7,7 +7,8 @@ on the other side of a partition. Nobody has to find the sessions for that: a me
 any more, and the one that watches over a session (`expiry.py`) ends it.
 
 A principal's sessions can be bounded too: of more than `principal_sessions_max` the youngest logins stand. `number` orders logins without a
-clock: one more than the highest of the same principal that was known at login; equal ones go by key, so all members agree.
+clock: one more than the highest of the same principal; equal ones go by key, so all members agree. Who does not hold every session does not know
+that number: such a login has none (0) and counts as the youngest until its member has asked the others, or is gone.
 
 Principals are known by a hash here (`principal_key`); names stay in the sessions.
 """
@@ -24,12 +25,14 @@ from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .entry import Entry
 from .heads import COUNTER_MAX, LIVE
-from .record import LOGIN, PRINCIPAL, Record
+from .placement import Placement
+from .record import LOGIN, PRINCIPAL, Record, Register
 from .replica import Replica
 
-__all__ = ["KEY_BYTES", "Epoch", "Login", "Logins", "principal_key"]
+__all__ = ["KEY_BYTES", "YOUNGEST", "Epoch", "Login", "Logins", "principal_key"]
 
 KEY_BYTES = 16
+YOUNGEST = COUNTER_MAX
 _FEW = 8  # sessions of one principal that a tuple holds; a set takes five times the memory
 
 Epoch = Mapping[bytes, int]  #: ``{uid of who ended them: how often that member had ended anything by then}``
@@ -79,9 +82,10 @@ def joined(one: Epoch | None, other: Epoch | None) -> Epoch:
 
 class Logins:
     """A part of the manager's core. `epochs`: those of all principals by key, kept up to date by somebody else. `most`: sessions of a principal; 0: any number.
-    Guarded by the manager's lock."""
+    `placement`: the present one, set by the core at each change of view. Guarded by the manager's lock."""
 
-    def __init__(self, manager: str, replica: Replica, epochs: Mapping[bytes, Epoch], most: int) -> None:
+    def __init__(self, manager: str, replica: Replica, epochs: Mapping[bytes, Epoch], most: int, placement: Placement) -> None:
+        self.placement = placement
         self._manager = manager
         self._replica = replica
         self._epochs = epochs
@@ -102,13 +106,13 @@ class Logins:
     def stamp(self, principal: str, reserved: Epoch | None = None) -> bytes:
         """The value of the login register of who logs in now; `reserved`: and knows of this epoch, which is to come."""
         whose = self.key_of(principal)
-        number = 1 + max((self.login(key).number for key in self._sessions.get(whose, ())), default=0)
-        return Login(whose, number, joined(self._epoch(whose), reserved)).pack()
+        number = 1 + max((self.number(key) for key in self._sessions.get(whose, ())), default=0)
+        return Login(whose, number if self.placement.everywhere else 0, joined(self._epoch(whose), reserved)).pack()
 
     def of(self, whose: bytes) -> list[bytes]:
         """Keys of the live sessions of this principal that are held here, whole, the youngest login first."""
         keys = self._sessions.get(whose, ())
-        return sorted((key for key in keys if self._replica.held(key) is not None), key=lambda key: (self.login(key).number, key), reverse=True)
+        return sorted((key for key in keys if self._replica.held(key) is not None), key=lambda key: (self.number(key), key), reverse=True)
 
     def principals(self) -> list[bytes]:
         """Keys of all who have sessions here."""
@@ -162,11 +166,20 @@ class Logins:
 
     def login(self, key: bytes) -> Login:
         """What a session that is held here says of its login."""
+        register = self._register(key)
+        return Login() if register is None else read_login(register[2])
+
+    def number(self, key: bytes) -> int:
+        """Of the login of a session that is held here: younger ones have higher numbers."""
+        register = self._register(key)
+        if register is None:
+            return 0
+        number = read_login(register[2]).number
+        return YOUNGEST if not number and register[1] in self.placement.view else number
+
+    def _register(self, key: bytes) -> Register | None:
         entry = self._replica.get(key)
-        if entry is None or entry.body is None:
-            return Login()
-        register = self._record(key, entry).registers.get(LOGIN)
-        return read_login(register[2]) if register is not None else Login()
+        return None if entry is None or entry.body is None else self._record(key, entry).registers.get(LOGIN)
 
     def _record(self, key: bytes, entry: Entry) -> Record:
         record = self._replica.record(key, entry)

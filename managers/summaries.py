@@ -30,7 +30,7 @@ def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]
         entry = core.replica.held(key)
         if entry is not None and not core.logins.is_over(key, entry):
             leads = core.placement.primary(key, entry.primary) == core.me
-            found.append(LoginHere(whose, key, core.logins.login(key).number, now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads))
+            found.append(LoginHere(whose, key, core.logins.number(key), now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from .processes import CATERWAUL, Cluster, Node, until
+from .processes import CATERWAUL, Cluster, Node, holds, until
 
 MANAGERS: list[dict[str, Any]] = [{"type": "delta"}, {"type": "backup"}, {"type": "partitioned"}]
 
@@ -41,9 +41,15 @@ def test_sessions_of_a_principal_are_found_and_ended_wherever_they_are(manager: 
 def test_a_principal_has_so_many_sessions_on_all_nodes_together(manager: dict[str, Any]) -> None:
     with Cluster(manager={**manager, "principal_sessions_max": 2}) as cluster:
         nodes = cluster.grow("abcd")
-        ids = [nodes[number % 4].do("login", principal="alice") for number in range(5)]
-        until(lambda: [all(lives(nodes, one)) for one in ids] == [False, False, False, True, True], what="the oldest are ended")
+        ids = []
+        for number in range(5):
+            ids.append(nodes[number % 4].do("login", principal="alice"))
+            until(lambda: [s["login"] for s in nodes[0].do("sessions_of", principal="alice")["sessions"]] == [number + 1, number][: number + 1], what="counted")  # noqa: B023
         assert [any(lives(nodes, one)) for one in ids[:3]] == [False] * 3
+        assert [all(lives(nodes, one)) for one in ids[3:]] == [True] * 2
+        at_once = [nodes[number % 4].do("login", principal="bob") for number in range(6)]
+        until(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, what="two of those that logged in at the same time stay")
+        holds(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, 1.0)
 
 
 def asked(*arguments: str) -> tuple[int, Any]:
