@@ -33,8 +33,8 @@ def logins(ctx: click.Context, node: Asked, as_json: bool, manager: str, princip
     if as_json:
         click.echo(json.dumps(found, indent=2))
     else:
-        rows = [[login["key"], login["node"], time_text(login["age_s"]), time_text(login["idle_s"])] for login in found["sessions"]]
-        print_table(["KEY", "NODE", "AGE", "IDLE"], rows)
+        rows = [[login["key"], login["node"], time_text(login["age_s"]), time_text(login["idle_s"]), _about(login["about"])] for login in found["sessions"]]
+        print_table(["KEY", "NODE", "AGE", "IDLE", "ABOUT"], rows)
         silent = f"; no answer of {', '.join(found['silent'])}" if found["silent"] else ""
         click.echo(f"{len(rows)} session{'s' * (len(rows) != 1)} of {principal}{silent}", err=True)
     ctx.exit(1 if found["silent"] else 0)
@@ -63,6 +63,11 @@ def logout(ctx: click.Context, node: Asked, as_json: bool, manager: str, princip
     else:
         click.echo(_said(report), err=not report["done"])
     ctx.exit(0 if report["done"] else 1)
+
+
+def _about(about: dict[str, str]) -> str:
+    """On one line, whatever a browser has sent."""
+    return " ".join(f"{name}={value!r}" for name, value in sorted(about.items())) or "-"
 
 
 def _said(report: dict[str, Any]) -> str:

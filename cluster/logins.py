@@ -54,8 +54,8 @@ class LoginDesk:
     # -- what applications ask
 
     def sessions_of(self, manager: str, principal: str) -> Deferred[dict[str, Any]]:
-        """Fires with ``{"principal", "sessions": [{"key", "node", "age_s", "idle_s", "login"}], "silent": names}``, the youngest login first: `key` in
-        hexadecimal, `node` leads it, `login` grows with each. `silent` members did not answer; what only they hold is missing."""
+        """Fires with ``{"principal", "sessions": [{"key", "node", "age_s", "idle_s", "login", "about"}], "silent": names}``, the youngest login first: `key` in
+        hexadecimal, `node` leads it, `login` grows with each, `about` is what was said at `session.login`. `silent` members did not answer; what only they hold is missing."""
         return ensureDeferred(self._sessions_of(manager, principal))
 
     def end(self, manager: str, key: bytes) -> Deferred[bool]:
@@ -65,7 +65,14 @@ class LoginDesk:
     async def _sessions_of(self, manager: str, principal: str) -> dict[str, Any]:
         found, silent = await self._ask_all(manager, [principal_key(manager, principal)])
         sessions = [
-            {"key": login.key.hex(), "node": member.name, "age_s": login.age_ms / 1000, "idle_s": login.idle_ms / 1000, "login": login.number}
+            {
+                "key": login.key.hex(),
+                "node": member.name,
+                "age_s": login.age_ms / 1000,
+                "idle_s": login.idle_ms / 1000,
+                "login": login.number,
+                "about": dict(login.about),
+            }
             for login, member in _best(found)
         ]
         return {"principal": principal, "sessions": sessions, "silent": sorted(silent)}
@@ -179,16 +186,17 @@ def _read(answer: object) -> list[LoginHere] | None:
     """None: it is no usable answer."""
     if type(answer) is not list or not all(_is_login(one) for one in answer):
         return None
-    return [LoginHere(*one[:6]) for one in answer]
+    return [LoginHere(*one[:7]) for one in answer]
 
 
 def _is_login(one: object) -> bool:
-    if type(one) is not list or len(one) < 6:
+    if type(one) is not list or len(one) < 7:
         return False
-    whose, key, *numbers, leads = one[:6]
+    whose, key, *numbers, leads, about = one[:7]
     return (
         type(whose) is bytes and len(whose) == KEY_BYTES and type(key) is bytes and len(key) == KEY_BYTES
         and all(type(number) is int for number in numbers) and type(leads) is bool
+        and type(about) is dict and all(type(text) is str for pair in about.items() for text in pair)
     )  # fmt: skip
 
 

@@ -246,13 +246,16 @@ class SessionManager:
             raise LocalError(f"manager {self.name!r} is not part of a node: nobody keeps the epochs of its principals")
         reserved = self._epochs.reserve()
         if but is not None and but.principal is not None:  # what it says of its login goes out before the epoch
-            but.log_in_again(self._stamp(but.principal, reserved))
+            with self._lock:
+                about = self._core.logins.login(but.key).about
+                login = self._core.logins.stamp(but.principal, about, reserved)
+            but.log_in_again(login)
             self.commit(but)
         return self._epochs.advance(self._core.logins.key_of(principal), reserved)
 
-    def _stamp(self, principal: str, reserved: Epoch | None = None) -> bytes:
+    def _stamp(self, principal: str, about: Mapping[str, str]) -> bytes:
         with self._lock:
-            return self._core.logins.stamp(principal, reserved)
+            return self._core.logins.stamp(principal, about)
 
     def _epoch_changed(self, whose: bytes) -> None:
         """Logins here may be over. Reactor's thread."""

@@ -24,15 +24,17 @@ from ..membership.codec import decode, encode
 from ..membership.errors import RemoteError
 from ..membership.member import UID_BYTES
 from .entry import Entry
+from .errors import ValueRefused
 from .heads import COUNTER_MAX, LIVE
 from .placement import Placement
 from .record import LOGIN, PRINCIPAL, Record, Register
 from .replica import Replica
 
-__all__ = ["KEY_BYTES", "YOUNGEST", "Epoch", "Login", "Logins", "principal_key"]
+__all__ = ["KEY_BYTES", "YOUNGEST", "Epoch", "Login", "Logins", "check_login", "principal_key", "read_login"]
 
 KEY_BYTES = 16
 YOUNGEST = COUNTER_MAX
+_TEXTS_MAX_BYTES = 1000
 _FEW = 8  # sessions of one principal that a tuple holds; a set takes five times the memory
 
 Epoch = Mapping[bytes, int]  #: ``{uid of who ended them: how often that member had ended anything by then}``
@@ -45,14 +47,25 @@ def principal_key(manager: str, principal: str | None) -> bytes:
 
 
 class Login(NamedTuple):
-    """What a session says of its login. `whose`: the principal's key."""
+    """What a session says of its login. `whose`: the principal's key. `about`: what the application says of it (a device, an address), shown to who asks."""
 
     whose: bytes = b""
     number: int = 0
     epoch: Epoch = {}  # noqa: RUF012  (a NamedTuple's default; nobody changes it)
+    about: Mapping[str, str] = {}
 
     def pack(self) -> bytes:
-        return encode([self.whose, self.number, dict(sorted(self.epoch.items()))])
+        return encode([self.whose, self.number, dict(sorted(self.epoch.items())), dict(sorted(self.about.items()))])
+
+
+def check_login(principal: str, about: Mapping[str, str]) -> None:
+    """Raises `ValueRefused` for what cannot be said."""
+    try:
+        is_good = bool(principal) and sum(len(text.encode()) for text in (principal, *about.values())) <= _TEXTS_MAX_BYTES
+    except (AttributeError, UnicodeEncodeError):
+        is_good = False
+    if not is_good:
+        raise ValueRefused(f"session.login({principal!r:.40}): use a name and short texts about the login, of {_TEXTS_MAX_BYTES} bytes of UTF-8 in all at most")
 
 
 @lru_cache(maxsize=1024)
@@ -70,7 +83,10 @@ def read_login(value: bytes | None) -> Login:
         and all(type(uid) is bytes and len(uid) == UID_BYTES and type(count) is int and count >= 0 for uid, count in epoch.items())
     ):  # fmt: skip
         return Login()
-    return Login(whose, number, epoch)
+    about = wire[3] if len(wire) > 3 else {}
+    if type(about) is not dict or not all(type(text) is str for pair in about.items() for text in pair):
+        about = {}
+    return Login(whose, number, epoch, about)
 
 
 def joined(one: Epoch | None, other: Epoch | None) -> Epoch:
@@ -103,11 +119,11 @@ class Logins:
     def key_of(self, principal: str | None) -> bytes:
         return principal_key(self._manager, principal)
 
-    def stamp(self, principal: str, reserved: Epoch | None = None) -> bytes:
+    def stamp(self, principal: str, about: Mapping[str, str], reserved: Epoch | None = None) -> bytes:
         """The value of the login register of who logs in now; `reserved`: and knows of this epoch, which is to come."""
         whose = self.key_of(principal)
-        number = 1 + max((self.number(key) for key in self._sessions.get(whose, ())), default=0)
-        return Login(whose, number if self.placement.everywhere else 0, joined(self._epoch(whose), reserved)).pack()
+        number = 1 + max((self.login(key).number for key in self._sessions.get(whose, ())), default=0)
+        return Login(whose, number if self.placement.everywhere else 0, joined(self._epoch(whose), reserved), about).pack()
 
     def of(self, whose: bytes) -> list[bytes]:
         """Keys of the live sessions of this principal that are held here, whole, the youngest login first."""

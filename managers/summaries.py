@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .core import SessionCore
@@ -21,6 +22,7 @@ class LoginHere(NamedTuple):
     age_ms: int
     idle_ms: int
     leads: bool
+    about: Mapping[str, str]
 
 
 def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]:
@@ -30,7 +32,8 @@ def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]
         entry = core.replica.held(key)
         if entry is not None and not core.logins.is_over(key, entry):
             leads = core.placement.primary(key, entry.primary) == core.me
-            found.append(LoginHere(whose, key, core.logins.number(key), now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads))
+            about = core.logins.login(key).about
+            found.append(LoginHere(whose, key, core.logins.number(key), now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads, about))
     return found
 
 

@@ -13,7 +13,7 @@ from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.errors import ValueRefused
 from caterwaul.managers.listeners import LoggedIn, SessionDestroyed
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.principals import Login, principal_key, read_login
+from caterwaul.managers.principals import YOUNGEST, Login, principal_key, read_login
 from caterwaul.managers.record import LOGIN, PRINCIPAL
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -322,6 +322,51 @@ def test_listeners_hear_of_logins_where_they_happen() -> None:
         manager.listen(LoggedIn, lambda event, number=number: told.append((number, event)))
     session_id = log_in(net, 1, "alice")
     assert told == [(1, LoggedIn(key_of(session_id), "alice"))]
+
+
+def test_a_login_gives_a_new_id_and_says_what_it_is_told(net: Net) -> None:
+    before = net.visit(0, None, n=1)
+    session = net.opened(0, before)
+    session.login("alice", device="Firefox", address="192.0.2.7")
+    net.managers[0].commit(session)
+    net.managers[0].release(session)
+    net.deliver()
+    assert session.id not in (None, before)
+    assert lives(net, before) == [False] * 3
+    assert session["n"] == 1
+    (login,) = net.managers[0].logins_of([principal_key(MANAGER, "alice")])
+    assert dict(login.about) == {"device": "Firefox", "address": "192.0.2.7"}
+
+
+def test_logging_in_again_is_a_login(net: Net) -> None:
+    session_id = log_in(net, 0, "alice")
+    again = net.opened(0, session_id)
+    net.managers[1].end_all("alice")
+    net.deliver()
+    again.login("alice")
+    net.managers[0].commit(again)
+    net.deliver()
+    assert again.id is not None
+    assert lives(net, again.id) == [True] * 3
+
+
+@pytest.mark.parametrize(("name", "about"), [("", {}), ("a\ud800", {}), ("a", {"device": "\ud800"}), ("a", {"device": "x" * 1001}), ("a", {"device": 1})])
+def test_what_cannot_be_said_of_a_login_is_refused_and_changes_nothing(name: str, about: Any) -> None:
+    session = net_of("delta", 1).opened(0)
+    with pytest.raises(ValueRefused, match=r"session\.login"):
+        session.login(name, **about)
+    assert (session.principal, session.id) == (None, None)
+
+
+def test_logins_where_not_all_is_known_have_no_number_yet() -> None:
+    net = net_of("delta", 2, weights=(1, 0))
+    log_in(net, 1, "alice")
+    second = log_in(net, 0, "alice")
+    net.managers[0].end_all("bob")
+    net.deliver()
+    numbers = [login.number for login in net.managers[0].logins_of([principal_key(MANAGER, "alice")])]
+    assert numbers == [YOUNGEST, 1]
+    assert lives(net, second) == [True, True]
 
 
 # -- sessions per principal
