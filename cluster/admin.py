@@ -226,7 +226,7 @@ def _drain(node: Administered, request: Request) -> dict[str, Any]:
 def _logout(node: Administered, request: Request) -> Deferred[dict[str, Any]]:
     manager = _argument(request, b"manager", "")
     principals, keys, everybody = (_arguments(request, name) for name in (b"principal", b"session", b"everybody"))
-    if len(principals) + len(keys) + len(everybody) != 1:
+    if len(principals) + len(keys) + len(everybody) != 1 or everybody not in ([], ["1"]):
         raise LocalError("name one principal, one session, or everybody")
     return node.end_session(manager, keys[0]) if keys else node.logout(manager, principals[0] if principals else None)
 

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 
 from ..managers.base import SessionManager
 from ..managers.changes import KEY_BYTES
-from ..managers.epochs import NAME as EPOCHS
+from ..managers.principals import EPOCHS
 from ..membership.errors import LocalError
 from ..membership.service import MembershipService
 from ..membership.view import View
@@ -104,7 +104,7 @@ class Administration:
         """End all sessions of this principal, None: of all. Fires with ``{"done", "confirmed": names, "unconfirmed": names}``."""
         receipt = self._manager(manager).end_all(principal)
         return receipt.deferred().addCallback(
-            lambda _: {"done": not receipt.unconfirmed, "confirmed": list(receipt.confirmed), "unconfirmed": list(receipt.unconfirmed)}
+            lambda _: {"done": receipt.satisfied and not receipt.unconfirmed, "confirmed": list(receipt.confirmed), "unconfirmed": list(receipt.unconfirmed)}
         )
 
     def end_session(self, manager: str, key: str) -> Deferred[dict[str, Any]]:

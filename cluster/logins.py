@@ -80,7 +80,7 @@ class LoginDesk:
     async def _end_everywhere(self, manager: str, key: bytes) -> bool:
         for member in self._taking_part(manager):
             try:
-                if await self._ask(member, _END, [manager, [key]]) == 1:
+                if await self._ask(member, _END, [manager, [key], b""]) == 1:
                     return True
             except LocalError as error:
                 _log.warn("{error}", error=error)
@@ -97,36 +97,43 @@ class LoginDesk:
                     deferLater(self._clock, _HEALED_S, lambda name=name: ensureDeferred(self._check_all(name))).addErrback(_complain)
 
     def _logged_in(self, name: str, event: LoggedIn) -> None:
-        if not self._managers[name].knows_all:
+        if not self._managers[name].has_number(event.key):
             ensureDeferred(self._number(name, principal_key(name, event.principal), event.key)).addErrback(_complain)
 
     async def _number(self, name: str, whose: bytes, key: bytes) -> None:
         """Give a login its number, now that the others can be asked, and see that there are not too many."""
         others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
-        self._managers[name].renumber_login(key, 1 + max(others, default=0))
+        self._managers[name].number_login(key, 1 + max(others, default=0))
         await self._limit(name, [whose])
 
     async def _check_all(self, name: str) -> None:
+        """Those of whom this member leads a session; who else has one does the same for the rest."""
         self._checking.discard(name)
-        principals = self._managers[name].principals_here()
+        manager = self._managers[name]
+        principals = manager.principals_here()
         for at in range(0, len(principals), _TOGETHER):
-            await self._limit(name, principals[at : at + _TOGETHER])
+            led = {login.whose for login in manager.logins_of(principals[at : at + _TOGETHER]) if login.leads}
+            if led:
+                await self._limit(name, sorted(led))
 
     async def _limit(self, name: str, whose: Sequence[bytes]) -> None:
         """End the oldest of these principals' sessions that are too many."""
         for _ in range(_TRIES):
             over = await self._over(name, whose)
-            for key, member in over:
-                await self._ask(member, _END, [name, [key]])
+            for login, member in over:
+                try:
+                    await self._ask(member, _END, [name, [login.key], login.whose])
+                except LocalError as error:
+                    _log.warn("a session over principal_sessions_max could not be ended: {error}", error=error)
             if not over:
                 return
             await deferLater(self._clock, _AGAIN_S)  # one may have been taken over by another member meanwhile
 
-    async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[bytes, Member]]:
+    async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[LoginHere, Member]]:
         """(session that is too many, who leads it)."""
-        by_principal: dict[bytes, list[tuple[bytes, Member]]] = {}
+        by_principal: dict[bytes, list[tuple[LoginHere, Member]]] = {}
         for login, member in await self._ask_all_best(name, whose):
-            by_principal.setdefault(login.whose, []).append((login.key, member))
+            by_principal.setdefault(login.whose, []).append((login, member))
         most = self._managers[name].settings.principal_sessions_max
         return [one for logins in by_principal.values() for one in logins[most:]]
 
@@ -178,7 +185,10 @@ class LoginDesk:
             raise RemoteError("logins: malformed")
         if op == _OF:
             return [list(login) for login in manager.logins_of(keys)[:_ANSWER_MAX]]
-        ended = DeferredList([manager.end(key).deferred() for key in keys], consumeErrors=True)
+        whose = body[2] if len(body) > 2 else b""
+        if type(whose) is not bytes or len(whose) not in (0, KEY_BYTES):
+            raise RemoteError("logins: malformed")
+        ended = DeferredList([manager.end_login(key, whose).deferred() for key in keys], consumeErrors=True)
         return ended.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
 
 

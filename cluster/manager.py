@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import Deferred, succeed
 
 from ..managers.base import SessionManager
+from ..managers.changes import KEY_BYTES
 from ..managers.maps import ReplicatedMap
 from ..managers.values import ValueTypes
 from ..membership.errors import LocalError
@@ -152,7 +153,9 @@ class ClusterManager:
         try:
             which = bytes.fromhex(key)
         except ValueError:
-            raise LocalError(f"{key!r} is not the key of a session in hexadecimal") from None
+            which = b""
+        if len(which) != KEY_BYTES:
+            raise LocalError(f"{key!r} is not the key of a session in hexadecimal")
         return self._asked(lambda desk: desk.end(manager, which), "ending a session")
 
     def _asked(self, question: Callable[[LoginDesk], Deferred[T]], what: str) -> Deferred[T]:

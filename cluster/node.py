@@ -21,10 +21,10 @@ from twisted.logger import Logger
 from ..managers.backup import BackupManager
 from ..managers.base import SessionManager
 from ..managers.delta import DeltaManager
-from ..managers.epochs import NAME as EPOCHS
 from ..managers.epochs import Epochs
 from ..managers.maps import ReplicatedMap
 from ..managers.partitioned import PartitionedManager
+from ..managers.principals import EPOCHS
 from ..managers.settings import ManagerSettings
 from ..managers.values import ValueTypes
 from ..membership.channel import DATA, Message
@@ -220,7 +220,7 @@ class Node:
         return replace(found, discovery=[method for method in found.discovery if method != "multicast"])
 
     def _start_epochs(self, channel: GroupChannel) -> Epochs:
-        keep_s = max(manager.retention_s for manager in self.settings.managers.values())
+        keep_s = max((manager.retention_s for manager in self.settings.managers.values()), default=0.0)
         asleep_s = self.settings.membership.drop_time_s
         self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s)
         epochs.start()

@@ -30,8 +30,9 @@ from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
 from .placement import Strategy
-from .principals import Epoch
-from .receipts import Receipt
+from .principals import EPOCHS, YOUNGEST, Epoch, number_bytes
+from .receipts import DONE, DROPPED, Joined, Receipt
+from .record import LOGIN, LOGIN_NUMBER
 from .session import Session
 from .settings import ManagerSettings
 from .summaries import LoginHere, logins_here, summaries
@@ -49,6 +50,10 @@ class EpochBook(Protocol):
 
     current: Mapping[bytes, Epoch]
     on_change: list[Callable[[bytes], object]]
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether all epochs are here that the others had when this member came. Any thread."""
 
     def reserve(self) -> Epoch:
         """What the next epoch will be. Any thread."""
@@ -119,7 +124,9 @@ class SessionManager:
     def start(self) -> None:
         self._channel.attach(self.name, self)
         if self._epochs is not None:
-            self._epochs.on_change.append(self._epoch_changed)
+            epochs = self._epochs
+            epochs.on_change.append(self._epoch_changed)
+            self._core.logins.epochs_are_known = lambda: epochs.has_joined
         self._driver.start()
 
     def flush(self) -> None:
@@ -236,33 +243,40 @@ class SessionManager:
     # -- who is logged in
 
     def end_all(self, principal: str | None, but: Session | None = None) -> Receipt:
-        """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, and is committed.
+        """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, if its own login is not over
+        already, and is committed.
 
-        Never blocks; the receipt is `satisfied` when all members that can answer know of it: none of them serves such a session any more. Sessions on the
-        other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where there is no node underneath, and
-        what `commit` raises.
+        Never blocks; the receipt is `satisfied` when all members that can answer know of it: none of them serves such a session any more. `unconfirmed` names
+        those that cannot. Sessions on the other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where
+        there is no node underneath, and what `commit` raises (the others have ended then).
         """
-        if self._epochs is None:
+        epochs = self._epochs
+        if epochs is None:
             raise LocalError(f"manager {self.name!r} is not part of a node: nobody keeps the epochs of its principals")
-        reserved = self._epochs.reserve()
-        if but is not None and but.principal is not None:  # what it says of its login goes out before the epoch
-            with self._lock:
-                about = self._core.logins.login(but.key).about
-                login = self._core.logins.stamp(but.principal, about, reserved)
-            but.log_in_again(login)
-            self.commit(but)
-        return self._epochs.advance(self._core.logins.key_of(principal), reserved)
+        reserved, kept = epochs.reserve(), DONE
+        try:
+            if but is not None and but.id is not None and but.principal is not None and principal in (None, but.principal):
+                kept = self._keep(but, but.principal, reserved)  # goes out before the epoch
+        finally:
+            ended = epochs.advance(self._core.logins.key_of(principal), reserved)
+        deaf = [member.name for member in self.view if EPOCHS not in member.managers and member.uid != self._uid]
+        return Joined((kept, ended), deaf)
 
-    def _stamp(self, principal: str, about: Mapping[str, str]) -> bytes:
+    def _keep(self, session: Session, principal: str, reserved: Epoch) -> Receipt:
+        with self._lock:
+            lasting = self._core.logins.lasting(principal, session.hidden(LOGIN), reserved)
+        if lasting is not None:
+            session.write(LOGIN, lasting)
+        return self.commit(session, session.acks)
+
+    def _stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
         with self._lock:
             return self._core.logins.stamp(principal, about)
 
     def _epoch_changed(self, whose: bytes) -> None:
         """Logins here may be over. Reactor's thread."""
         with self._lock:
-            now_ms = self._channel.now_ms()
-            for key in self._core.logins.affected(whose):
-                self._core.expiry.schedule(key, now_ms)
+            self._core.expiry.look_soon(self._core.logins.affected(whose), self._channel.now_ms())
         self._rearm()
 
     def logins_of(self, whose: Sequence[bytes]) -> list[LoginHere]:
@@ -270,16 +284,25 @@ class SessionManager:
         with self._lock:
             return [login for one in whose for login in logins_here(self._core, one, self._channel.now_ms())]
 
-    def renumber_login(self, key: bytes, number: int) -> None:
-        """The login of this session, held here, has none yet, as not all others were known when it was made."""
+    def has_number(self, key: bytes) -> bool:
+        """Whether the login of this session, held here, has one."""
+        with self._lock:
+            return self._core.logins.number(key) < YOUNGEST
+
+    def number_login(self, key: bytes, number: int) -> None:
+        """The login of this session, held here, gets its number, now that it is known."""
         with self._lock:
             entry = self._core.replica.held(key)
             record = self._core.replica.record(key, entry) if entry is not None else None
-            login = self._core.logins.login(key)
-        if record is not None and entry is not None and login.whose and not login.number:
+        if record is not None and entry is not None:
             session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
-            session.log_in_again(login._replace(number=number).pack())
+            session.write(LOGIN_NUMBER, number_bytes(number))
             self.commit(session, touch=False)
+
+    def end_login(self, key: bytes, whose: bytes) -> Receipt:
+        """`end`, if it is this principal's (`b""`: whoever's)."""
+        entry = self._core.replica.get(key)
+        return self.end(key) if not whose or (entry is not None and entry.principal == whose) else DROPPED
 
     @property
     def knows_all(self) -> bool:

@@ -25,12 +25,13 @@ from .messages import DELTAS
 from .outbox import ManagerOutbox
 from .placement import Groups, Uids
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
-from .record import LOGIN
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
 
-__all__ = ["Committing"]
+__all__ = ["PRESENT", "Committing"]
+
+PRESENT = "present"  #: a level of confirmation: everybody who can answer, whether or not it has compared with us. Not for users.
 
 _HEADS_AT_ONCE = 500
 _QUIET_MS = 1  # an outbox that was taken longer ago is worth a write of its own; below, commits gather
@@ -95,7 +96,7 @@ class Committing:
         level = self._level if acks is None else acks
         waiting = None
         with self._lock:
-            entry = self._writable(session, changes)
+            entry = self._writable(session)
             if entry is False:
                 return DROPPED
             named = self._primary(session.key, entry)
@@ -107,7 +108,7 @@ class Committing:
             self._depart(waiting, told)
         return DONE if waiting is None else waiting
 
-    def _writable(self, session: Session, changes: Mapping[str, bytes | None]) -> Entry | Literal[False] | None:
+    def _writable(self, session: Session) -> Entry | Literal[False] | None:
         """What is held of the session that a commit goes to (None: it is new); False: it has ended, and the commit is dropped. Raises `SessionError`."""
         replica = self._core.replica
         entry = replica.get(session.key)
@@ -118,14 +119,14 @@ class Committing:
             if session.previous_id is None and replica.live >= self._settings.sessions_max:  # a new id is no new session
                 self.refused += 1
                 raise SessionRefused(f"{replica.live} sessions are held already (sessions_max)", 503)
-        elif (entry.head is not None and entry.head.state) or self._is_logged_out(session.key, entry, changes):
+        elif (entry.head is not None and entry.head.state) or self._is_logged_out(session, entry):
             self.dropped += 1
             return False
         return entry
 
-    def _is_logged_out(self, key: bytes, entry: Entry, changes: Mapping[str, bytes | None]) -> bool:
+    def _is_logged_out(self, session: Session, entry: Entry) -> bool:
         """Its login is over, and this is not another one."""
-        return entry.principal is not None and LOGIN not in changes and self._core.logins.is_over(key, entry)
+        return entry.principal is not None and not session.logged_in and self._core.logins.is_over(session.key, entry)
 
     def _primary(self, key: bytes, entry: Entry | None) -> bytes:
         """Who is primary for this commit; this member becomes it where placement says so."""
@@ -185,8 +186,9 @@ class Committing:
             self.waitings.append(waiting)
         if self._listeners:
             replica.events += [AttributeChanged(key, name, value is None) for name, value in changes.items() if name[:1] != "\0"]  # type: ignore[misc]
-            if changes.get(LOGIN) is not None:
+            if session.logged_in:
                 replica.events.append(LoggedIn(key, session.principal or ""))  # type: ignore[arg-type]
+        session.logged_in = False
         self.commits += 1
 
     def _secret(self, key: bytes, entry: Entry | None, changes: dict[str, bytes | None]) -> bytes:
@@ -219,6 +221,9 @@ class Committing:
         """A receipt for the holders that can answer now."""
         synced, channel = self._core.entropy.in_sync, self._channel
         others = [uid for uid in holders if uid != self._uid]
+        if level == PRESENT:
+            able = [uid for uid in others if not channel.is_degraded(uid)]
+            return self._receipt(len(able), others, able, False)
         able = [uid for uid in others if uid in synced and not channel.is_degraded(uid)]
         needed = needed_confirmations(level, len(others), len(others) < len(holders))
         return self._receipt(needed, others, able, self._settings.strict_acks)

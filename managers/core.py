@@ -7,7 +7,7 @@ a peer says does. Guarded by the manager's lock; times are ms of our monotonic c
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..membership.channel import Message, Waiter
@@ -25,7 +25,7 @@ from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
 from .finding import Finding
 from .freshness import Freshness
-from .heads import LIVE, Ours
+from .heads import LIVE, Head, Ours
 from .moving import Moving
 from .near import NearCache
 from .packing import Packing
@@ -55,11 +55,12 @@ class SessionCore:
         self.say = m.Speaker(name)
         self.replica = Replica(me)
         self.in_use: dict[bytes, int] = {}  #: open requests by key
+        self.eternal = False  #: no session of this manager ever ends, whatever a peer says
         near = NearCache(settings.near_cache_max)
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max, self.placement)
+        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max, self.placement, lambda: self.in_sync)
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use, self.logins)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
@@ -111,8 +112,11 @@ class SessionCore:
             return None, (self.placement.everywhere or not self.placement.peers()) and self.sure(now_ms)
         if entry.head is not None and entry.head.state != LIVE:
             return None, True
-        if entry.principal is not None and self.logins.is_over(key, entry):
-            return None, True
+        if entry.principal is not None:
+            if self.logins.is_over(key, entry):
+                return None, True
+            if not self.logins.epochs_are_known():
+                return entry, False
         if not is_whole(entry):
             return None, False
         if not self.placement.peers():  # there is nobody to ask, who may have been lost with a later use of it
@@ -128,6 +132,8 @@ class SessionCore:
         entry = self.replica.get(key)
         if entry is None or entry.body is None or not is_whole(entry) or self.expiry.is_over(key, entry, now_ms):
             return None
+        if entry.principal is not None and not self.logins.epochs_are_known():
+            return None  # its login may be over
         return entry
 
     def remaining(self) -> tuple[int, int]:
@@ -159,8 +165,7 @@ class SessionCore:
         """Schedule the ends of what is new."""
         fresh, self.replica.fresh = self.replica.fresh, []
         for key in fresh:
-            for over in self.logins.note(key):
-                self.expiry.schedule(over, now_ms)
+            self.expiry.look_soon(self.logins.note(key), now_ms)
             self.expiry.schedule(key, now_ms)
         self.replica.forget_over(self.settings.tombstones_max)
 
@@ -182,6 +187,7 @@ class SessionCore:
 
     def _records(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         sessions = m.read_records(message[2], ours)
+        self._check_eternal(session.head for session in sessions)
         records = [Record.unpack(session.body) if session.body is not None else None for session in sessions]  # all, before any is merged
         outcome = Outcome()
         before = self.telling.before_records(session.key for session in sessions if self.moving.is_held(session))
@@ -206,6 +212,7 @@ class SessionCore:
     def _heads(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
         heads = m.read_heads(message[2], ours)
+        self._check_eternal(head for _, head in heads)
         led = self.moving.primaries(key for key, _ in heads)
         for key, head in heads:
             self.replica.merge_head(key, head, outcome)
@@ -214,6 +221,10 @@ class SessionCore:
         effects += self.moving.deposed(key for key, old in led.items() if old == self.me)
         self.moving.merged([key for key, _ in heads], peer, now_ms)
         return effects
+
+    def _check_eternal(self, heads: Iterable[Head | None]) -> None:
+        if self.eternal and any(head is not None and head.state != LIVE for head in heads):
+            raise RemoteError("an end of what never ends")
 
     def _settle(self, peer: bytes, outcome: Outcome, now_ms: int) -> list[Effect]:
         """What a merge left open: fetch, tell, or send to all."""

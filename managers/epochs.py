@@ -1,46 +1,75 @@
 """Epochs: that all sessions of a principal ended, and how often, known to every member of the domain.
 
-An epoch is a map ``{who ended them: count}``; counts grow by one with whatever a member ends, and only that member writes its own, so
-nothing here can conflict. A login keeps the epoch it knew (`principals.py`) and is over once that does not cover the present one.
-So an end reaches sessions that nobody who ended them had ever heard of: a healed partition brings the epoch across, and the logins of the other
-side do not have it. Lamport's and Mattern's vector clocks are the idea.
+An epoch is a map ``{who ended them: count}``; counts grow by one with whatever a member ends. A login keeps the epoch it knew (`principals.py`) and is over
+once that does not cover the present one. So an end reaches sessions that nobody who ended them had ever heard of: a healed partition brings the epoch
+across, and the logins of the other side do not have it. Lamport's and Mattern's vector clocks are the idea.
 
-Underneath is a manager like any other: entries are attributes of a fixed number of sessions that never end, as in `maps.py`, and every member
-holds them, also one that has no weight. An entry goes after `keep_s`: no copy of a session is absent longer than that
-(`retention_s`), so what it was to end is gone.
+Underneath is a manager like any other, which every member takes part in whatever its weight. Each end is an attribute of one of a fixed number of sessions that
+never end, as in `maps.py`. Its name says all (principal, member, count), so no two writes ever meet in one attribute, and taking an old end out takes
+out no other. Its value is an *age* of 0 to 7 parts of `keep_s`: who is first keeper and has heard of an end for a part of that adds one, and removes
+it at last, so an end goes though no process lives that long. By then no copy of a session is left that it was for (`retention_s`).
 """
 
 from __future__ import annotations
 
+import re
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any
-
-from twisted.logger import Logger
+from typing import Any, NamedTuple
 
 from ..membership.channel import Channel
 from ..membership.effects import Effect
+from ..membership.member import UID_BYTES
 from ..membership.view import View
 from .base import SessionManager
+from .committing import PRESENT
 from .errors import ValueDamaged
+from .heads import COUNTER_MAX
 from .listeners import AttributeChanged
 from .placement import EveryMember, Placement, partition_of
-from .principals import KEY_BYTES, Epoch
+from .principals import EPOCHS, KEY_BYTES, Epoch
 from .receipts import Receipt
 from .session import Session, key_of
 from .settings import BUCKET_MAX_BYTES, ManagerSettings
 
-__all__ = ["NAME", "Epochs"]
+__all__ = ["Epochs"]
 
-NAME = "epochs:"  #: no manager of an application can have it
 _BUCKETS = 256
 _IDS = [urlsafe_b64encode(sha256(b"caterwaul epochs\0%d" % number).digest()).rstrip(b"=").decode("ascii") for number in range(_BUCKETS)]
-_BY_KEY = {key_of(bucket): bucket for bucket in _IDS}
+_KEYS = [key_of(bucket) for bucket in _IDS]
+_NAME_CHARACTERS = 2 * (KEY_BYTES + UID_BYTES)
+_is_name = re.compile(rf"[0-9a-f]{{{_NAME_CHARACTERS}}}\.([1-9a-f][0-9a-f]{{0,13}})").fullmatch
+_AGES = 8
 _LOOK_EVERY_MS = 60_000
+_ALONE_MS = 5000  # who meets nobody for so long is not joining others, but the others it
 
-_log = Logger()
+
+class _End(NamedTuple):
+    """Of all sessions of a principal, by this member: its `nth`."""
+
+    whose: bytes
+    by: bytes
+    nth: int
+
+    @property
+    def name(self) -> str:
+        return f"{(self.whose + self.by).hex()}.{self.nth:x}"
+
+    @property
+    def bucket(self) -> int:
+        return self.whose[0] % _BUCKETS
+
+
+def _end_of(name: str, key: bytes) -> _End | None:
+    """What this attribute of this bucket says; None: a peer made it up."""
+    match = _is_name(name)
+    if match is None or int(match[1], 16) > COUNTER_MAX:
+        return None
+    who = bytes.fromhex(name[:_NAME_CHARACTERS])
+    end = _End(who[:KEY_BYTES], who[KEY_BYTES:], int(match[1], 16))
+    return end if _KEYS[end.bucket] == key else None
 
 
 def _strategy(view: View, me: bytes) -> Placement:
@@ -52,18 +81,31 @@ class Epochs(SessionManager):
 
     def __init__(self, channel: Channel, keep_s: float, **options: Any) -> None:
         settings = ManagerSettings(
-            acks="all", idle_timeout_s=0.0, absolute_timeout_s=0.0, retention_s=max(keep_s, 60.0), unknown_for_s=0.0, reconcile_period_s=300.0,
-            session_max_bytes=BUCKET_MAX_BYTES, attributes_max=2**40,
+            idle_timeout_s=0.0, absolute_timeout_s=0.0, retention_s=max(keep_s, 60.0), unknown_for_s=0.0, reconcile_period_s=300.0,
+            save_mode="on_set", session_max_bytes=BUCKET_MAX_BYTES, attributes_max=2**40,
         )  # fmt: skip
-        super().__init__(NAME, channel, settings, _strategy, **options)
+        super().__init__(EPOCHS, channel, settings, _strategy, **options)
+        self._core.eternal = True
         self._committing.hastens = False  # a session that an end leaves out is committed before it
-        self.current: dict[bytes, Epoch] = {}  #: by principal's key
+        self.current: dict[bytes, Epoch] = {}  #: by principal's key; maps are replaced, not changed: others read them
         self.on_change: list[Callable[[bytes], object]] = []
-        self._keep_ms = int(keep_s * 1000)
-        self._since: dict[str, int] = {}  # when each entry was heard of first, the oldest first
+        self._ends: dict[bytes, set[_End]] = {}
+        self._part_ms = int(keep_s * 1000) // _AGES
+        self._since: dict[_End, tuple[int, int]] = {}  # (when heard of at this age, age), the longest first
         self._look_ms = 0
+        self._has_joined = False
+        self._alone_ms = channel.now_ms() + _ALONE_MS
         self.ended = 0  #: how often this member has ended anything
         self.listen(AttributeChanged, self._changed, replicas=True)
+
+    @property
+    def has_joined(self) -> bool:
+        """See `EpochBook`."""
+        if not self._has_joined:
+            alone = not self._core.placement.peers()
+            self._has_joined = self._channel.now_ms() >= self._alone_ms if alone else self._core.in_sync
+            return self._has_joined or alone
+        return True
 
     def reserve(self) -> Epoch:
         """See `EpochBook`."""
@@ -73,86 +115,84 @@ class Epochs(SessionManager):
 
     def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
         """See `EpochBook`."""
-        count = reserved[self._uid]
+        end = _End(whose, self._uid, reserved[self._uid])
         with self._lock:
-            self._know(whose, self._uid, count)
-        bucket = self._bucket(whose)
-        bucket[(whose + self._uid).hex()] = count
-        return self.commit(bucket, touch=False)
-
-    def _bucket(self, whose: bytes) -> Session:
-        """Of a bucket nothing needs to be read for writing to it: it never ends, and each member writes its own entries."""
+            older = [other for other in self._ends.get(whose, ()) if other.by == self._uid and other.nth < end.nth]
+            self._know(end)
         bucket = self._made()
-        bucket.adopt(_IDS[whose[0] % _BUCKETS])
-        return bucket
+        bucket.adopt(_IDS[end.bucket])  # nothing has to be read for writing to it
+        bucket[end.name] = 0
+        for other in older:
+            bucket.write(other.name, None)
+        return self.commit(bucket, PRESENT, touch=False)
 
-    def _know(self, whose: bytes, uid: bytes, count: int) -> None:
-        """Maps are replaced, not changed: others read them."""
-        known = self.current.get(whose, {})
-        if count > known.get(uid, 0):
-            self.current[whose] = {**known, uid: count}
+    def _know(self, end: _End) -> None:
+        self._ends.setdefault(end.whose, set()).add(end)
+        self._count(end.whose)
+
+    def _forget(self, end: _End) -> None:
+        self._since.pop(end, None)
+        self._ends.get(end.whose, set()).discard(end)
+        self._count(end.whose)
+
+    def _count(self, whose: bytes) -> None:
+        epoch: dict[bytes, int] = {}
+        for end in self._ends.get(whose, ()):
+            epoch[end.by] = max(end.nth, epoch.get(end.by, 0))
+        if epoch:
+            self.current[whose] = epoch
+        else:
+            self.current.pop(whose, None)
+            self._ends.pop(whose, None)
 
     def _changed(self, event: AttributeChanged) -> None:
-        try:
-            name = bytes.fromhex(event.name)
-        except ValueError:
+        end = _end_of(event.name, event.key)
+        if end is None:
             return
-        if len(name) != KEY_BYTES + len(self._uid) or event.key not in _BY_KEY:
-            return
-        whose, uid = name[:KEY_BYTES], name[KEY_BYTES:]
-        count = self._value(event.key, event.name)
-        if count is None:
-            self._forget(event.name, whose, uid)
-            return
-        self._since.setdefault(event.name, self._channel.now_ms())
         with self._lock:
-            self._know(whose, uid, count)
+            age = self._age(event.key, event.name)
+            if age is None:
+                self._forget(end)
+                return
+            self._since.pop(end, None)
+            self._since[end] = (self._channel.now_ms(), age)
+            self._know(end)
         for callback in self.on_change:
-            callback(whose)
+            callback(end.whose)
 
-    def _forget(self, name: str, whose: bytes, uid: bytes) -> None:
-        self._since.pop(name, None)
-        with self._lock:
-            left = {other: count for other, count in self.current.get(whose, {}).items() if other != uid}
-            if left:
-                self.current[whose] = left
-            else:
-                self.current.pop(whose, None)
-
-    def _value(self, key: bytes, name: str) -> int | None:
-        with self._lock:
-            entry = self._core.replica.get(key)
-            record = self._core.replica.record(key, entry) if entry is not None else None
-            register = record.registers.get(name) if record is not None else None
+    def _age(self, key: bytes, name: str) -> int | None:
+        """None: it is not there any more."""
+        entry = self._core.replica.get(key)
+        record = self._core.replica.record(key, entry) if entry is not None else None
+        register = record.registers.get(name) if record is not None else None
         if register is None or register[2] is None:
             return None
         try:
-            value = self.types.decode(register[2])
+            age = self.types.decode(register[2])
         except ValueDamaged:
-            return None
-        return value if type(value) is int else None
+            age = 0
+        return age if type(age) is int and 0 <= age < _AGES else 0
 
     def tick(self, now: float) -> list[Effect]:
         now_ms = self._channel.now_ms()
         if now_ms >= self._look_ms:
-            self._look_ms = now_ms + _LOOK_EVERY_MS
-            self._drop_old(now_ms)
+            self._look_ms = now_ms + min(_LOOK_EVERY_MS, self._part_ms)
+            self._grow_old(now_ms)
         return super().tick(now)
 
-    def _drop_old(self, now_ms: int) -> None:
-        """One member takes old entries out, for all; what it had not heard of for as long as others, it takes out later."""
-        placement = self._core.placement
-        for name, since_ms in list(self._since.items()):
-            if now_ms - since_ms < self._keep_ms:
-                return
-            whose = bytes.fromhex(name)[:KEY_BYTES]
-            if placement.keepers(partition_of(key_of(_IDS[whose[0] % _BUCKETS])))[:1] != (self._uid,):
+    def _grow_old(self, now_ms: int) -> None:
+        due = [end for end, (since_ms, _) in self._since.items() if now_ms - since_ms >= self._part_ms]
+        for end in due:
+            if self._core.placement.keepers(partition_of(_KEYS[end.bucket]))[:1] != (self._uid,):
                 continue
-            bucket = self.open_local(_IDS[whose[0] % _BUCKETS])
-            if bucket is not None and not bucket.unknown:
-                bucket.pop(name, None)
-                self.commit(bucket, acks="none", touch=False)
-                self.release(bucket)
+            age = self._since[end][1] + 1
+            bucket: Session = self._made()
+            bucket.adopt(_IDS[end.bucket])
+            if age < _AGES:
+                bucket[end.name] = age
+            else:
+                bucket.write(end.name, None)
+            self.commit(bucket, "none", touch=False)
 
     def statistics(self) -> dict[str, int]:
         return {**super().statistics(), "epochs": len(self.current)}

@@ -11,6 +11,7 @@ Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import Any
 
@@ -19,7 +20,7 @@ from .entry import Entry
 from .heads import EXPIRED, INVALIDATED, LIVE, Head
 from .messages import Speaker
 from .placement import Placement, partition_of
-from .principals import Logins
+from .principals import EPOCHS, Logins
 from .record import IDLE_LIMIT, Record, Touches
 from .replica import Replica
 from .settings import ManagerSettings
@@ -102,6 +103,11 @@ class Expiry:
         deadline, _ = deadline_of(entry, record, self._idle_ms, self._absolute_ms)
         self._wheel.add(key, now_ms + self._again_ms * 60 if deadline is None else deadline)
 
+    def look_soon(self, keys: Iterable[bytes], now_ms: int) -> None:
+        """Logins of these may be over."""
+        for key in keys:
+            self._wheel.add(key, now_ms + _GRACE_MS)
+
     def tick(self, now_ms: int, placement: Placement) -> list[Effect]:
         questions: dict[bytes, list[bytes]] = {}
         effects: list[Effect] = []
@@ -125,7 +131,7 @@ class Expiry:
             else:
                 self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
             return []
-        is_out = self._logins.is_over(key, entry)
+        is_out = self._logins.is_over(key, entry, last_look=True)
         deadline, by_age = (now_ms, True) if is_out else deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
         if deadline is None:
             self._wheel.add(key, now_ms + self._again_ms * 60)
@@ -135,6 +141,8 @@ class Expiry:
             return []
         holders = placement.holders(key, entry.primary)
         watchers = [uid for uid in placement.keepers(partition_of(key)) if uid in holders] or holders
+        if is_out:  # who knows of logins; an older member does not
+            watchers = [uid for uid in (*watchers, *holders) if EPOCHS in placement.view.by_uid[uid].managers] or watchers
         if (watchers and watchers[0] != self.me) or (key in self._in_use and not is_out) or (entry.body is None and self.me not in holders):
             self._wheel.add(key, now_ms + self._again_ms)
             return []

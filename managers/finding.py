@@ -260,7 +260,9 @@ class Finding:
         entry = self._replica.get(key)
         if entry is None or (entry.head is not None and entry.head.state != LIVE):
             return entry is not None
-        return self._logins.is_over(key, entry) or (is_whole(entry) and self._servable(key, now_ms) is None and self._sure(now_ms))
+        if self._logins.is_over(key, entry):
+            return True
+        return is_whole(entry) and self._servable(key, now_ms) is None and self._sure(now_ms) and self._logins.epochs_are_known()
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""
@@ -276,6 +278,8 @@ class Finding:
             return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
         if entry.head is not None and entry.head.state != LIVE:
             return [*self._entropy.records(peer, [key]), self._verdict(peer, key, GONE)]
+        if self._logins.is_over(key, entry):
+            return [self._verdict(peer, key, GONE)]
         if self._sure(now_ms) and self._moving.handover.is_empty(key, self._moving.placement):
             return [self._verdict(peer, key, EMPTY)]
         if self._is_elsewhere(peer, key, entry):

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList, FirstError
+from twisted.python.failure import Failure
 
 from ..membership.errors import LocalError
 from .errors import NotConfirmed
 
-__all__ = ["DONE", "DROPPED", "Receipt", "Waiting", "needed_confirmations"]
+__all__ = ["DONE", "DROPPED", "Joined", "Receipt", "Waiting", "needed_confirmations"]
 
 
 _WAIT_MAX_S = 120.0  # the manager ends every wait much sooner; this is for a process whose reactor has died
@@ -208,3 +209,41 @@ class Waiting:
         if self._strict and not self.satisfied:
             missing = ", ".join(self.unconfirmed) or "there is no other member"
             raise NotConfirmed(f"{len(self._confirmed)} of {self._needed} confirmations; missing: {missing}")
+
+
+class Joined:
+    """Several receipts in one. `deaf`: names of members that cannot confirm whatever happens."""
+
+    def __init__(self, receipts: Sequence[Receipt], deaf: Sequence[str] = ()) -> None:
+        self._receipts = receipts
+        self._deaf = deaf
+
+    @property
+    def needs_wait(self) -> bool:
+        return any(receipt.needs_wait for receipt in self._receipts)
+
+    @property
+    def satisfied(self) -> bool:
+        return not self._deaf and all(receipt.satisfied for receipt in self._receipts)
+
+    @property
+    def confirmed(self) -> tuple[str, ...]:
+        missing = set(self.unconfirmed)
+        return tuple(sorted({name for receipt in self._receipts for name in receipt.confirmed} - missing))
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        return tuple(sorted({*self._deaf, *(name for receipt in self._receipts for name in receipt.unconfirmed)}))
+
+    def wait(self) -> Receipt:
+        for receipt in self._receipts:
+            receipt.wait()
+        return self
+
+    def deferred(self) -> Deferred[Receipt]:
+        done: Deferred[Receipt] = DeferredList([receipt.deferred() for receipt in self._receipts], fireOnOneErrback=True, consumeErrors=True)  # type: ignore[assignment]
+        return done.addCallbacks(lambda _: self, _first_failure)
+
+
+def _first_failure(failure: Failure) -> Failure:
+    return failure.value.subFailure if failure.check(FirstError) else failure  # type: ignore[union-attr]

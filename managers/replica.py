@@ -1,13 +1,11 @@
 """The sessions this member holds, and how they merge. The heart of replication; a core without I/O.
 
-One `Entry` a session, in a dictionary per partition. An entry has a head, the record (a `Record` while it is used, one
-bytes object while it is idle), and times in our monotonic clock. Whatever comes in (a delta, a whole record, a head, a
-touch) is *merged*, in any order, any number of times. What a merge cannot settle alone it reports:
+One `Entry` a session, in a dictionary per partition. An entry has a head, the record (a `Record` while it is used, one bytes object while it is idle), and
+times in our monotonic clock. Whatever comes in (a delta, a whole record, a head, a touch) is *merged*, in any order, any number of times. What a merge cannot settle alone it reports:
 
 - *wants*: keys whose record must be fetched from the sender (a gap, a session whose beginning we missed);
 - *tells*: keys whose head and record the sender must get (it speaks of a session that has ended here);
-- *spreads*: sessions that an expiry had ended without having seen all activity, or that became whole here with more than
-  their sender had: everybody gets them.
+- *spreads*: sessions that an expiry had ended without having seen all activity, or that became whole here with more than their sender had: everybody gets them.
 
 Rules. An ended head drops the record. Nothing revives an invalidated session; an expired one lives again when activity
 comes that its head does not cover. A partial record answers nothing until the whole arrived.
@@ -280,6 +278,7 @@ class Replica:
                 return
             self.revivals += 1
             self.tombstones -= 1
+            self.on_gone(key, entry)
             del self.partitions[partition_of(key)][key]
             entry = None
             if head is None or mine.version > head.version:
@@ -308,7 +307,7 @@ class Replica:
                     record.partial = False
                     if record.pack() != body:  # while it was partial nobody compared with it: what we had heard may be known to nobody else
                         outcome.spreads.append(key)
-            if IDLE_LIMIT in incoming.registers or PRINCIPAL in incoming.registers:
+            if IDLE_LIMIT in incoming.registers or PRINCIPAL in incoming.registers or entry.principal is not None:
                 self.fresh.append(key)
         if head is not None:
             self.merge_head(key, head, outcome)
@@ -352,9 +351,10 @@ class Replica:
     def _parted(self, key: bytes, entry: Entry | None, confirmed: Sequence[bytes]) -> None:
         self._spent = self._used
         self.changed[partition_of(key)] = 1
-        if entry is not None:
-            self.on_gone(key, entry)
-        if entry is not None and entry.body is not None and is_whole(entry):
+        if entry is None:
+            return
+        self.on_gone(key, entry)
+        if entry.body is not None and is_whole(entry):
             record = entry.body if type(entry.body) is Record else Record.unpack(entry.body)  # type: ignore[arg-type]
             self.departed.parted(key, record.applied, confirmed)
 

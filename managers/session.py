@@ -23,7 +23,7 @@ from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .merging_types import Merging
 from .principals import check_login
-from .record import IDLE_LIMIT, LOGIN, PRINCIPAL, Register
+from .record import IDLE_LIMIT, LOGIN, LOGIN_NUMBER, PRINCIPAL, Register
 from .settings import ManagerSettings
 from .values import ValueTypes
 
@@ -44,7 +44,7 @@ class Session(MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
+        "accessed", "acks", "created_ms", "ending", "id", "key", "logged_in", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +58,7 @@ class Session(MutableMapping[str, Any]):
         created_ms: int = 0,
         size: int = 0,
         unknown: bool = False,
-        stamp: Callable[[str, Mapping[str, str]], bytes] | None = None,
+        stamp: Callable[[str, Mapping[str, str]], tuple[bytes, bytes]] | None = None,
     ) -> None:
         self._settings = settings
         self._stamp = stamp  # what the login of a principal is to say, see `principals.py`
@@ -81,6 +81,7 @@ class Session(MutableMapping[str, Any]):
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
         self.previous_id: str | None = None  #: the id before `cycle_id`
         self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
+        self.logged_in = False  #: by this request, and not committed yet
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
         self.stale = False  #: commits are missing here that this browser has made (`read_your_writes`), or that this member has shown before, and nobody who could be asked has them
         self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`
@@ -185,7 +186,7 @@ class Session(MutableMapping[str, Any]):
             return size
         size += len(name) + len(encoded)
         limit = self._settings.session_max_bytes
-        if size > limit:
+        if size > limit and name[:1] != "\0":  # what the manager keeps in it is small
             raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {limit} (session_max_bytes)")
         most = self._settings.attributes_max
         if before is None and name[:1] != "\0" and len(self._registers) + len(self._encoded) >= most and len(self) >= most:
@@ -248,37 +249,36 @@ class Session(MutableMapping[str, Any]):
 
     @principal.setter
     def principal(self, name: str | None) -> None:
-        try:
-            encoded = None if name is None else name.encode()
-        except UnicodeEncodeError:
-            raise ValueRefused(f"session.principal = {name!r}: the text has lone surrogates") from None
-        if encoded == self._current(PRINCIPAL):  # no login: its epoch stays that of the one before
+        if name is not None:
+            check_login(name, {})
+        if name == self.principal:  # no login: its epoch stays that of the one before
             self._check_writable()
         else:
-            self._log_in(name, encoded, {})
+            self._log_in(name, {})
 
     def login(self, principal: str, **about: str) -> None:
         """Log in: a new id (against fixation), and `principal`, also if it is logged in already. `about`: what `ClusterManager.sessions_of` is to show of it,
         such as ``device="Firefox on Linux", address="192.0.2.7"``; short texts. Raises `ValueRefused`, and `SessionError` when the headers are sent."""
         check_login(principal, about)
         self._check_changeable()
-        self._log_in(principal, principal.encode(), about)
+        self._log_in(principal, about)
         self.cycle_id()
 
-    def _log_in(self, name: str | None, encoded: bytes | None, about: Mapping[str, str]) -> None:
-        before, size = self._encoded.copy(), self._size
-        try:
-            self._put(PRINCIPAL, encoded)
-            login = self._stamp(name, about) if name is not None and self._stamp is not None else None
-            if login != self._current(LOGIN):
-                self._put(LOGIN, login)
-        except ValueRefused:
-            self._encoded, self._size = before, size
-            raise
+    def _log_in(self, name: str | None, about: Mapping[str, str]) -> None:
+        self._check_writable()
+        login, number = self._stamp(name, about) if name is not None and self._stamp is not None else (None, None)
+        for register, value in ((PRINCIPAL, None if name is None else name.encode()), (LOGIN, login), (LOGIN_NUMBER, number)):
+            if value != self._current(register):
+                self._put(register, value)
+        self.logged_in = name is not None
 
-    def log_in_again(self, login: bytes) -> None:
-        """Its login is as of now, and `login` says so. For the manager."""
-        self._put(LOGIN, login)
+    def hidden(self, name: str) -> bytes | None:
+        """For managers: a register that is no attribute, or an attribute's encoding."""
+        return self._current(name)
+
+    def write(self, name: str, encoded: bytes | None) -> None:
+        """For managers: set one, or remove it, whether or not it has been seen."""
+        self._put(name, encoded)
 
     @property
     def max_idle_s(self) -> float:
@@ -318,7 +318,7 @@ class Session(MutableMapping[str, Any]):
                     del changes[name]
         if mode == "always" and (changes or self.accessed):
             for name, register in registers.items():
-                if register[2] is not None and register[2][:MERGING_BYTES] != MERGING:
+                if register[2] is not None and register[2][:MERGING_BYTES] != MERGING and name[:1] != "\0":
                     changes.setdefault(name, register[2])
         if self.merging:
             self._check_merging(changes)

@@ -30,7 +30,7 @@ def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]
     found = []
     for key in core.logins.of(whose):
         entry = core.replica.held(key)
-        if entry is not None and not core.logins.is_over(key, entry):
+        if entry is not None and key not in core.moving.near and not core.logins.is_over(key, entry):
             leads = core.placement.primary(key, entry.primary) == core.me
             about = core.logins.login(key).about
             found.append(LoginHere(whose, key, core.logins.number(key), now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads, about))

@@ -24,6 +24,7 @@ from caterwaul.managers.digests import digest
 from caterwaul.managers.entry import is_whole
 from caterwaul.managers.epochs import Epochs
 from caterwaul.managers.placement import PARTITIONS
+from caterwaul.managers.principals import EPOCHS
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.membership.channel import Message, Receiver
@@ -69,7 +70,7 @@ def true_sum(core: SessionCore, number: int, now_ms: int) -> bytes:
 
 
 def member(number: int, **more: Any) -> Member:
-    return Member(uid=bytes([number]) * 16, name=f"node{number}", host="127.0.0.1", port=4000 + number, payload={"managers": [MANAGER]}, **more)
+    return Member(uid=bytes([number]) * 16, name=f"node{number}", host="127.0.0.1", port=4000 + number, payload={"managers": [MANAGER, EPOCHS]}, **more)
 
 
 class MemoryChannel:

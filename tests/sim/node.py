@@ -12,8 +12,8 @@ from caterwaul.cluster.node import Node
 from caterwaul.cluster.security.service import Security
 from caterwaul.cluster.settings import Settings
 from caterwaul.managers.base import SessionManager
-from caterwaul.managers.epochs import NAME as EPOCHS
 from caterwaul.managers.epochs import Epochs
+from caterwaul.managers.principals import EPOCHS
 from caterwaul.membership import PlainDatagrams
 
 from .network import Host

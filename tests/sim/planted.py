@@ -182,20 +182,20 @@ def _a_doubtful_answer_is_unknown(patch: Patch) -> None:
 
 
 def _logins_do_not_end(patch: Patch) -> None:
-    patch(principals.Logins, "is_over", lambda self, key, entry: False)
+    patch(principals.Logins, "is_over", lambda self, key, entry, last_look=False: False)
 
 
 def _only_sessions_that_are_here_end(patch: Patch) -> None:
     """An end of all reaches the sessions that members hold when they hear of it, and no others."""
-    is_over, affected = principals.Logins.is_over, principals.Logins.affected
+    is_over, affected, marked = principals.Logins.is_over, principals.Logins.affected, set()
 
     def marking(self: Any, whose: bytes) -> list[bytes]:
         keys = affected(self, whose)
-        self._excess.update(key for key in keys if (entry := self._replica.get(key)) is not None and is_over(self, key, entry))
+        marked.update((id(self), key) for key in keys if (entry := self._replica.get(key)) is not None and is_over(self, key, entry))
         return keys
 
     patch(principals.Logins, "affected", marking)
-    patch(principals.Logins, "is_over", lambda self, key, entry: key in self._excess)
+    patch(principals.Logins, "is_over", lambda self, key, entry, last_look=False: (id(self), key) in marked)
 
 
 BUGS = (
