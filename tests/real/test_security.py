@@ -372,6 +372,29 @@ class TestAdministrators:
         code, text = said("node", "--set=node.name=admin", f"--set=security.certificates={tmp_path}/admin")
         assert (code, "names no node of cluster" in text) == (1, True), "an administrator is no node"
 
+    def test_a_node_that_was_revoked_is_asked_nothing(self, tmp_path: Path) -> None:
+        """Whoever has stolen its key can answer in its place, and nobody may believe that."""
+        authority = CertificateAuthority.init(tmp_path / "ca", "caterwaul")
+        authority.issue("x", tmp_path / "x", 90)
+        authority.issue("admin", tmp_path / "admin", 90, scheme=ADMINISTRATOR)
+        port = free_port()
+        arguments = [
+            "node", "--set=node.name=x", "--set=membership.discovery=[]", "--set=admin.socket=", f"--set=admin.listen=127.0.0.1:{port}",
+            f"--set=security.certificates={tmp_path}/x",
+        ]  # fmt: skip
+        ask = ("members", "--url", f"https://127.0.0.1:{port}", "--certificates", f"{tmp_path}/admin")
+        with Command(*arguments) as node:
+            until(lambda: said(*ask)[0] == 0, what="it answers")
+            authority.revoke("x")
+            assert said(*ask)[0] == 0, "nobody knows yet"
+            authority.publish(tmp_path / "admin")
+            code, text = said(*ask)
+            assert (code, "its certificate has been revoked" in text) == (1, True)
+            (tmp_path / "admin" / "revoked.crl").write_bytes(b"none")
+            code, text = said(*ask)
+            assert (code, "is no list of revoked certificates" in text) == (1, True), "what cannot be read revokes nobody, so nobody is asked"
+            assert node.is_running
+
     def test_a_token_is_not_said_over_the_network(self, tmp_path: Path) -> None:
         write_secrets(tmp_path / "token", [make_secret()], replace=False)
         code, text = said("members", "--url", "http://192.0.2.1:7001", "--token-file", f"{tmp_path}/token")
