@@ -101,6 +101,10 @@ class LabNode:
         """Its share of a processor."""
         return limits.cpu_quota(self.process.pid, part)
 
+    def memory(self, more_bytes: int) -> limits.MemoryCap:
+        """It may use about so much more than it uses now."""
+        return limits.MemoryCap(self.process.pid, more_bytes)
+
     def end(self) -> None:
         if self._process is not None:
             self._logs.append(self._process.log)
