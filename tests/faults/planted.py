@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers import replica
 from caterwaul.membership import sealing
 
 from ..sim import planted
@@ -21,19 +19,13 @@ def _raise_on_forgeries(patch: Patch) -> None:
     patch(sealing, "InvalidTag", ZeroDivisionError)
 
 
-def _no_limit_on_sessions(patch: Patch) -> None:
-    real = ManagerSettings.__init__
-
-    def init(self: ManagerSettings, *values: Any, **named: Any) -> None:
-        real(self, *values, **named)
-        object.__setattr__(self, "sessions_max", 1 << 40)
-
-    patch(ManagerSettings, "__init__", init)
+def _sessions_are_not_counted(patch: Patch) -> None:
+    patch(replica.Replica, "live", property(lambda self: 0, lambda self, count: None))
 
 
 BUGS = (
     *planted.BUGS,
     Bug("believe repeated datagrams", _believe_repeats, ()),
     Bug("raise on a forged datagram", _raise_on_forgeries, ()),
-    Bug("no limit on sessions", _no_limit_on_sessions, ()),
+    Bug("sessions are not counted", _sessions_are_not_counted, ()),
 )
