@@ -163,7 +163,7 @@ class MembershipService(Service):
         opened = self._sealer.open(data) if self._sealer is not None else None
         if opened is None:
             self._counts["unsealed"] += 1
-            return self._complain("a seal that is not ours, forged or repeated")
+            return self._complain("a seal that is not ours, forged, repeated or late")
         try:
             heartbeat = decode_heartbeat(opened)
         except RemoteError as error:

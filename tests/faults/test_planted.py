@@ -37,7 +37,7 @@ def needs(reason: str) -> pytest.MarkDecorator:
         pytest.param(
             "believe repeated datagrams",
             test_repeats.test_f4_heartbeats_of_a_life_before_are_said_again,
-            "c is dropped|nobody dials",
+            "c is dropped|counted as repeats",
             marks=needs(why_not_filtered()),
         ),
         pytest.param(
