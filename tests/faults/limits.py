@@ -1,4 +1,4 @@
-"""What a process may use: descriptors (prlimit), time on the processor and memory (a cgroup of its own). All are given back by `Undo`."""
+"""What a process may use: descriptors and addresses (prlimit), time on the processor and memory (a cgroup of its own). All are given back by `Undo`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from ..real.processes import until
 from .network import Undo
 
-__all__ = ["MemoryCap", "cpu_quota", "cpu_used_s", "descriptors", "resident_bytes", "throttled", "why_not_cgroup"]
+__all__ = ["MemoryCap", "address_space", "cpu_quota", "cpu_used_s", "descriptors", "resident_bytes", "throttled", "why_not_cgroup"]
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
@@ -24,6 +24,14 @@ def descriptors(pid: int, more: int) -> Undo:
     limit = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1 + more
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, before[1]))
     return Undo(_unless_gone(lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE, before)))
+
+
+def address_space(pid: int, more_bytes: int) -> Undo:
+    """The process may map about so many bytes more than it has now; what it asks for beyond that it does not get (`MemoryError`)."""
+    before = resource.prlimit(pid, resource.RLIMIT_AS)
+    mapped = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.prlimit(pid, resource.RLIMIT_AS, (mapped + more_bytes, before[1]))
+    return Undo(_unless_gone(lambda: resource.prlimit(pid, resource.RLIMIT_AS, before)))
 
 
 def cpu_used_s(pid: int) -> float:
