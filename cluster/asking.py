@@ -18,7 +18,7 @@ import click
 
 from ..membership.errors import LocalError
 from .admin_socket import ANSWER_S, answer_of, answers, ask, find_running
-from .security.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, NODE
+from .security.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, NODE, REVOKED_FILE, Revoked, read_authorities, read_revoked
 from .security.keyring import read_lines
 from .settings import load
 
@@ -61,7 +61,7 @@ class _OverTcp:
             raise LocalError(f"--url {url}: a token would be overheard on the way there; over the network use https and --certificates")
         self._url, self._host, self._port = url, parts.hostname, parts.port
         self._headers = {"Authorization": f"Bearer {read_lines(token_file)[0]}"} if token_file is not None else {}
-        self._context = _context_of(certificates) if certificates is not None else None
+        self._trust = _trust_of(certificates) if certificates is not None else None
 
     def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
         connection = self._connection(timeout_s)
@@ -75,20 +75,29 @@ class _OverTcp:
         return True
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
-        if self._context is None:
+        if self._trust is None:
             return http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
-        return _NodeConnection(self._host, self._port, timeout=timeout_s, context=self._context)
+        return _NodeConnection(self._host, self._port, timeout_s, *self._trust)
 
 
 class _NodeConnection(http.client.HTTPSConnection):
-    """To a node: an administrator's certificate, which is of the same authority, is no node's."""
+    """To a node, before anything is said to it: an administrator's certificate, of the same authority, is no node's, and one that was revoked is nobody's."""
+
+    def __init__(self, host: str, port: int, timeout_s: float, context: ssl.SSLContext, revoked: Revoked) -> None:
+        super().__init__(host, port, timeout=timeout_s, context=context)
+        self._revoked = revoked
 
     def connect(self) -> None:
         super().connect()
-        shown: Any = self.sock.getpeercert() or {}
+        shown: Any = self.sock.getpeercert()  # checked against the authority, so there is one
+        why = ""
         if not any(kind == "URI" and value.startswith(f"{NODE}://") for kind, value in shown.get("subjectAltName", ())):
+            why = "is no node of the cluster"
+        elif int(shown["serialNumber"], 16) in self._revoked.serials:
+            why = "is no node of the cluster any more: its certificate has been revoked"
+        if why:
             self.close()
-            raise LocalError(f"who answers at {self.host}:{self.port} is no node of the cluster")
+            raise LocalError(f"who answers at {self.host}:{self.port} {why}")
 
 
 def _is_loopback(host: str) -> bool:
@@ -98,8 +107,9 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _context_of(certificates: Path) -> ssl.SSLContext:
-    """Trusts the cluster's authority only. Nodes are named by URI and not by host, so there is no host name to compare."""
+def _trust_of(certificates: Path) -> tuple[ssl.SSLContext, Revoked]:
+    """The cluster's authority only, without what it has revoked as far as the directory says. Nodes are named by URI and not by host, so there is no host
+    name to compare. (OpenSSL could check the list too, but wants one of each authority, and while that is changed there are two, and one list.)"""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -108,7 +118,7 @@ def _context_of(certificates: Path) -> ssl.SSLContext:
         context.load_cert_chain(certificates / CERTIFICATE_FILE, certificates / KEY_FILE)
     except OSError as error:  # SSLError is one
         raise LocalError(f"--certificates {certificates}: {error.strerror or error}") from None
-    return context
+    return context, read_revoked(certificates / REVOKED_FILE, read_authorities(certificates / AUTHORITY_FILE))
 
 
 def asking(command: Command) -> Command:
@@ -118,7 +128,12 @@ def asking(command: Command) -> Command:
     @click.option("--socket", metavar="PATH", help="Admin socket of the node to ask.")
     @click.option("--url", metavar="URL", help="Ask over TCP, where admin.listen allows it: http://127.0.0.1:7001.")
     @click.option("--token-file", type=click.Path(path_type=Path), metavar="FILE", help="With --url: file with the token.")
-    @click.option("--certificates", type=click.Path(path_type=Path), metavar="DIR", help="With an https --url: directory of your certificate.")
+    @click.option(
+        "--certificates",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="With an https --url: directory of your certificate; whom its revoked.crl names is not asked.",
+    )
     @wraps(command)
     def found(*, path: str | None, socket: str | None, url: str | None, token_file: Path | None, certificates: Path | None, **options: Any) -> Any:
         node: Asked = _OverTcp(url, token_file, certificates) if url else _OnSocket(_find(path, socket))

@@ -289,7 +289,7 @@ class GroupChannel:
                     size += charge
                     if left or not outbox.put_refilled(parcels, message, charge):
                         left.append(message)
-            except Exception:
+            except BaseException:  # see `_deliver`
                 _log.failure("receiver {name!r} failed to refill; the link begins anew", name=name)
                 fail(waiters, (uid,))
                 self._fail_link(link, "internal: refill failed")
@@ -370,7 +370,7 @@ class GroupChannel:
             receiver.received(link.member, message, now_ms - frame[2])
         except RemoteError:
             raise
-        except Exception:
+        except BaseException:  # a library in Rust that gets no memory raises no Exception
             _log.failure("receiver {name!r} failed on a message of {peer}; the link begins anew", name=message[0], peer=link.member)
             self._fail_link(link, "internal: a receiver failed")
 

@@ -4,7 +4,8 @@ A commit that waits for confirmations would otherwise wake the reactor's thread 
 everything else it does. The kernel takes the bytes as long as its buffer has room and nothing of before is waiting in the
 transport; what it does not take is the reactor's again.
 
-Under TLS the thread encrypts too; what the kernel does not take of that has to go out before the next record, whoever makes it.
+Under TLS the thread encrypts too; what the kernel does not take of that has to go out before the next record, whoever makes it: the TLS transport
+asks for it (`TlsTransport.put_back`) before it says anything itself.
 
 The socket used here is a duplicate. The reactor closes its own at any moment, in its own thread, and the number of its
 descriptor may belong to another connection by the time a `send` gets to the kernel. The duplicate is closed only by its
@@ -37,7 +38,9 @@ class Shortcut:
         self._lower: Any = transport
         self._tls = tls
         self._socket: Any = self._lower.getHandle().dup()
-        self._left = b""  # what the kernel did not take, without TLS
+        self._left = b""  # what the kernel did not take, encrypted where there is TLS
+        if tls is not None:
+            tls.put_back = self.put_back
 
     @classmethod
     def of(cls, transport: Any) -> Shortcut | None:
@@ -50,12 +53,8 @@ class Shortcut:
     @property
     def is_clear(self) -> bool:
         """Whether nothing waits to be written, so that order is kept. (Twisted has no public word for what its transport holds.)"""
-        if self._tls is None:
-            return not self._left and self._is_empty
-        return not self._tls.left and not self._tls.is_ending and self._is_empty
-
-    @property
-    def _is_empty(self) -> bool:
+        if self._left or (self._tls is not None and self._tls.is_ending):
+            return False
         return bool(self._lower._tempDataLen == 0 and self._lower.dataBuffer == b"")
 
     def send(self, data: bytes) -> bool:
@@ -65,20 +64,14 @@ class Shortcut:
         except SSL.Error:  # it has ended meanwhile; the link says all that again on its next connection
             return False
         try:
-            left = bytes_out[self._socket.send(bytes_out) :]
+            self._left = bytes_out[self._socket.send(bytes_out) :]
         except OSError:
-            left = bytes_out
-        if self._tls is None:
-            self._left = left
-        else:
-            self._tls.left = left
-        return not left
+            self._left = bytes_out
+        return not self._left
 
     def put_back(self) -> None:
-        """Let the transport have what the kernel did not take. Reactor thread."""
-        if self._tls is not None:
-            self._tls.put_back()
-        elif self._left:
+        """Let the socket's transport have what the kernel did not take. Reactor thread, under the lock."""
+        if self._left:
             left, self._left = self._left, b""
             self._lower.write(left)
 

@@ -70,7 +70,7 @@ class Driver:
                 raise AssertionError(f"{type(self._core).__name__} wants a tick at {deadline}, it is {now} already")
             for effect in effects:
                 self._perform(effect)
-        except Exception:
+        except BaseException:  # a library in Rust that gets no memory raises no Exception
             self.errors += 1
             _log.failure("{core} failed in a tick; it goes on", core=type(self._core).__name__)
             self._arm(not_before=now + _RETRY_S)

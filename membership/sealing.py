@@ -4,7 +4,9 @@
 key (HKDF of the secret, salted with the sender's uid, bound to the cluster's name) and counts its datagrams, so a nonce
 never repeats under a key; the counter starts at a random point, so that not even two processes that took the same uid from
 one snapshot share nonces. The header is authenticated with the rest. Repeats are told by a 64-wide window per sender and
-key: no clock takes part, so a clock that is a day off loses nothing. Nothing is tried: the key id selects the secret.
+key: no clock takes part, so a clock that is a day off loses nothing. What is older than the newest heard of a sender is no repeat and no
+news either, and is not opened: a heartbeat says nothing that a later one does not, and what a network lost could else be said for a dead
+process by whoever has recorded it. Nothing is tried: the key id selects the secret.
 Secrets change while the node runs (`replace`); whose secret is gone is a stranger from the next datagram on.
 
 A seal keeps strangers out and no more: what it protects is a hint (see `group`), and nothing is ever answered.
@@ -38,7 +40,7 @@ class DatagramSealer(Protocol):
     def seal(self, data: bytes) -> bytes: ...
 
     def open(self, data: bytes) -> bytes | None:
-        """What was sealed; None if it is not for us, forged or a repeat. Never raises."""
+        """What was sealed; None if it is not for us, forged, a repeat, or older than what was heard before. Never raises."""
 
 
 class PlainDatagrams:
@@ -85,7 +87,7 @@ class SealedDatagrams:
         self._uid = uid
         self._counter = int.from_bytes(entropy(5)) << 24
         self._senders: OrderedDict[bytes, _Sender] = OrderedDict()  # key id + uid; the one heard longest ago first
-        self._counts = dict.fromkeys(("opened", "foreign", "forged", "repeated"), 0)
+        self._counts = dict.fromkeys(("opened", "foreign", "forged", "repeated", "late"), 0)
         self.replace(secrets)
 
     def replace(self, secrets: Sequence[Secret]) -> None:
@@ -118,13 +120,14 @@ class SealedDatagrams:
         except InvalidTag:
             self._counts["forged"] += 1
             return None
+        is_news = counter > sender.top
         sender.accept(counter)  # only now: a forgery moves no window and takes no place in the table
         self._senders[who] = sender
         self._senders.move_to_end(who)
         if len(self._senders) > _SENDERS_MAX:
             self._senders.popitem(last=False)
-        self._counts["opened"] += 1
-        return opened
+        self._counts["opened" if is_news else "late"] += 1
+        return opened if is_news else None
 
     def statistics(self) -> dict[str, int]:
         return {**self._counts, "senders": len(self._senders)}

@@ -31,7 +31,7 @@ from .errors import LocalError, RemoteError
 from .group import Beat, Group, Slept, Stopped
 from .member import Member
 from .messages import RECEIVER, decode_heartbeat
-from .sealing import DatagramSealer, PlainDatagrams
+from .sealing import DatagramSealer
 from .settings import MembershipSettings
 from .told import Told
 from .view import View, ViewChanged
@@ -48,16 +48,17 @@ Subscriber = Callable[[object], None]
 class MembershipService(Service):
     """Runs once, from `startService` to `stopService`. In the reactor's thread, except `view`, `everyone` and `me`, which any thread may read.
 
-    `discoveries`: instead of those that the settings name. Raises `LocalError` for settings that cannot work.
+    `sealer`: of datagrams, `PlainDatagrams` for one that seals nothing; None: this member sends none and believes none. `discoveries`: instead of
+    those that the settings name. Raises `LocalError` for settings that cannot work.
     """
 
     def __init__(
         self, me: Member, settings: MembershipSettings, cluster: str, channel: Channel, reactor: Any, *,
-        rng: Random, sealer: DatagramSealer | None = None, discoveries: Sequence[Discovery] | None = None,
+        rng: Random, sealer: DatagramSealer | None, discoveries: Sequence[Discovery] | None = None,
     ) -> None:  # fmt: skip
         self._channel = channel
         self._reactor = reactor
-        self._sealer = sealer if sealer is not None else PlainDatagrams()
+        self._sealer = sealer
         self._group = Group(me, settings, cluster, rng)
         self._driver = Driver(_Batches(self._group), reactor, self._perform)
         self._discoveries = list(discoveries) if discoveries is not None else discoveries_of(me, settings, reactor, self.datagram)
@@ -159,10 +160,10 @@ class MembershipService(Service):
     def datagram(self, data: bytes) -> None:
         """A datagram of the group, from anybody. Never raises."""
         self._counts["datagrams"] += 1
-        opened = self._sealer.open(data)
+        opened = self._sealer.open(data) if self._sealer is not None else None
         if opened is None:
             self._counts["unsealed"] += 1
-            return self._complain("a seal that is not ours, forged or repeated")
+            return self._complain("a seal that is not ours, forged, repeated or late")
         try:
             heartbeat = decode_heartbeat(opened)
         except RemoteError as error:
@@ -246,7 +247,7 @@ class MembershipService(Service):
 
     def _beat(self, datagram: bytes) -> None:
         carriers = [discovery for discovery in self._discoveries if isinstance(discovery, Carrier)]
-        if carriers:
+        if carriers and self._sealer is not None:
             sealed = self._sealer.seal(datagram)
             for carrier in carriers:
                 carrier.send(sealed)

@@ -14,19 +14,34 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, EllipticCurvePublicKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ...membership.errors import LocalError
 from ...membership.member import require_name
-from .certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE, MULTICAST_FILE, NODE, REVOKED_FILE, read_authorities, uri_of
+from .certificates import (
+    ADMINISTRATOR,
+    AUTHORITY_FILE,
+    CERTIFICATE_FILE,
+    KEY_FILE,
+    MULTICAST_FILE,
+    NODE,
+    REVOKED_FILE,
+    Revoked,
+    name_in,
+    read_as,
+    read_authorities,
+    read_certificates,
+    read_key,
+    uri_of,
+)
 from .keyring import make_secret, read_lines, write_secrets
 from .private_files import read_private, write_file
 
@@ -46,9 +61,7 @@ class CertificateAuthority:
         if not (directory / AUTHORITY_KEY_FILE).exists():
             raise LocalError(f"{directory} holds no authority ({AUTHORITY_KEY_FILE} is missing); `caterwaul ca init` makes one")
         self._authorities = read_authorities(directory / AUTHORITY_FILE)
-        key = load_pem_private_key(read_private(directory / AUTHORITY_KEY_FILE, "the authority's key"), None)
-        assert isinstance(key, EllipticCurvePrivateKey), "made by init"
-        self._key = key
+        self._key = read_key(directory / AUTHORITY_KEY_FILE, "the authority's key")
 
     @property
     def cluster(self) -> str:
@@ -68,7 +81,7 @@ class CertificateAuthority:
         write_secrets(directory / MULTICAST_FILE, [make_secret()], replace=False)
         authority = cls(directory)
         authority._write_issued([])
-        authority._write_revoked([], int(utc_now().timestamp()))  # above those of an authority that was here before
+        authority._write_revoked((), int(utc_now().timestamp()))  # above those of an authority that was here before
         return authority
 
     def issue(self, node: str, out: Path, days: int, request: Path | None = None, *, scheme: str = NODE) -> datetime.datetime:
@@ -88,35 +101,36 @@ class CertificateAuthority:
         if key is not None:
             write_file(out / KEY_FILE, _pem_of(key))
         write_file(out / CERTIFICATE_FILE, certificate.public_bytes(Encoding.PEM), private=False)
-        self.publish(out, secrets=scheme == NODE)
+        self.publish(out)
         return certificate.not_valid_after_utc
 
     def publish_revoked(self, out: Path) -> None:
         """Copy the list of revoked certificates into the directory of a node."""
         write_file(out / REVOKED_FILE, (self.directory / REVOKED_FILE).read_bytes(), private=False)
 
-    def publish(self, out: Path, *, secrets: bool = True) -> None:
-        """Copy what all nodes share into the directory of one: authorities, revoked certificates, and multicast secrets."""
+    def publish(self, out: Path) -> None:
+        """Copy what all nodes share into the directory of one: authorities, revoked certificates, and multicast secrets, which an administrator does not get."""
         write_file(out / AUTHORITY_FILE, (self.directory / AUTHORITY_FILE).read_bytes(), private=False)
         self.publish_revoked(out)
-        if secrets:
+        own = out / CERTIFICATE_FILE
+        if not own.exists() or not name_in(read_certificates(own)[0], self.cluster, ADMINISTRATOR):
             write_file(out / MULTICAST_FILE, read_private(self.directory / MULTICAST_FILE, "the multicast secret"))
 
     def revoke(self, node: str, more: Sequence[int] = ()) -> int:
         """Trust no certificate of that node any more (empty: of none), nor those of these serial numbers. Returns how many were trusted until now."""
-        serials, number = self._revoked()
+        revoked = self._revoked()
         found = [int(entry["serial"], 16) for entry in self.issued() if node and entry["node"] == node]
-        fresh = [serial for serial in dict.fromkeys((*found, *more)) if serial not in serials]
+        fresh = {*found, *more} - revoked.serials
         if not fresh:
             raise LocalError(f"no certificate of {node or 'these numbers'!r} is valid; `caterwaul ca list` shows which are")
-        self._write_revoked([*serials, *fresh], number + 1)
+        self._write_revoked(revoked.serials | fresh, revoked.number + 1)
         return len(fresh)
 
     def rotate(self) -> None:
         """Begin a change of the authority's key and of the multicast secret: the new ones are made, and the old ones still trusted."""
         if len(self._authorities) > 1:
             raise LocalError("a change of the authority is under way; end it with `caterwaul ca rotate --finish` when all nodes have new certificates")
-        serials, number = self._revoked()
+        revoked = self._revoked()
         key = generate_private_key(SECP256R1())
         authorities = [_authority(self.cluster, key), *self._authorities]
         write_file(self.directory / AUTHORITY_FILE, b"".join(found.public_bytes(Encoding.PEM) for found in authorities), private=False)
@@ -124,7 +138,7 @@ class CertificateAuthority:
         lines = read_lines(self.directory / MULTICAST_FILE)
         write_secrets(self.directory / MULTICAST_FILE, [*lines[:1], make_secret()], replace=True)
         self._authorities, self._key = authorities, key
-        self._write_revoked(serials, number + 1)
+        self._write_revoked(revoked.serials, revoked.number + 1)
 
     def finish_rotation(self) -> None:
         """End it: only the new authority and the new multicast secret are left."""
@@ -146,7 +160,7 @@ class CertificateAuthority:
 
     @property
     def revoked_serials(self) -> frozenset[int]:
-        return frozenset(self._revoked()[0])
+        return self._revoked().serials
 
     # -- inside
 
@@ -162,16 +176,16 @@ class CertificateAuthority:
             .sign(self._key, SHA256())
         )
 
-    def _revoked(self) -> tuple[list[int], int]:
-        crl = x509.load_der_x509_crl((self.directory / REVOKED_FILE).read_bytes())
-        return [entry.serial_number for entry in crl], crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+    def _revoked(self) -> Revoked:
+        """An authority always has a list; to begin another would be to take back what this one says."""
+        return read_as(self.directory / REVOKED_FILE, "list of revoked certificates", lambda der: Revoked.read(der, self._authorities))
 
-    def _write_revoked(self, serials: Sequence[int], number: int) -> None:
+    def _write_revoked(self, serials: Iterable[int], number: int) -> None:
         now = utc_now()
         builder = x509.CertificateRevocationListBuilder().issuer_name(self._authorities[0].subject)
         builder = builder.last_update(now - _BEFORE).next_update(now + datetime.timedelta(days=_LIST_DAYS))
         builder = builder.add_extension(x509.CRLNumber(number), critical=False)
-        for serial in serials:
+        for serial in sorted(serials):
             builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build())
         write_file(self.directory / REVOKED_FILE, builder.sign(self._key, SHA256()).public_bytes(Encoding.DER), private=False)
 
@@ -186,21 +200,15 @@ def make_request(node: str, out: Path) -> Path:
     path = out / KEY_FILE
     if not path.exists():
         write_file(path, _pem_of(generate_private_key(SECP256R1())), replace=False)
-    key = load_pem_private_key(read_private(path, "the private key"), None)
-    assert isinstance(key, EllipticCurvePrivateKey), "made here or by issue"
-    request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])).sign(key, SHA256())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, node)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(name).sign(read_key(path), SHA256())
     write_file(out / REQUEST_FILE, request.public_bytes(Encoding.PEM), private=False)
     return out / REQUEST_FILE
 
 
 def _requested_key(request: Path | None) -> EllipticCurvePublicKey:
     assert request is not None, "or there is a key"
-    try:
-        found = x509.load_pem_x509_csr(request.read_bytes())
-    except OSError as error:
-        raise LocalError(f"{request} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise LocalError(f"{request} is no request in PEM form: {error}; `caterwaul ca request` makes one") from None
+    found = read_as(request, "request in PEM form", x509.load_pem_x509_csr, "; `caterwaul ca request` makes one")
     key = found.public_key()
     if not found.is_signature_valid or not isinstance(key, EllipticCurvePublicKey):
         raise LocalError(f"{request} is not signed by the key that it asks for, or that is on no elliptic curve; `caterwaul ca request` makes one")

@@ -8,9 +8,10 @@ while it is being changed), ``revoked.crl`` and ``multicast.secret``. Who somebo
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, unquote
 
 from cryptography import x509
@@ -37,8 +38,10 @@ __all__ = [
     "has_issued",
     "load_credentials",
     "name_in",
+    "read_as",
     "read_authorities",
     "read_certificates",
+    "read_key",
     "read_revoked",
     "uri_of",
 ]  # fmt: skip
@@ -46,6 +49,8 @@ __all__ = [
 CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE = "node.pem", "node.key", "ca.pem", "revoked.crl", "multicast.secret"
 FILES = (CERTIFICATE_FILE, KEY_FILE, AUTHORITY_FILE, REVOKED_FILE, MULTICAST_FILE)  #: of a node's directory
 NODE, ADMINISTRATOR = "caterwaul", "caterwaul-admin"  #: schemes of the URI: what a certificate is for
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +101,30 @@ def name_in(certificate: x509.Certificate, cluster: str, scheme: str = NODE) -> 
     return unquote(found[0][len(prefix) :]) if len(found) == 1 and found[0].startswith(prefix) else ""
 
 
+def read_as(path: Path, what: str, parse: Callable[[bytes], Parsed], hint: str = "") -> Parsed:
+    """What `parse` makes of a file that everybody may read; its `ValueError`: that is no `what`. Raises `LocalError`, with the hint at its end."""
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise LocalError(f"{path} cannot be read: {error.strerror}{hint}") from None
+    except ValueError as error:
+        raise LocalError(f"{path} is no {what}: {error}{hint}") from None
+
+
+def read_key(path: Path, what: str = "the private key") -> EllipticCurvePrivateKey:
+    """Of a PEM file that only its owner may read. `what` names it in errors. Raises `LocalError`."""
+    try:
+        key = load_pem_private_key(read_private(path, what), None)
+    except (ValueError, TypeError):  # the library's own text may quote the file
+        raise LocalError(f"{path} is no private key in PEM form without a passphrase") from None
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise LocalError(f"{path} is no key on an elliptic curve, as `caterwaul ca issue` makes them")
+    return key
+
+
 def read_certificates(path: Path) -> list[x509.Certificate]:
     """Of a PEM file, in order. Raises `LocalError`."""
-    try:
-        found = x509.load_pem_x509_certificates(path.read_bytes())
-    except OSError as error:
-        raise LocalError(f"{path} cannot be read: {error.strerror}; `caterwaul ca issue` makes it") from None
-    except ValueError as error:
-        raise LocalError(f"{path} is no certificate in PEM form: {error}") from None
-    return found
+    return read_as(path, "certificate in PEM form", x509.load_pem_x509_certificates, "; `caterwaul ca issue` makes it")
 
 
 def read_authorities(path: Path) -> list[x509.Certificate]:
@@ -124,7 +144,7 @@ def load_credentials(directory: Path, cluster: str, node: str, now: datetime.dat
     """What the directory of a node holds, checked as other nodes will check it. `now`: in UTC, with time zone. Raises `LocalError`."""
     path = directory / CERTIFICATE_FILE
     chain = read_certificates(path)
-    key = _read_key(directory / KEY_FILE)
+    key = read_key(directory / KEY_FILE)
     authorities = read_authorities(directory / AUTHORITY_FILE)
     own = chain[0]
     if own.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) != key.public_key().public_bytes(
@@ -149,26 +169,9 @@ def load_credentials(directory: Path, cluster: str, node: str, now: datetime.dat
     return Credentials(chain, key, authorities, revoked, read_secrets(multicast) if multicast.exists() else [])
 
 
-def _read_key(path: Path) -> EllipticCurvePrivateKey:
-    try:
-        key = load_pem_private_key(read_private(path, "the private key"), None)
-    except (ValueError, TypeError):  # the library's own text may quote the file
-        raise LocalError(f"{path} is no private key in PEM form without a passphrase") from None
-    if not isinstance(key, EllipticCurvePrivateKey):
-        raise LocalError(f"{path} is no key on an elliptic curve, as `caterwaul ca issue` makes them")
-    return key
-
-
 def read_revoked(path: Path, authorities: Sequence[x509.Certificate]) -> Revoked:
     """The list in a file; the empty one if there is no file. Raises `LocalError`."""
-    try:
-        return Revoked.read(path.read_bytes(), authorities)
-    except FileNotFoundError:
-        return Revoked()
-    except OSError as error:
-        raise LocalError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise LocalError(f"{path} is no list of revoked certificates: {error}") from None
+    return read_as(path, "list of revoked certificates", lambda der: Revoked.read(der, authorities)) if path.exists() else Revoked()
 
 
 def has_issued(authority: x509.Certificate, certificate: x509.Certificate) -> bool:

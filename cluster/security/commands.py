@@ -137,7 +137,7 @@ def request_certificate(node: str, out: Path) -> None:
 @click.argument("node", default="")
 @click.option("--serial", "serials", multiple=True, metavar="HEX", help="A certificate by its number, also one that is not in the list. Any number of times.")
 @_directory
-@click.option("--out", type=_PATH, multiple=True, metavar="DIR", help="Directory of any node that runs here, to give the list to. Any number of times.")
+@click.option("--out", type=_PATH, multiple=True, metavar="DIR", help="Directory of a node or administrator here, to give the list to. Any number of times.")
 def revoke(node: str, serials: tuple[str, ...], directory: Path, out: tuple[Path, ...]) -> None:
     """Trust no certificate of NODE (or administrator) any more.
 
@@ -177,11 +177,11 @@ def rotate(directory: Path, finish: bool) -> None:
 @click.argument("out", type=_PATH, nargs=-1, required=True)
 @_directory
 def publish(out: tuple[Path, ...], directory: Path) -> None:
-    """Copy what all nodes share (authorities, revoked certificates, multicast secrets) into the directories of nodes."""
+    """Copy what all nodes share (authorities, revoked certificates, multicast secrets) into the directories of nodes, and of administrators without the secrets."""
     authority = CertificateAuthority(directory)
     for target in out:
         if not target.is_dir():
-            raise LocalError(f"{target} is no directory of a node; `caterwaul ca issue` makes one")
+            raise LocalError(f"{target} is no directory of a node or administrator; `caterwaul ca issue` makes one")
         authority.publish(target)
     click.echo(f"{len(out)} director{'ies' if len(out) != 1 else 'y'} brought up to date", err=True)
 

@@ -63,7 +63,7 @@ class TlsTransport(TLSMemoryBIOProtocol):
     def __init__(self, factory: TLSMemoryBIOFactory, connection: IProtocol, connect: bool = True) -> None:
         super().__init__(factory, connection, connect)  # type: ignore[no-untyped-call]
         self._lock: Any = connection.lock  # type: ignore[attr-defined]
-        self.left = b""  #: encrypted, and not taken by the kernel
+        self.put_back: Callable[[], None] = _nothing  #: gives the socket's transport what a shortcut left over; a shortcut sets it
 
     @property
     def is_ending(self) -> bool:
@@ -83,13 +83,6 @@ class TlsTransport(TLSMemoryBIOProtocol):
                 break
         return b"".join(found)
 
-    def put_back(self) -> None:
-        """Give the socket's transport what a shortcut had left. Reactor thread, under the lock."""
-        if self.left:
-            left, self.left = self.left, b""
-            transport: Any = self.transport
-            transport.write(left)
-
     def write(self, data: bytes) -> None:
         self.put_back()
         super().write(data)  # type: ignore[no-untyped-call]
@@ -106,6 +99,10 @@ class TlsTransport(TLSMemoryBIOProtocol):
     def loseConnection(self) -> None:
         self.put_back()
         super().loseConnection()  # type: ignore[no-untyped-call]
+
+
+def _nothing() -> None:
+    """There is no shortcut, so nothing is left over."""
 
 
 class _Factory(TLSMemoryBIOFactory):

@@ -43,10 +43,11 @@ class Shared:
 
 
 def request(connection: http.client.HTTPConnection, method: str, path: str, cookie: str) -> tuple[int, dict[str, Any], str]:
-    """Status, body, and the session's cookie if a new one came."""
+    """Status, body (of the application; the front's own has none), and the session's cookie if a new one came."""
     connection.request(method, path, headers={"Cookie": cookie} if cookie else {})
     response = connection.getresponse()
-    found = json.loads(response.read())
+    body = response.read()
+    found = json.loads(body) if response.headers.get_content_type() == "application/json" else {}
     new = (response.headers.get("Set-Cookie") or "").partition(";")[0]
     return response.status, found, new if new.partition("=")[2] else ""
 

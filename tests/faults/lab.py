@@ -101,6 +101,14 @@ class LabNode:
         """Its share of a processor."""
         return limits.cpu_quota(self.process.pid, part)
 
+    def address_space(self, more_bytes: int) -> Undo:
+        """It is given about so much memory more, and then none."""
+        return limits.address_space(self.process.pid, more_bytes)
+
+    def memory(self, more_bytes: int) -> limits.MemoryCap:
+        """It may use about so much more than it uses now."""
+        return limits.MemoryCap(self.process.pid, more_bytes)
+
     def end(self) -> None:
         if self._process is not None:
             self._logs.append(self._process.log)

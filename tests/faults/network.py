@@ -20,8 +20,9 @@ from types import TracebackType
 
 from ..real.namespaces import Hosts, ip
 from ..real.namespaces import why_not as why_no_namespaces
+from .cable import UDP, Badness, Cable
 
-__all__ = ["Network", "Undo", "enter", "why_not", "why_not_filtered"]
+__all__ = ["BadCable", "Network", "Undo", "enter", "why_not", "why_not_cabled", "why_not_filtered"]
 
 _CLONE_NEWNET = 0x40000000
 _GROUPS = "224.0.0.0/4"
@@ -52,6 +53,19 @@ def why_not_filtered() -> str:
     return ""
 
 
+@cache
+def why_not_cabled() -> str:
+    """The same for cables that are bad: one is made, in a network of its own."""
+    if reason := why_not():
+        return reason
+    with Network(1) as network:
+        try:
+            network.bad_cable(0, Badness(UDP))()
+        except (OSError, subprocess.CalledProcessError) as error:
+            return f"no TAP device (/dev/net/tun) can be made here: {error}"
+    return ""
+
+
 def enter(namespace: str) -> None:
     """The calling thread lives in that network namespace from now on; its sockets stay there."""
     with open(f"/run/netns/{namespace}", "rb") as file:
@@ -74,6 +88,14 @@ class Undo:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self()
+
+
+class BadCable(Undo):
+    """`counts`: see `Cable`."""
+
+    def __init__(self, cable: Cable, *steps: Callable[[], object]) -> None:
+        super().__init__(*steps, cable.cut)
+        self.counts = cable.counts
 
 
 class Network(Hosts):
@@ -128,6 +150,29 @@ class Network(Hosts):
             _tc(namespace, "add", device, "root", "tbf", "rate", rate, "burst", "16kb", "latency", "400ms")
             undo.append(lambda namespace=namespace, device=device: _tc(namespace, "del", device, "root"))  # type: ignore[misc]
         return Undo(*undo)
+
+    def bad_cable(self, number: int, badness: Badness) -> BadCable:
+        """What comes to this host comes by a cable that is bad in that way."""
+        near, inner, outer = f"near{number}", f"inner{number}", f"outer{number}"
+        cable = Cable(lambda: enter(self.switch), (inner, outer), badness, seed=number)
+        ip("-n", self.switch, "link", "add", near, "type", "bridge", "mcast_snooping", "0")
+        undo = BadCable(cable, lambda: ip("-n", self.switch, "link", "del", near), lambda: self.plug(number))
+        cable.made()
+        ip("-n", self.switch, "link", "set", near, "up")
+        for device, bridge in ((inner, near), (outer, "bridge"), (f"port{number}", near)):
+            ip("-n", self.switch, "link", "set", device, "master", bridge, "up")
+        return undo
+
+    def connections(self, sender: int, receiver: int) -> Callable[[], int]:
+        """How many times from now on `sender` begins a TCP connection to `receiver`, as the receiver's kernel counts it (with repeats)."""
+        name, rule = self.names[receiver], ("-i", "eth0", "-s", self.addresses[sender], "-p", "tcp", "--syn")
+        _filter(name, "-A", rule)
+
+        def count() -> int:
+            shown = ip("netns", "exec", name, "iptables", "-w", "-nvxL", "INPUT").splitlines()
+            return next(int(line.split()[0]) for line in shown if self.addresses[sender] in line.split())
+
+        return count
 
     def _drop(self, number: int, rule: Sequence[str]) -> Undo:
         name = self.names[number]

@@ -12,7 +12,7 @@ import pytest
 from ..real.processes import holds, until
 from .clients import Clients
 from .lab import WEB_PORT, Lab, seconds_until, wait
-from .limits import cpu_used_s, throttled, why_not_quota
+from .limits import cpu_used_s, throttled, why_not_cgroup
 from .network import why_not
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there are namespaces")
@@ -80,7 +80,7 @@ def test_f25_a_node_without_descriptors(measured: Measured) -> None:
         assert cpu < 0.5
 
 
-@pytest.mark.skipif(bool(why_not_quota()), reason=why_not_quota() or "there are cgroups")
+@pytest.mark.skipif(bool(why_not_cgroup("cpu")), reason=why_not_cgroup("cpu") or "there are cgroups")
 def test_f33_a_node_with_a_tenth_of_a_processor(measured: Measured) -> None:
     """With users of its own, who want more, 20 s (the matrix: 5 minutes): it removes nobody, nobody removes it, and the others' users notice nothing."""
     with Lab(3) as lab, Clients(lab) as clients:

@@ -89,6 +89,6 @@ class Hosts:
                 ip("netns", "del", name)
 
 
-def ip(*arguments: str) -> None:
-    """`ip ARGUMENT...`; what it prints is in the exception when it fails."""
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+def ip(*arguments: str) -> str:
+    """`ip ARGUMENT...`, and what it prints; when it fails, that is in the exception."""
+    return subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30).stdout.decode()

@@ -59,6 +59,11 @@ def refusals(node: Node) -> dict[str, int]:
     return found
 
 
+def resumed(node: Node) -> int:
+    """How many times a link of this node has got another connection."""
+    return int(node.do("statistics")["channel"].get("links_resumed", 0))
+
+
 def certificate(node: Node) -> dict[str, Any]:
     found: dict[str, Any] = node.do("statistics")["security"]
     return found
@@ -277,9 +282,11 @@ class TestKeysChange:
                 cluster.ca.publish(cluster.directory_of(node.name))
             all_have(2)
             for node in nodes:
+                others = {other.name: (other, resumed(other)) for other in nodes if other is not node}
                 cluster.ca.issue(node.name, cluster.directory_of(node.name), 90)
                 until(lambda node=node: certificate(node)["certificate"] not in issued, what=f"{node.name} shows another")  # type: ignore[misc]
-            until(lambda: all(node.do("statistics")["channel"]["links_resumed"] >= 2 for node in nodes), what="they know each other by the new ones")
+                for name, (other, before) in others.items():
+                    until(lambda other=other, before=before: resumed(other) > before, what=f"{name} knows {node.name} by the new one")  # type: ignore[misc]
             cluster.ca.finish_rotation()
             assert d.names == ["a", "b", "c", "d"], "it has its old certificate still"
             assert [len(node.do("changes")) for node in nodes] == changes
@@ -371,6 +378,29 @@ class TestAdministrators:
             assert node.is_running
         code, text = said("node", "--set=node.name=admin", f"--set=security.certificates={tmp_path}/admin")
         assert (code, "names no node of cluster" in text) == (1, True), "an administrator is no node"
+
+    def test_a_node_that_was_revoked_is_asked_nothing(self, tmp_path: Path) -> None:
+        """Whoever has stolen its key can answer in its place, and nobody may believe that."""
+        authority = CertificateAuthority.init(tmp_path / "ca", "caterwaul")
+        authority.issue("x", tmp_path / "x", 90)
+        authority.issue("admin", tmp_path / "admin", 90, scheme=ADMINISTRATOR)
+        port = free_port()
+        arguments = [
+            "node", "--set=node.name=x", "--set=membership.discovery=[]", "--set=admin.socket=", f"--set=admin.listen=127.0.0.1:{port}",
+            f"--set=security.certificates={tmp_path}/x",
+        ]  # fmt: skip
+        ask = ("members", "--url", f"https://127.0.0.1:{port}", "--certificates", f"{tmp_path}/admin")
+        with Command(*arguments) as node:
+            until(lambda: said(*ask)[0] == 0, what="it answers")
+            authority.revoke("x")
+            assert said(*ask)[0] == 0, "nobody knows yet"
+            authority.publish(tmp_path / "admin")
+            code, text = said(*ask)
+            assert (code, "its certificate has been revoked" in text) == (1, True)
+            (tmp_path / "admin" / "revoked.crl").write_bytes(b"none")
+            code, text = said(*ask)
+            assert (code, "is no list of revoked certificates" in text) == (1, True), "what cannot be read revokes nobody, so nobody is asked"
+            assert node.is_running
 
     def test_a_token_is_not_said_over_the_network(self, tmp_path: Path) -> None:
         write_secrets(tmp_path / "token", [make_secret()], replace=False)

@@ -30,12 +30,16 @@ def test_a_repeated_datagram_is_dropped():
     assert two.statistics()["repeated"] == 1
 
 
-def test_datagrams_out_of_order_are_opened_once_each_within_the_window_of_64():
+def test_datagrams_out_of_order_are_late_and_then_repeats_within_the_window_of_64():
+    """What the network lost, and somebody says later, is no sign of life."""
     one, two = sealer(A), sealer(B)
-    sealed = [one.seal(bytes([n])) for n in range(66)]
+    sealed = [one.seal(bytes([n])) for n in range(67)]
     assert two.open(sealed[65]) == b"\x41"
-    assert [two.open(datagram) for datagram in reversed(sealed[2:65])] == [bytes([n]) for n in range(64, 1, -1)]
-    assert [two.open(datagram) for datagram in sealed] == [None] * 66
+    assert [two.open(datagram) for datagram in reversed(sealed[2:65])] == [None] * 63
+    assert (two.statistics()["late"], two.statistics()["repeated"]) == (63, 0)
+    assert [two.open(datagram) for datagram in sealed[:66]] == [None] * 66
+    assert (two.statistics()["late"], two.statistics()["repeated"]) == (63, 66)
+    assert two.open(sealed[66]) == b"\x42"
 
 
 @pytest.mark.parametrize("position", [0, 2, 3, 7, 23, 30, 31, 40, -1])

@@ -68,7 +68,7 @@ class FakeCarrier:
 
 
 class Rig:
-    def __init__(self, sealer=None, **settings) -> None:
+    def __init__(self, sealer=PlainDatagrams(), **settings) -> None:  # noqa: B008  (it has no state)
         self.clock, self.channel, self.carrier = Clock(), FakeChannel(), FakeCarrier()
         self.clock.advance(1000)
         self.service = MembershipService(
@@ -99,6 +99,15 @@ def test_a_heartbeat_of_a_stranger_is_dialled_and_its_link_makes_it_a_member():
     rig.service.link_opened(A, False)
     assert [member.name for member in rig.service.view] == ["a", "m"]
     assert [type(event) for event in rig.events] == [ViewChanged, EveryoneChanged]
+
+
+def test_without_a_sealer_no_datagram_is_sent_or_believed():
+    rig = Rig(sealer=None)
+    rig.service.datagram(Heartbeat.of(A, "shop").encode())
+    rig.wait(2)
+    assert not rig.carrier.sent
+    assert not rig.channel.calls
+    assert rig.service.statistics()["unsealed"] == 1
 
 
 def test_what_a_discovery_finds_is_dialled():
@@ -235,7 +244,7 @@ def test_t3_a_send_that_fails_does_not_end_the_heartbeats():
             return port
 
     reactor = Reactor()
-    service = MembershipService(ME, MembershipSettings(), "shop", FakeChannel(), reactor, rng=Random(1))
+    service = MembershipService(ME, MembershipSettings(), "shop", FakeChannel(), reactor, rng=Random(1), sealer=PlainDatagrams())
     service.startService()
     reactor.pump([0.1] * 20)
     port.broken = True
@@ -247,10 +256,19 @@ def test_t3_a_send_that_fails_does_not_end_the_heartbeats():
     assert service.statistics()["driver_errors"] == 0
 
 
-def test_a_tick_that_raises_is_followed_by_the_next(quiet_log):
+class Panic(BaseException):
+    """What a library in Rust raises when it gets no memory is no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, Panic])
+def test_a_tick_that_raises_is_followed_by_the_next(quiet_log, error):
     """The watchdog of T3: not even a bug in performing an effect ends the loop."""
+
+    def broken(datagram):
+        raise error
+
     rig = Rig()
-    send, rig.carrier.send = rig.carrier.send, lambda datagram: 1 / 0
+    send, rig.carrier.send = rig.carrier.send, broken
     rig.wait(3)
     rig.carrier.send = send
     sent = len(rig.carrier.sent)
@@ -321,7 +339,7 @@ class TestStop:
 
     def test_a_discovery_that_cannot_start_stops_everything(self):
         clock, channel, good = Clock(), FakeChannel(), FakeCarrier()
-        service = MembershipService(ME, MembershipSettings(), "shop", channel, clock, rng=Random(1), discoveries=[good, FakeCarrier(broken=True)])
+        service = MembershipService(ME, MembershipSettings(), "shop", channel, clock, rng=Random(1), sealer=None, discoveries=[good, FakeCarrier(broken=True)])
         with pytest.raises(LocalError, match="no route"):
             service.startService()
         assert (good.running, channel.receivers, clock.getDelayedCalls(), bool(service.running)) == (False, {}, [], False)
@@ -338,7 +356,7 @@ class TestSettings:
     )
     def test_what_cannot_work_is_refused_when_the_service_is_built(self, settings):
         with pytest.raises(LocalError):
-            MembershipService(ME, MembershipSettings(**settings), "shop", FakeChannel(), Clock(), rng=Random(1))
+            MembershipService(ME, MembershipSettings(**settings), "shop", FakeChannel(), Clock(), rng=Random(1), sealer=None)
 
     def test_the_refill_that_is_never_asked_for_fails_its_waiters(self):
         rig, failed = Rig(), []

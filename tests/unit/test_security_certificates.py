@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -198,6 +199,28 @@ def test_the_directory_of_the_authority_is_nobodys_elses(authority: CertificateA
         authority.issue("../x", tmp_path / "y", 90)
 
 
+@pytest.mark.parametrize(
+    ("name", "act", "text"),
+    [
+        ("ca.key", lambda directory: CertificateAuthority(directory), "ca.key is no private key in PEM form"),
+        ("revoked.crl", lambda directory: CertificateAuthority(directory).revoke("a"), "revoked.crl is no list of revoked certificates"),
+        ("ca.pem", lambda directory: CertificateAuthority(directory), "ca.pem is no certificate in PEM form"),
+    ],
+)
+def test_a_damaged_file_of_the_authority_is_named(authority: CertificateAuthority, name: str, act: Callable[[Path], object], text: str) -> None:
+    issued(authority, "a")
+    (authority.directory / name).write_bytes(b"damaged")
+    with pytest.raises(LocalError, match=text):
+        act(authority.directory)
+
+
+def test_an_authority_without_its_list_begins_no_other(authority: CertificateAuthority) -> None:
+    issued(authority, "a")
+    (authority.directory / "revoked.crl").unlink()
+    with pytest.raises(LocalError, match=r"revoked\.crl cannot be read"):
+        authority.revoke("a")
+
+
 def test_names_of_clusters_and_nodes_cannot_be_taken_for_others(authority: CertificateAuthority) -> None:
     assert uri_of("a/b", "c") != uri_of("a", "b/c")
     certificate = x509.load_pem_x509_certificate((issued(authority, "a") / "node.pem").read_bytes())
@@ -239,6 +262,7 @@ def test_an_administrator_is_no_node_and_a_node_no_administrator(authority: Cert
     assert (name_in(shown, "shop"), name_in(shown, "shop", ADMINISTRATOR)) == ("", "admin")
     node = load(issued(authority, "a"), "a").chain[0]
     assert (name_in(node, "shop"), name_in(node, "shop", ADMINISTRATOR)) == ("a", "")
+    authority.publish(tmp_path / "admin")
     assert not (tmp_path / "admin" / "multicast.secret").exists()
     with pytest.raises(LocalError, match="names no node"):
         load(tmp_path / "admin", "admin")
