@@ -45,6 +45,8 @@ LATE_IMPORTS = {
     ("cluster/embedding", "installed_reactor"): "importing the reactor installs it, which must happen after a fork",
     ("cluster/demo/command", "_run"): "importing the reactor installs it",
 }
+#: Which front may import them.
+FRAMEWORKS = {"flask": "flask", "werkzeug": "flask", "django": "django", "asgiref": "django", "klein": "klein", "pyramid": "pyramid", "webob": "pyramid"}
 CBOR = {"membership/codec", "managers/values", "managers/value_tags"}
 #: What makes code, or objects of any class, out of data: by the name it is called by, also as an attribute of anything (`builtins.eval`, `reactor.exec`).
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "import_module", "namedAny", "namedModule", "execfile", "runpy", "run_path", "run_module"}
@@ -255,6 +257,11 @@ def test_application_is_the_only_import_by_name() -> None:
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "load_application"
     }  # fmt: skip
     assert callers == {"cluster/web"}
+
+
+@each
+def test_a_framework_is_imported_in_its_own_front_only(module: Module) -> Iterable[object]:
+    return (found for found in imports(module) if (owner := FRAMEWORKS.get(found.target.split(".")[0])) and module.name != f"managers/web/{owner}")
 
 
 @each

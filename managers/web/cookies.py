@@ -83,12 +83,14 @@ def read_cookie(settings: CookieSettings, headers: Iterable[str]) -> Ticket:
     return Ticket(match[1], match[3] or "", 1, match[2] or "")
 
 
-def write_cookie(settings: CookieSettings, session_id: str, route: str, token: str = "") -> str:
-    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name, `token` what the browser wrote last."""
+def write_cookie(settings: CookieSettings, session_id: str, route: str, token: str = "", max_age_s: int | None = None) -> str:
+    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name, `token` what the browser wrote last, `max_age_s` this
+    session's own age, if not the one of the settings."""
     value = f"{session_id}:{token}" if token else session_id
     if settings.route:
         value += f".{route}"
-    age = f"; Max-Age={settings.max_age_s}" if settings.max_age_s else ""
+    age_s = settings.max_age_s if max_age_s is None else max_age_s
+    age = f"; Max-Age={age_s}" if age_s else ""
     return f"{settings.name}={value}{age}{_attributes(settings)}"
 
 

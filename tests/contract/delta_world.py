@@ -82,6 +82,7 @@ class DeltaNode:
         self.manager = manager
         self.me = manager.me
         self.settings = manager.settings
+        self.types = manager.types
         self.throttle = manager.throttle
         self.open_now: list[Session] = []
         self.receipts: list[Watched] = []

@@ -58,6 +58,7 @@ class Node:
         self.world = world
         self.me = SimpleNamespace(name=name)
         self.settings = ManagerSettings()
+        self.types = world.types
         self.open_now: list[Session] = []
         self.receipts: list[Receipt] = []
         self.lookups: list[tuple[Deferred[Session], str]] = []

@@ -10,6 +10,7 @@ from wsgiref.handlers import SimpleHandler
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+import flask
 import pytest
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
@@ -18,6 +19,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.web.flask import CaterwaulSession
 from caterwaul.managers.web.twisted_web import SessionSite
 from caterwaul.managers.web.wsgi import SessionMiddleware
 
@@ -145,6 +147,27 @@ class TestWSGIGenerator(WSGI):
             return generator(environ, start_response)
 
         return started
+
+
+class TestFlask(FrontContract, RoamingContract):
+    """A view of a Flask application, with `flask.session`."""
+
+    def drive(self, call: Call) -> Answer:
+        app = flask.Flask("shop")
+        app.config.update(SESSION_COOKIE_NAME="__Host-sid", SESSION_COOKIE_SECURE=True)
+        app.logger.disabled = True  # exceptions that tests plant
+        CaterwaulSession(app, call.node, cookie=call.settings, no_touch=call.no_touch)
+
+        @app.route("/<path:path>", methods=["GET", "HEAD", "POST"])
+        def view(path: str) -> Any:
+            page = call.handler(flask.session)
+            body = page.body if isinstance(page.body, bytes) else flask.stream_with_context(page.body)
+            response = flask.Response(body, page.status)
+            for name, value in page.headers:
+                response.headers.add(name, value)
+            return response
+
+        return serve_wsgi(validator(app), call)
 
 
 class Leaf(Resource):
