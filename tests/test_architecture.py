@@ -261,7 +261,7 @@ def test_application_is_the_only_import_by_name() -> None:
 
 @each
 def test_a_framework_is_imported_in_its_own_front_only(module: Module) -> Iterable[object]:
-    return (found for found in imports(module) if (owner := FRAMEWORKS.get(found.target.split(".")[0])) and module.name != f"managers/web/{owner}")
+    return (found for found in imports(module) if (owner := FRAMEWORKS.get(found.target.split(".")[0])) and not module.name.startswith(f"managers/web/{owner}"))
 
 
 @each

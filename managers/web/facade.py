@@ -17,30 +17,34 @@ from ..session import Session
 from ..values import ValueTypes
 from .policy import Visit
 
-__all__ = ["SessionFacade", "peek", "put_again", "register_markup"]
+__all__ = ["SessionFacade", "Underneath", "peek", "put_again", "register_markup"]
 
 
-class _Underneath:
-    """An attribute of the session itself, to read and to set."""
+class Underneath:
+    """An attribute of the session itself, to read and to set; of a class with a property `underneath`."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
 
-    def __get__(self, facade: SessionFacade | None, owner: type | None = None) -> Any:
-        return self if facade is None else getattr(facade.visit.session, self._name)
+    def __get__(self, facade: Any, owner: type | None = None) -> Any:
+        return self if facade is None else getattr(facade.underneath, self._name)
 
-    def __set__(self, facade: SessionFacade, value: Any) -> None:
-        setattr(facade.visit.session, self._name, value)
+    def __set__(self, facade: Any, value: Any) -> None:
+        setattr(facade.underneath, self._name, value)
 
 
 class SessionFacade(MutableMapping[str, Any]):
     """Attributes and errors as of `Session`. Of one request; not for two threads at a time."""
 
-    id, new, unknown, ended, quarantined, stale = (_Underneath() for _ in range(6))
-    acks, principal, max_idle_s = (_Underneath() for _ in range(3))
+    id, new, unknown, ended, quarantined, stale = (Underneath() for _ in range(6))
+    acks, principal, max_idle_s = (Underneath() for _ in range(3))
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
+
+    @property
+    def underneath(self) -> Session:
+        return self.visit.session
 
     def __repr__(self) -> str:
         return repr(self.visit.session)

@@ -40,7 +40,7 @@ class Front:
     """
 
     def __init__(self, manager: SessionManager | Callable[[], SessionManager], cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
-        self._manager: Callable[[], SessionManager] = Lazily(manager) if callable(manager) else lambda: manager
+        self._manager = manager if isinstance(manager, Lazily) else Lazily(manager if callable(manager) else lambda: manager)
         self.cookie = cookie or CookieSettings()
         self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
         self._no_touch = re.compile("|".join(map(translate, no_touch))).match if no_touch else _never
@@ -183,9 +183,9 @@ class Visit:
         session, ticket, settings = self.session, self._ticket, self._front.cookie
         if session.unknown:
             return None
-        if session.ended or (session.id is None and self._restarted):
+        if session.ended or (session.new and self._restarted):
             return delete_cookie(settings) if ticket.found else None
-        if session.id is None:
+        if session.new or session.id is None:  # an id alone is no session: what was set may have been taken away again
             return None
         route = self._front.manager.me.name
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))

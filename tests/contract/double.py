@@ -139,6 +139,8 @@ class Session(MutableMapping[str, Any]):
         self.acks: str | int | None = None
         self.accessed = False
         self.token = ""
+        self.max_idle_s = 1800.0
+        self.stale = False
         self.ended = False
         self.previous_id: str | None = None
         self._world = world

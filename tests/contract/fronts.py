@@ -74,6 +74,21 @@ def count(session: Any) -> Page:
     return Page(b"%d" % session["n"])
 
 
+def end(session: Any) -> None:
+    """A logout, by the name that the framework gives it."""
+    session.flush() if hasattr(session, "flush") else session.invalidate()
+
+
+def cycle(session: Any) -> None:
+    """A new id at login."""
+    session.cycle_key() if hasattr(session, "cycle_key") else session.cycle_id()
+
+
+def crumbs(cookie: str) -> set[str]:
+    """What a `Set-Cookie` says: frameworks order it, and quote nothing, each in their way."""
+    return {part.strip().replace('=""', "=") for part in cookie.split(";")}
+
+
 def look(session: Any) -> Page:
     return Page(repr(sorted(session.items())).encode())
 
@@ -180,6 +195,9 @@ class RoamingContract(Driven):
 class FrontContract(Driven):
     """For every manager."""
 
+    saves_error_pages = True  #: an error page that the application made is an answer like any other
+    streams_begin_sessions = True  #: the headers leave with the first byte of a stream, not before it is begun
+
     # --- what one client may cost ---
 
     def throttled(self, world: Any) -> Any:
@@ -244,13 +262,16 @@ class FrontContract(Driven):
         assert len(session_id) == ID_LENGTH
         assert world.count() == 1
         assert world.contents(session_id) == {"n": 1}
-        assert answer.all("Set-Cookie") == [f"__Host-sid={session_id}.node1; Path=/; Secure; HttpOnly; SameSite=Lax"]
+        assert [crumbs(cookie) for cookie in answer.all("Set-Cookie")] == [crumbs(f"__Host-sid={session_id}.node1; Path=/; Secure; HttpOnly; SameSite=Lax")]
         assert (answer.all("Vary"), answer.all("Cache-Control")) == (["Cookie"], ["no-store"])
 
     def test_the_commit_runs_before_the_first_header_byte(self, world: Any) -> None:
         assert self.get(world.node(), count).commits_at_head == 1
 
     def test_a_write_before_the_first_streamed_byte_is_in_time_to_create(self, world: Any) -> None:
+        if not self.streams_begin_sessions:
+            return
+
         def handler(session: Any) -> Page:
             def body() -> Iterator[bytes]:
                 session["late"] = True
@@ -359,7 +380,7 @@ class FrontContract(Driven):
             def body() -> Iterator[bytes]:
                 yield b"first"
                 with pytest.raises(SessionError) as caught:
-                    session.cycle_id() if session.id else session.update(late=True)
+                    cycle(session) if "n" in session else session.update({"late": True})
                 refused.append(str(caught.value))
 
             return Page(body())
@@ -375,13 +396,13 @@ class FrontContract(Driven):
 
     def test_invalidating_clears_the_cookie_and_the_old_id_is_not_adopted(self, world: Any) -> None:
         def logout(session: Any) -> Page:
-            session.invalidate()
+            end(session)
             return Page()
 
         node = world.node()
         cookie = self.begin(node)
         answer = self.get(node, logout, cookie)
-        assert answer.all("Set-Cookie") == ["__Host-sid=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"]
+        assert [crumbs(cookie) for cookie in answer.all("Set-Cookie")] == [crumbs("__Host-sid=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax")]
         again = self.get(world.node("node2"), count, cookie)
         assert again.body == b"1"
         assert again.cookie is not None
@@ -390,14 +411,14 @@ class FrontContract(Driven):
     def test_invalidating_a_session_the_browser_never_had_sets_nothing(self, world: Any) -> None:
         def both(session: Any) -> Page:
             session["a"] = 1
-            session.invalidate()
+            end(session)
             return Page()
 
         assert self.get(world.node(), both).all("Set-Cookie") == []
 
     def test_cycling_the_id_sets_the_new_cookie_and_kills_the_old_id(self, world: Any) -> None:
         def login(session: Any) -> Page:
-            session.cycle_id()
+            cycle(session)
             session["user"] = "ann"
             return Page()
 
@@ -487,7 +508,7 @@ class FrontContract(Driven):
         def handler(vary: str) -> Handler:
             return lambda session: Page(str(session.get("n")).encode(), headers=[("Vary", vary)])
 
-        assert self.get(world.node(), handler("Accept")).all("Vary") == ["Accept", "Cookie"]
+        assert ", ".join(self.get(world.node(), handler("Accept")).all("Vary")) == "Accept, Cookie"
         assert self.get(world.node(), handler("Accept, cookie")).all("Vary") == ["Accept, cookie"]
         assert self.get(world.node(), handler("*")).all("Vary") == ["*"]
 
@@ -507,7 +528,7 @@ class FrontContract(Driven):
 
         answer = self.get(world.node(), handler)
         assert (answer.status, answer.body) == (status, b"sorry")
-        assert answer.cookie is not None
+        assert (answer.cookie is not None) == (status < 500 or self.saves_error_pages)
 
     def test_an_exception_that_leaves_the_application_saves_nothing(self, world: Any) -> None:
         def handler(session: Any) -> Page:

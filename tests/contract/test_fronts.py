@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from wsgiref.validate import validator
 
 import flask
 import pytest
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse, StreamingHttpResponse
+from django.test import override_settings
+from django.urls import re_path
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -19,15 +26,17 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.web.cookies import CookieSettings
 from caterwaul.managers.web.flask import CaterwaulSession
 from caterwaul.managers.web.twisted_web import SessionSite
 from caterwaul.managers.web.wsgi import SessionMiddleware
 
 pytest.register_assert_rewrite("tests.contract.fronts")
 
+from .. import django_project  # noqa: F401, E402  (its settings)
 from .delta_world import DeltaWorld  # noqa: E402
 from .double import World  # noqa: E402
-from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
+from .fronts import Answer, Call, FrontContract, Page, RoamingContract, count, ignore, look  # noqa: E402
 
 REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
 
@@ -168,6 +177,116 @@ class TestFlask(FrontContract, RoamingContract):
             return response
 
         return serve_wsgi(validator(app), call)
+
+
+class URLs:
+    """A project's URLs, without a module of their own."""
+
+    def __init__(self, *patterns: Any) -> None:
+        self.urlpatterns = patterns
+
+
+class Django(FrontContract, RoamingContract):
+    """A view of a Django project, with `request.session`. Django saves nothing for a 5xx, and before a stream begins."""
+
+    saves_error_pages = False
+    streams_begin_sessions = False
+
+    def view(self, call: Call) -> Any:
+        def view(request: Any) -> Any:
+            page = call.handler(request.session)
+            made = HttpResponse if isinstance(page.body, bytes) else StreamingHttpResponse
+            response = made(b"" if call.method == "HEAD" else page.body, status=page.status)
+            for name, value in page.headers:
+                if name == "Set-Cookie":
+                    response.cookies.load(value)
+                else:
+                    response[name] = value
+            return response
+
+        return view
+
+    def drive(self, call: Call) -> Answer:
+        cookie = call.settings or CookieSettings()
+        with override_settings(
+            CATERWAUL_MANAGER=lambda: call.node,
+            CATERWAUL_NO_TOUCH=call.no_touch,
+            ROOT_URLCONF=URLs(re_path("", self.view(call))),
+            CATERWAUL_ROUTE=cookie.route,
+            SESSION_COOKIE_NAME=cookie.name,
+            SESSION_COOKIE_SECURE=cookie.secure,
+            SESSION_EXPIRE_AT_BROWSER_CLOSE=not cookie.max_age_s,
+            SESSION_COOKIE_AGE=cookie.max_age_s or 1209600,
+        ):
+            return self.serve(call)
+
+    def serve(self, call: Call) -> Answer:
+        return serve_wsgi(WSGIHandler(), call)
+
+    def test_a_cookie_with_an_age_is_renewed_whenever_the_session_is_used(self, world: Any) -> None:
+        """Django's counts from the last change, unless `SESSION_SAVE_EVERY_REQUEST`."""
+        settings = CookieSettings(max_age_s=600)
+        cookie = self.get(world.node(), count, settings=settings).cookie
+        assert self.get(world.node(), look, cookie, settings=settings).cookie is None
+        assert self.get(world.node(), count, cookie, settings=settings).cookie == cookie
+        with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+            assert self.get(world.node(), ignore, cookie, settings=settings).cookie == cookie
+
+
+class TestDjango(Django):
+    """Under WSGI."""
+
+
+async def serve_asgi(application: Any, call: Call) -> Answer:
+    """One request as an ASGI server makes it: it listens for the client's going away meanwhile."""
+    headers = [(b"cookie", value.encode("latin-1")) for value in call.cookies]
+    if call.forwarded:
+        headers.append((b"x-forwarded-for", call.forwarded.encode()))
+    scope = {"type": "http", "method": call.method, "path": call.path, "query_string": b"", "headers": headers, "client": (call.client, 4711)}
+    answer = Answer(0, [], b"")
+    asked = False
+
+    async def receive() -> Any:
+        nonlocal asked
+        if asked:
+            await asyncio.Event().wait()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.commits_at_head = message["status"], call.node.commits
+            answer.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
+        else:
+            answer.body += message.get("body", b"")
+
+    await application(scope, receive, send)
+    return answer
+
+
+class TestDjangoASGI(Django):
+    """An async view, with the session's async methods."""
+
+    def view(self, call: Call) -> Any:
+        """The handler's session is given as it is: what is in memory is read and written at once; ending and cycling wait in a thread."""
+        made = super().view(call)
+
+        async def view(request: Any) -> Any:
+            response = await sync_to_async(made, thread_sensitive=False)(request)
+            if response.streaming:
+                chunks = iter(response.streaming_content)
+
+                async def body() -> Any:
+                    for chunk in chunks:
+                        yield chunk
+
+                response.streaming_content = body()
+            return response
+
+        return view
+
+    def serve(self, call: Call) -> Answer:
+        return asyncio.run(serve_asgi(ASGIHandler(), call))
 
 
 class Leaf(Resource):
