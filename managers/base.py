@@ -229,6 +229,10 @@ class SessionManager:
         """Live sessions held."""
         return self._core.replica.live
 
+    def age_s(self, session: Session) -> float:
+        """Seconds since it was created; 0 before its first commit."""
+        return max(0, self._channel.now_ms() - session.created_ms) / 1000 if session.created_ms else 0.0
+
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""
         self._listeners.add(kind, callback, replicas)

@@ -40,6 +40,7 @@ PURE_ENOUGH = {
     ("managers/merging_types", "datetime"): "the same",
 }
 WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
+TELLS_DATES = {"managers/web/pyramid"}  # its sessions say when they were created, as Pyramid wants it
 #: Imports inside functions, and why they cannot stand at the top.
 LATE_IMPORTS = {
     ("cluster/embedding", "installed_reactor"): "importing the reactor installs it, which must happen after a fork",
@@ -272,7 +273,7 @@ def test_few_modules_know_cbor(module: Module) -> Iterable[object]:
 @each
 def test_timeouts_do_not_follow_the_wall_clock(module: Module) -> Iterable[object]:
     nodes = (node for node in ast.walk(module.tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
-    return (node.lineno for node in nodes if f"{node.value.id}.{node.attr}" in WALL_CLOCK)  # type: ignore[attr-defined]
+    return (node.lineno for node in nodes if module.name not in TELLS_DATES and f"{node.value.id}.{node.attr}" in WALL_CLOCK)  # type: ignore[attr-defined]
 
 
 @each

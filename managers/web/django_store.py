@@ -200,9 +200,6 @@ class SessionStore(SessionBase):
     async def aclear_expired(cls) -> None:
         """Nothing to do."""
 
-    def _get_new_session_key(self) -> str:
-        raise NotImplementedError("a session gets its key when it is saved")
-
     # -- the same for both ways of waiting
 
     def commit(self) -> Receipt | None:

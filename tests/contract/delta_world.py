@@ -9,6 +9,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 
@@ -92,6 +93,9 @@ class DeltaNode:
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))
 
+    def age_s(self, session: Session) -> float:
+        return float(self.manager.age_s(session))
+
     def unknown(self) -> Session:
         return self._opened(self.manager.unknown())
 
@@ -119,9 +123,12 @@ class DeltaNode:
         self.open_now = [*self.open_now, session]
         return session
 
-    def commit(self, session: Session, *options: Any, **more: Any) -> Watched:
+    def commit(self, session: Session, *options: Any, **more: Any) -> Any:
         self.commits += 1
-        receipt = Watched(self.world, self.manager.commit(session, *options, **more))
+        made = self.manager.commit(session, *options, **more)
+        if made is DROPPED:
+            return made
+        receipt = Watched(self.world, made)
         self.receipts.append(receipt)
         return receipt
 

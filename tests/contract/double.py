@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from caterwaul.managers.errors import SessionError, SessionUnknown
+from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.throttle import Throttle
 from caterwaul.managers.values import ValueTypes
@@ -88,8 +89,10 @@ class Node:
             waiting, session_id = self.lookups.pop(0)
             waiting.callback(self._opened(session_id))
 
-    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Receipt:
+    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Any:
         self.commits += 1
+        if session.id is not None and session.id not in self.world.sessions:
+            return DROPPED
         session.commit()
         receipt = Receipt(acks not in (None, "none"))
         self.receipts.append(receipt)
