@@ -49,7 +49,7 @@ def _make_manager() -> SessionManager:
     else:
         manager = _start(getattr(settings, "CATERWAUL", None)).manager()
     with suppress(LocalError):  # registered already
-        manager.types.register(SafeString, "django.SafeString", str, SafeString)
+        manager.types.register(SafeString, "django.SafeString", str.__str__, SafeString)
     return manager  # type: ignore[no-any-return]
 
 

@@ -91,4 +91,4 @@ def put_again(session: Session, save_mode: str) -> None:
 def register_markup(types: ValueTypes) -> None:
     """Let sessions hold `Markup`: templates give it, and flashed messages carry it."""
     with suppress(LocalError):  # another application of this process has done it
-        types.register(Markup, "markupsafe.Markup", str, Markup)
+        types.register(Markup, "markupsafe.Markup", str.__str__, Markup)

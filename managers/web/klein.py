@@ -7,7 +7,8 @@ Klein asks a session for capabilities, not for keys: an *authorizer* makes, out 
 function that Klein's `declareMemoryAuthorizer` has marked; `data` is the session, a mapping.
 
 `SessionProcurer` gives a request of a `SessionSite` its session, with the policy of all other fronts: commit before the first byte, one
-cookie with route and token, nothing made until something is written. `SessionStore` is for Klein's own procurer: one cookie each for HTTPS and HTTP,
+cookie with route and token. As with Klein's own, a GET that asks for a session begins one, because Klein's forms show its id while they are
+written, when it is too late to begin one; with `beginOnGET=False` nothing is made until something is written. `SessionStore` is for Klein's own procurer: one cookie each for HTTPS and HTTP,
 tokens in headers, a session made for each visitor. It does not know when a request ends, so each assignment is a commit of its own, and a
 change inside a value has to be assigned again.
 """
@@ -73,12 +74,13 @@ class KleinSession:
 class SessionProcurer:
     """Sessions of requests that a `SessionSite` serves."""
 
-    def __init__(self, authorizer: Authorizer = _nothing) -> None:
+    def __init__(self, authorizer: Authorizer = _nothing, *, beginOnGET: bool = True) -> None:
         self._authorizer = authorizer
+        self._begins = beginOnGET
 
     @classmethod
-    def fromAuthorizers(cls, authorizers: Iterable[Any]) -> SessionProcurer:
-        return cls(_by_interface(authorizers))
+    def fromAuthorizers(cls, authorizers: Iterable[Any], *, beginOnGET: bool = True) -> SessionProcurer:
+        return cls(_by_interface(authorizers), beginOnGET=beginOnGET)
 
     def procureSession(self, request: Any, forceInsecure: bool = False) -> Deferred[Any]:
         """As Klein's: the same object each time; `NoSuchSession` for a request that changes something and brought no session."""
@@ -93,6 +95,8 @@ class SessionProcurer:
             return fail(NoSuchSession("there is one cookie, and it is the one of secure requests"))
         if session.id is None and not session.unknown and request.method not in (b"GET", b"HEAD"):
             return fail(NoSuchSession(f"no session came with this {request.method.decode('ascii')} request, and only GET begins one"))
+        if self._begins and request.method == b"GET" and not session.unknown and not request.startedWriting:
+            _begun(session)
         made = KleinSession(session, lambda: _begun(session), bool(request.isSecure()), SessionMechanism.Cookie, self._authorizer)
         components.setComponent(ISession, made)
         return succeed(made)

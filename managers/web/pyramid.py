@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import urandom
 from typing import Any
 
-from pyramid.interfaces import ISession
+from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import FileIter, Response
 from zope.interface import implementer
 
@@ -78,8 +78,9 @@ class PyramidSession(SessionFacade):
         return self.get(_CSRF) or self.new_csrf_token()
 
 
+@implementer(ISessionFactory)
 class SessionFactory:
-    """Pyramid's `ISessionFactory`. `no_touch`: see `Front`."""
+    """Makes the session of a request. `manager`, `no_touch`: see `Front`."""
 
     def __init__(self, manager: SessionManager | Callable[[], SessionManager], cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()) -> None:
         self.front = Front(Lazily(lambda: _prepared(manager)), cookie, no_touch)

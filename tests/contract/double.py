@@ -91,7 +91,7 @@ class Node:
 
     def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Any:
         self.commits += 1
-        if session.id is not None and session.id not in self.world.sessions:
+        if not session.new and session.id not in self.world.sessions:
             return DROPPED
         session.commit()
         receipt = Receipt(acks not in (None, "none"))
@@ -138,6 +138,7 @@ class Session(MutableMapping[str, Any]):
 
     def __init__(self, world: World, session_id: str | None, unknown: bool) -> None:
         self.id = None if unknown else session_id
+        self.new = self.id is None
         self.unknown = unknown
         self.acks: str | int | None = None
         self.accessed = False
@@ -158,10 +159,6 @@ class Session(MutableMapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    @property
-    def new(self) -> bool:
-        return self.id is None
-
     def __getitem__(self, name: str) -> Any:
         self.accessed = True
         if name not in self._live:
@@ -173,6 +170,7 @@ class Session(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._writes()
         self._world.types.encode(value, f'session["{name}"]')
+        self.id = self.id or token_urlsafe(32)
         self._gone.discard(name)
         self._live[name] = value
 
@@ -197,7 +195,7 @@ class Session(MutableMapping[str, Any]):
         self.accessed = True
         if self._frozen:
             raise SessionError("the headers have left: the id cannot change")
-        self._cycle = self.id is not None
+        self._cycle = not self.new
 
     def freeze_id(self) -> None:
         self._frozen = True
@@ -214,10 +212,10 @@ class Session(MutableMapping[str, Any]):
             world.ended.add(self.id or "")
             return
         changes = self._changes()
-        if self.id is None and changes:
-            self.id = token_urlsafe(32)
+        if self.id is not None and self.new and changes:
+            self.new = False
             world.sessions[self.id] = {}
-        if self.id is None:
+        if self.id is None or self.new:
             return
         if self._cycle:
             self._cycle = False

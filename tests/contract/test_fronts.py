@@ -406,7 +406,7 @@ class TestKlein(TestTwistedWeb):
 
     def resource(self, call: Call) -> Any:
         app = Klein()
-        procurer = SessionProcurer()
+        procurer = SessionProcurer(beginOnGET=False)
 
         def answer(session: Any, request: Any) -> Any:
             page = call.handler(session.data)
