@@ -11,6 +11,7 @@ tells when; everywhere else calls block until it is done, and the Deferred that 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +159,16 @@ class ClusterManager:
     def is_ready(self) -> bool:
         """This node holds what it should, so that balancers may send users here."""
         return self._running().is_ready
+
+    def wait_ready(self, timeout_s: float = 10.0) -> bool:
+        """Block until `is_ready`, at most that long, and return it. For a server that begins to take requests after this: until then a
+        session that others hold may not be found here. Not in the reactor's thread, which raises `LocalError`."""
+        if inside_reactor():
+            raise LocalError("wait_ready would block the reactor, which makes the node ready; look at is_ready now and then")
+        until = time.monotonic() + timeout_s
+        while not self.is_ready and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.is_ready
 
     def on_view_changed(self, callback: Callable[[ViewChanged], object]) -> Callable[[], None]:
         """From now on `callback(change)` in the reactor's thread (do not block it) when members come or go; what is returned ends it."""

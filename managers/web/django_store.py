@@ -58,6 +58,7 @@ def _start(given: Any) -> Any:
         raise ImproperlyConfigured('set CATERWAUL = {"node": {"name": "a"}}, or to the path of a node.toml, or CATERWAUL_MANAGER to the name of a function')
     cluster = import_string(_CLUSTER)(**given) if isinstance(given, Mapping) else import_string(_CLUSTER)(given)
     cluster.start()
+    cluster.wait_ready()  # or the first requests might not find what others hold
     return cluster
 
 
