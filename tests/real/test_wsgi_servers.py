@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -33,7 +32,13 @@ class Server:
         self.port = port
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (closed by `end`)
         self.process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env={**os.environ, **environ}, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log, start_new_session=True
+            [sys.executable, *command],
+            cwd=ROOT,
+            env={**os.environ, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
         )
 
     @property
@@ -127,7 +132,9 @@ class Shop:
     def start(self, *command: str, name: str = "", port: int = 0) -> Server:
         port = port or free_port()
         arguments = [argument.replace("PORT", str(port)) for argument in command]
-        server = Server(arguments, port, {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"})
+        server = Server(
+            arguments, port, {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
+        )
         self.servers.append(server)
         return server
 
