@@ -21,7 +21,7 @@ session manager, instead of `CATERWAUL`.
 # mypy: disable-error-code="misc"
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
@@ -36,9 +36,10 @@ from ..errors import SessionUnavailable
 from ..receipts import Receipt
 from ..session import Session
 from .cookies import CookieSettings, Ticket
-from .django_store import EXPIRY, SessionStore, aopen_session, await_receipt, is_over, open_session, the_manager, wait_receipt
+from .django_store import EXPIRY, SessionStore, aopen_session, awaited, is_over, open_session, the_manager
 from .facade import peek
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .streaming import AsyncStream, Stream
 from .wsgi import origin_of
 
 __all__ = ["SessionMiddleware", "SessionStore"]
@@ -74,9 +75,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def __call__(self, request: Any) -> Any:
         if self.async_mode:
             return self.__acall__(request)
-        ticket = self._ticket(request)
-        session = self.front.local(ticket, origin_of(request.META))
-        self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
+        self.process_request(request)
         with _Open(request):
             return self.process_response(request, self.get_response(request))
 
@@ -87,19 +86,19 @@ class SessionMiddleware(DjangoSessionMiddleware):
         with _Open(request):
             response = await self.get_response(request)
             try:
-                await await_receipt(self._save(request, response))
+                await awaited(self._save(request, response))
             except SessionUnavailable as error:
                 response = _unavailable(request, error)
             return self._say(request, response)
 
     def process_request(self, request: Any) -> None:
-        """For who calls the middleware's parts by hand."""
         ticket = self._ticket(request)
-        self._begin(request, ticket, open_session(ticket.id, ticket.token))
+        session = self.front.local(ticket, origin_of(request.META))
+        self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
 
     def process_response(self, request: Any, response: Any) -> Any:
         try:
-            wait_receipt(self._save(request, response))
+            wait(self._save(request, response))
         except SessionUnavailable as error:
             response = _unavailable(request, error)
         return self._say(request, response)
@@ -153,9 +152,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
             visit.release()
         elif response.is_async:
-            response.streaming_content = _AsyncStream(response.streaming_content, visit)
+            response.streaming_content = AsyncStream(response.streaming_content, visit)
         else:
-            response.streaming_content = _Stream(response.streaming_content, visit)
+            response.streaming_content = Stream(response.streaming_content, visit)
         return response
 
 
@@ -171,55 +170,6 @@ class _Open:
         if kind is not None:
             self._visit.fail()
             self._visit.release()
-
-
-class _Ending:
-    """The end of a stream: its server closes the response."""
-
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-
-    def close(self) -> None:
-        try:
-            wait_receipt(self._visit.save())
-        finally:
-            self._visit.release()
-
-
-class _Stream(_Ending):
-    def __init__(self, chunks: Iterator[bytes], visit: Visit) -> None:
-        super().__init__(visit)
-        self._chunks = chunks
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._chunks)
-        except StopIteration:
-            raise
-        except BaseException:
-            self._visit.fail()
-            raise
-
-
-class _AsyncStream(_Ending):
-    def __init__(self, chunks: AsyncIterator[bytes], visit: Visit) -> None:
-        super().__init__(visit)
-        self._chunks = chunks
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        try:
-            return await anext(self._chunks)
-        except StopAsyncIteration:
-            raise
-        except BaseException:
-            self._visit.fail()
-            raise
 
 
 def _unavailable(request: Any, error: SessionUnavailable) -> HttpResponse:

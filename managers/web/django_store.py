@@ -29,9 +29,9 @@ from ..session import Session
 from .cookies import CookieSettings, Ticket, read_cookie
 from .facade import Underneath, peek, put_again
 from .lazily import Lazily
-from .policy import Front, Visit
+from .policy import Front, Visit, wait
 
-__all__ = ["EXPIRY", "SessionStore", "aopen_session", "await_receipt", "is_over", "open_session", "the_manager", "wait_receipt"]
+__all__ = ["EXPIRY", "SessionStore", "aopen_session", "awaited", "is_over", "open_session", "the_manager"]
 
 _CLUSTER = "caterwaul.ClusterManager"  # by name, as Django names all its backends: this package knows nothing of clusters
 EXPIRY = "_session_expiry"  # Django's name for what `set_expiry` was given
@@ -149,43 +149,43 @@ class SessionStore(SessionBase):
 
     def save(self, must_create: bool = False) -> None:
         self._get_session(must_create)
-        wait_receipt(self._save(must_create))
+        wait(self._save(must_create))
 
     async def asave(self, must_create: bool = False) -> None:
         await self._aget_session(must_create)
-        await await_receipt(self._save(must_create))
+        await awaited(self._save(must_create))
 
     def create(self) -> None:
-        wait_receipt(self._create())
+        wait(self._create())
 
     async def acreate(self) -> None:
-        await await_receipt(self._create())
+        await awaited(self._create())
 
     def delete(self, session_key: str | None = None) -> None:
         key = session_key or self.session_key
         if key is not None:
-            wait_receipt(_end(open_session(key)))
+            wait(_end(open_session(key)))
 
     async def adelete(self, session_key: str | None = None) -> None:
         key = session_key or self.session_key
         if key is not None:
-            await await_receipt(_end(await aopen_session(key)))
+            await awaited(_end(await aopen_session(key)))
 
     def flush(self) -> None:
         self._get_session()
-        wait_receipt(self._flush())
+        wait(self._flush())
 
     async def aflush(self) -> None:
         await self._aget_session()
-        await await_receipt(self._flush())
+        await awaited(self._flush())
 
     def cycle_key(self) -> None:
         self._get_session()
-        wait_receipt(self._cycle())
+        wait(self._cycle())
 
     async def acycle_key(self) -> None:
         await self._aget_session()
-        await await_receipt(self._cycle())
+        await awaited(self._cycle())
 
     def clear(self) -> None:
         session = self._get_session()
@@ -211,7 +211,7 @@ class SessionStore(SessionBase):
         if self.modified:
             put_again(session, _front.manager.settings.save_mode)
         changed = session.modified
-        if changed and session.id is not None and not session.ended and (len(session) or not session.new):
+        if changed and session.id is not None and not session.ended and (not session.new or len(session)):
             self._limit(session)
         receipt = visit.save()
         if receipt is DROPPED and changed:
@@ -271,12 +271,7 @@ async def aopen_session(key: str | None, token: str = "") -> Session:
     return await sync_to_async(_front.manager.open, thread_sensitive=False)(key, token) if session is None else session
 
 
-def wait_receipt(receipt: Receipt | None) -> None:
-    if receipt is not None and receipt.needs_wait:
-        receipt.wait()
-
-
-async def await_receipt(receipt: Receipt | None) -> None:
+async def awaited(receipt: Receipt | None) -> None:
     if receipt is not None and receipt.needs_wait:
         await sync_to_async(receipt.wait, thread_sensitive=False)()
 

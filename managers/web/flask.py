@@ -27,7 +27,7 @@ from ..errors import SessionUnavailable
 from .cookies import CookieSettings
 from .facade import SessionFacade, peek, put_again, register_markup
 from .lazily import Lazily
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit, wait
 from .wsgi import SessionMiddleware, open_visit
 
 __all__ = ["CaterwaulSession", "FlaskSession", "cookie_settings"]
@@ -135,9 +135,7 @@ class CaterwaulSession(SessionInterface):
             visit.max_age_s = int(app.permanent_session_lifetime.total_seconds())
         visit.renews = bool(app.config["SESSION_REFRESH_EACH_REQUEST"])
         if session.alone:
-            receipt = visit.save()
-            if receipt is not None and receipt.needs_wait:
-                receipt.wait()
+            wait(visit.save())
             for name, value in visit.headers(()):
                 response.headers.add(name, value)
 

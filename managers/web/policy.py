@@ -21,7 +21,7 @@ from ..throttle import Origin
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
 from .lazily import Lazily
 
-__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit"]
+__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit", "wait"]
 
 RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
 #: What `SessionUnavailable` becomes: its status with words, and a body.
@@ -201,6 +201,12 @@ class Visit:
         """
         manager = self._front.manager
         return manager.settings.read_your_writes == "cluster" and manager.has_member(route)
+
+
+def wait(receipt: Receipt | None) -> None:
+    """Block until a commit is confirmed as it was asked for, if it was. Not in the reactor's thread. Raises `NotConfirmed`."""
+    if receipt is not None and receipt.needs_wait:
+        receipt.wait()
 
 
 def _words(value: str) -> set[str]:

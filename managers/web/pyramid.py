@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from binascii import hexlify
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from os import urandom
 from typing import Any
 
@@ -28,7 +28,8 @@ from ..errors import SessionUnavailable
 from .cookies import CookieSettings
 from .facade import SessionFacade, put_again, register_markup
 from .lazily import Lazily
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .streaming import Stream
 from .wsgi import open_visit
 
 __all__ = ["PyramidSession", "SessionFactory", "includeme"]
@@ -55,9 +56,7 @@ class PyramidSession(SessionFacade):
         put_again(self.visit.session, self._manager.settings.save_mode)
 
     def invalidate(self) -> None:
-        receipt = self.visit.restart()
-        if receipt is not None and receipt.needs_wait:
-            receipt.wait()
+        wait(self.visit.restart())
 
     def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
         waiting = self.get(_FLASH + queue, [])
@@ -103,13 +102,13 @@ def _commit(request: Any, response: Any, visit: Visit) -> None:
     if request.exception is not None and response.status_code >= 500:
         visit.fail()
     try:
-        _save(visit)
+        wait(visit.save())
     except SessionUnavailable as error:
         visit.fail()
         _refuse(response, error)
     response.headerlist = visit.headers(response.headerlist)
     if not isinstance(response.app_iter, list | tuple | FileIter):
-        response.app_iter = _Stream(response.app_iter, visit)
+        response.app_iter = Stream(response.app_iter, visit)
         request.caterwaul_streams = True
 
 
@@ -117,42 +116,6 @@ def _finished(request: Any, visit: Visit) -> None:
     """The request is over; its stream, if it has one, begins now."""
     if not getattr(request, "caterwaul_streams", False):
         visit.release()
-
-
-def _save(visit: Visit) -> None:
-    receipt = visit.save()
-    if receipt is not None and receipt.needs_wait:
-        receipt.wait()
-
-
-class _Stream:
-    """A body that may write to the session; its server closes it."""
-
-    def __init__(self, chunks: Iterable[bytes], visit: Visit) -> None:
-        self._body = chunks
-        self._chunks = iter(chunks)
-        self._visit = visit
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            return next(self._chunks)
-        except StopIteration:
-            raise
-        except BaseException:
-            self._visit.fail()
-            raise
-
-    def close(self) -> None:
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-            _save(self._visit)
-        finally:
-            self._visit.release()
 
 
 def _unavailable(error: SessionUnavailable, request: Any) -> Response:

@@ -17,7 +17,7 @@ from ..base import SessionManager
 from ..errors import SessionUnavailable
 from ..throttle import Origin
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 
 __all__ = ["SessionMiddleware", "open_visit"]
 
@@ -119,9 +119,7 @@ class _Response:
             self.send()
 
     def save(self) -> None:
-        receipt = self.visit.save()
-        if receipt is not None and receipt.needs_wait:
-            receipt.wait()
+        wait(self.visit.save())
 
     def fail(self) -> None:
         self.visit.fail()
