@@ -85,7 +85,7 @@ class SessionStore(SessionBase):
     acks, principal, quarantined, stale, unknown = (Underneath() for _ in range(5))
 
     def __init__(self, session_key: str | None = None, visit: Visit | None = None) -> None:
-        ticket = read_cookie(_AS_VALUE, (f"{_AS_VALUE.name}={session_key}",)) if session_key else Ticket()
+        ticket = read_cookie(_AS_VALUE, (f"{_AS_VALUE.name}={session_key}",)) if session_key and visit is None else Ticket()
         super().__init__(ticket.id or session_key)
         self._token = ticket.token
         self.visit = visit  #: None until something is read or written
