@@ -135,9 +135,7 @@ class Shop:
     def start(self, *command: str, name: str = "", port: int = 0) -> Server:
         port = port or free_port()
         arguments = [argument.replace("PORT", str(port)) for argument in command]
-        server = Server(
-            arguments, port, {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-        )
+        server = Server(arguments, port, {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"})
         self.servers.append(server)
         return server
 
