@@ -38,6 +38,7 @@ class CookieSettings:
     )
     path: str = knob("/", "Paths that get the cookie. `__Host-` needs `/`.")
     domain: str = knob("", "Domain with its subdomains that gets the cookie; empty: this host only. Each subdomain can then read and plant it.")
+    partitioned: bool = knob(False, "One session for each site that embeds this one in a frame (CHIPS). Needs `secure`.")
     max_age_s: int = knob(0, "Seconds that the browser keeps it, renewed at each use of the session. 0: until it is closed.", minimum=0)
     route: bool = knob(True, "Append `.NODE`, by which sticky balancers find the node that serves the session.")
 
@@ -57,6 +58,8 @@ class CookieSettings:
             raise LocalError(f"cookie.name: {self.name} needs secure = true, path = / and no domain; {_PLAIN_HTTP}")
         if name.startswith("__secure-") and not self.secure:
             raise LocalError(f"cookie.name: {self.name} needs secure = true; {_PLAIN_HTTP}")
+        if self.partitioned and not self.secure:
+            raise LocalError(f"cookie.partitioned: needs secure = true; {_PLAIN_HTTP}")
         if self.same_site == "None" and not self.secure:
             raise LocalError(f"cookie.same_site: None needs secure = true; {_PLAIN_HTTP}")
 
@@ -115,4 +118,6 @@ def _attributes(settings: CookieSettings) -> str:
     if settings.http_only:
         parts.append("; HttpOnly")
     parts.append(f"; SameSite={settings.same_site}")
+    if settings.partitioned:
+        parts.append("; Partitioned")
     return "".join(parts)

@@ -62,8 +62,8 @@ class FlaskSession(SessionFacade, SessionMixin):
 
     @property
     def modified(self) -> bool:
-        """Whether there may be something to save. Changes inside values are found; to set this is never needed."""
-        return self.visit.session.modified
+        """Whether there may be something to save, or was. Changes inside values are found; to set this is never needed."""
+        return self.visit.wrote or self.visit.session.modified
 
     @modified.setter
     def modified(self, value: bool) -> None:
@@ -167,10 +167,6 @@ def _prepared(manager: SessionManager | Callable[[], SessionManager]) -> Session
 def cookie_settings(app: Flask) -> CookieSettings:
     """What the application's configuration says about its cookie. Raises `LocalError` for what cannot be honoured."""
     config, interface = app.config, app.session_interface
-    if config["SESSION_COOKIE_PARTITIONED"]:
-        raise LocalError(
-            "SESSION_COOKIE_PARTITIONED: a partitioned cookie is another one on each site that embeds this one; sessions do not support that, set it to False"
-        )
     same_site = config["SESSION_COOKIE_SAMESITE"] or "Lax"  # None is Flask's "say nothing", which browsers take for Lax
     try:
         return CookieSettings(
@@ -180,6 +176,7 @@ def cookie_settings(app: Flask) -> CookieSettings:
             same_site=same_site,
             path=interface.get_cookie_path(app),
             domain=interface.get_cookie_domain(app) or "",
+            partitioned=interface.get_cookie_partitioned(app),
         )
     except LocalError as error:
         raise LocalError(f"SESSION_COOKIE_...: {error}") from None

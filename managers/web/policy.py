@@ -72,20 +72,8 @@ class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
     __slots__ = (
-        "_failed",
-        "_front",
-        "_known",
-        "_origin",
-        "_over",
-        "_released",
-        "_restarted",
-        "_ticket",
-        "_touches",
-        "_wrote",
-        "max_age_s",
-        "renews",
-        "session",
-    )
+        "_failed", "_front", "_known", "_origin", "_over", "_released", "_restarted", "_ticket", "_touches", "max_age_s", "renews", "session", "wrote",
+    )  # fmt: skip
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
         self.session = session
@@ -98,7 +86,7 @@ class Visit:
         self._failed = False
         self._released = False
         self._restarted = False  # a session of this request has ended, and another may follow
-        self._wrote = False
+        self.wrote = False  #: something was committed, besides touches
         self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
         self.renews = True  #: a cookie with an age is set at each use, not only after writing
 
@@ -113,7 +101,7 @@ class Visit:
         if self._begins() and not self._front.manager.throttle.may_begin(self._origin):
             raise SessionRefused("too many sessions from this address (creations_per_s)", 429)
         self._touches = False  # once is enough
-        self._wrote = self._wrote or session.modified
+        self.wrote = self.wrote or session.modified
         self._over = session.ended  # nothing can follow that
         return self._front.manager.commit(session, session.acks, touch)
 
@@ -162,7 +150,8 @@ class Visit:
                     continue  # a shared cache would hand this to somebody else
                 private = True
             elif lower == "vary":
-                varies = varies or bool(_words(value) & {"cookie", "*"})
+                value = value if _words(value) & {"cookie", "*"} else f"{value}, Cookie"
+                varies = True
             made.append((name, value))
         if not varies:
             made.append(("Vary", "Cookie"))
@@ -189,7 +178,7 @@ class Visit:
             return None
         route = self._front.manager.me.name
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
-        if known and not (self.max_age_s and (session.accessed if self.renews else self._wrote)):
+        if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
             return None
         return write_cookie(settings, session.id, route, session.token, self.max_age_s)
 

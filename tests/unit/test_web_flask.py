@@ -329,16 +329,16 @@ def test_the_test_clients_session_transaction() -> None:
 def test_the_applications_cookie_settings_are_honoured() -> None:
     shop = Shop(
         SESSION_COOKIE_NAME="__Secure-s", SESSION_COOKIE_SECURE=True, SESSION_COOKIE_HTTPONLY=False, SESSION_COOKIE_SAMESITE="Strict",
-        SESSION_COOKIE_PATH="/shop", SESSION_COOKIE_DOMAIN="example.org",
+        SESSION_COOKIE_PATH="/shop", SESSION_COOKIE_DOMAIN="example.org", SESSION_COOKIE_PARTITIONED=True,
     )  # fmt: skip
     cookie = shop.do(fill).headers["Set-Cookie"]
-    assert cookie == f"__Secure-s={shop.cookie}; Path=/shop; Domain=example.org; Secure; SameSite=Strict"
+    assert cookie == f"__Secure-s={shop.cookie}; Path=/shop; Domain=example.org; Secure; SameSite=Strict; Partitioned"
 
 
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"SESSION_COOKIE_PARTITIONED": True}, "SESSION_COOKIE_PARTITIONED"),
+        ({"SESSION_COOKIE_PARTITIONED": True}, "SESSION_COOKIE_.*partitioned: needs secure"),
         ({"SESSION_COOKIE_NAME": "__Host-s"}, "SESSION_COOKIE_.*__Host-s needs secure"),
         ({"SESSION_COOKIE_SAMESITE": "None"}, "SESSION_COOKIE_.*None needs secure"),
         ({"SESSION_COOKIE_SAMESITE": "Perhaps"}, "SESSION_COOKIE_.*Perhaps"),

@@ -26,19 +26,8 @@ def source(name: str) -> Path:
     if not kept.exists():
         KEPT.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=KEPT) as directory:
-            command = [
-                sys.executable,
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "--no-build-isolation",
-                "--no-binary",
-                ":all:",
-            ]
-            done = subprocess.run([*command, "--dest", directory, f"{name}=={wanted}"], capture_output=True, text=True, timeout=240, check=False)
+            command = [sys.executable, "-m", "pip", "download", "-qq", "--disable-pip-version-check", "--no-deps", "--no-binary", name, "--dest", directory]
+            done = subprocess.run([*command, f"{name}=={wanted}"], capture_output=True, text=True, timeout=240, check=False)
             found = list(Path(directory).glob("*.tar.gz"))
             if done.returncode or len(found) != 1:
                 pytest.skip(
@@ -62,15 +51,8 @@ def unpack(name: str, inside: str, into: Path) -> Path:
     return into / root
 
 
-def run(directory: Path, case: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run one of the files here as a program that can import from `directory`, warnings being errors."""
-    program = Path(__file__).with_name(case)
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(directory), str(Path(__file__).parents[2])])}
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", str(program), *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where `directory`, and the files here, can be imported; warnings are errors."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [directory, Path(__file__).parent, Path(__file__).parents[2]]))}
+    command = [sys.executable, "-W", "error", "-W", "ignore::ResourceWarning", *arguments]
+    return subprocess.run(command, cwd=directory, env=environ, capture_output=True, text=True, timeout=240, check=False)
