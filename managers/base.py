@@ -79,6 +79,7 @@ class SessionManager:
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
+        self.open_soon = self._opening.open_soon
         self.unknown = self._opening.unknown
         self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
         self.release = self._opening.release
@@ -228,6 +229,11 @@ class SessionManager:
     def count(self) -> int:
         """Live sessions held."""
         return self._core.replica.live
+
+    def touch(self, session: Session) -> None:
+        """The session is in use, though nobody reads it: it goes on living. The others hear of it at most once in `save_period_s`."""
+        if session.key and not session.new and not session.ended:
+            self._committing._touch(session.key)
 
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""

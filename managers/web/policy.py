@@ -65,7 +65,7 @@ class Front:
 class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
-    __slots__ = ("_failed", "_front", "_known", "_origin", "_over", "_released", "_ticket", "_touches", "session")
+    __slots__ = ("_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_ticket", "_touches", "keeps_alive", "session")
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
         self.session = session
@@ -73,7 +73,9 @@ class Visit:
         self._known = False  # the session has been committed to
         self._front = front
         self._ticket = ticket
+        self.keeps_alive = touches  #: reading postpones the session's expiry
         self._touches = touches
+        self._in_use = True
         self._over = False  # nothing more to save
         self._failed = False
         self._released = False
@@ -132,6 +134,12 @@ class Visit:
         """The request is over. Repeats are harmless."""
         if not self._released:
             self._released = True
+            self.let_expire()
+
+    def let_expire(self) -> None:
+        """The session may expire although this visit goes on."""
+        if self._in_use:
+            self._in_use = False
             self._front.manager.release(self.session)
 
     def _cookie(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
@@ -109,6 +110,9 @@ class DeltaNode:
         self.lookups.append((Deferred(), session_id, token))
         return self.lookups[-1][0]
 
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
+
     def answer(self) -> None:
         while self.lookups:
             waiting, session_id, token = self.lookups.pop(0)
@@ -151,6 +155,10 @@ class Watched:
     def deferred(self) -> Any:
         self.waiting.append(self.receipt.deferred())
         return self.waiting[-1]
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        self.waiting.append(None)
+        self.receipt.when_final(callback)
 
     def confirm(self) -> None:
         self.world.carry()
