@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -23,6 +24,7 @@ from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .embedding import call_in_reactor, find_reactor, inside_reactor, lengthen_exit, require_this_process, running
+from .lifespan import node_lifespan
 from .node import Node
 from .settings import Settings, load
 
@@ -89,6 +91,10 @@ class ClusterManager:
         if running():
             call_in_reactor(self._reactor, self._node.leave, _STOP_S + self._drain_s, "the stop of the node")
         return succeed(None)
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """`async with cluster.lifespan():` the node is up. The argument is for servers that give their application: `FastAPI(lifespan=cluster.lifespan)`."""
+        return node_lifespan(self)
 
     def drain(self, timeout_s: float = 60.0) -> Deferred[dict[str, Any]]:
         """Hand all sessions over to the other members; this node serves on as a lite member, until it is stopped.

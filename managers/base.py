@@ -23,6 +23,7 @@ from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
 from .freshness import WaitEnded
+from .heads import LIVE
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
 from .lookup import LookupEnded
@@ -234,6 +235,11 @@ class SessionManager:
         """The session is in use, though nobody reads it: it goes on living. The others hear of it at most once in `save_period_s`."""
         if session.key and not session.new and not session.ended:
             self._committing._touch(session.key)
+
+    def has_ended(self, session: Session) -> bool:
+        """Whether this member has heard that the session was ended, or got another id, since it was opened."""
+        entry = self._core.replica.get(session.key)
+        return entry is not None and entry.head is not None and entry.head.state != LIVE
 
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""

@@ -41,7 +41,7 @@ class SessionSocket:
     def __init__(self, owner: SessionMiddleware, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         self._owner = owner
         self._visit = visit
-        self._scope = owner.scope_with(scope, visit.session, **{"caterwaul.socket": self})
+        self._scope = {**scope, **owner.entries(visit), "caterwaul.socket": self}
         self._receive = receive
         self._send = send
         self._refusal = Response(visit, send, self._settle, "websocket.http.response")
@@ -71,7 +71,8 @@ class SessionSocket:
         old = self._visit
         if old.session.id is None or old.session.ended:
             return old.session
-        visit = self._visit = await self._owner.admit(self._scope, Ticket(old.session.id, token=old.session.token))
+        ticket = Ticket(old.session.id, token=old.session.token)
+        visit = self._visit = await self._owner.sessions.reopen(ticket, ("", ""), self._scope["path"])
         old.release()
         if visit.session.id is None and not visit.session.unknown:
             self._end("ended")
@@ -79,7 +80,7 @@ class SessionSocket:
             visit.session.freeze_id()
         if not visit.keeps_alive:
             visit.let_expire()
-        self._scope.update(dict.fromkeys(self._owner.keys, visit.session))
+        self._scope.update(self._owner.entries(visit))
         return visit.session
 
     # -- the application's side of the protocol
@@ -146,7 +147,7 @@ class SessionSocket:
             return
         if watched is not None:
             watched.stop()
-        self._watched = self._owner.watch.begin(session, self._visit.keeps_alive, self._end)
+        self._watched = self._owner.sessions.watch.begin(session, self._visit.keeps_alive, self._end)
 
     def _end(self, reason: str) -> None:
         session, watched = self._visit.session, self._watched

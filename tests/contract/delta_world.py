@@ -89,6 +89,9 @@ class DeltaNode:
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
 
+    def has_ended(self, session: Session) -> bool:
+        return bool(self.manager.has_ended(session))
+
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))
 

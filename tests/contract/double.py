@@ -97,6 +97,9 @@ class Node:
         self.receipts.append(receipt)
         return receipt
 
+    def has_ended(self, session: Session) -> bool:
+        return session.id in self.world.ended
+
     def release(self, session: Session) -> None:
         self.open_now.remove(session)
 
@@ -217,7 +220,7 @@ class Session(MutableMapping[str, Any]):
         if self.id is None and changes:
             self.id = token_urlsafe(32)
             world.sessions[self.id] = {}
-        if self.id is None:
+        if self.id is None or self.id in world.ended:
             return
         if self._cycle:
             self._cycle = False
