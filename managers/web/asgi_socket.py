@@ -30,6 +30,8 @@ __all__ = ["SESSION_ENDED", "TRY_AGAIN", "SessionClosed", "SessionSocket"]
 SESSION_ENDED = 4001  #: close code: the session of this socket has ended, the reason says how; connecting again gets the browser's present one
 TRY_AGAIN = 1013  #: close code: the session cannot be changed at the moment
 
+_TRY_AGAIN = {"type": "websocket.close", "code": TRY_AGAIN, "reason": "the session cannot be changed at the moment"}
+
 
 class SessionClosed(OSError):
     """Something was sent to a WebSocket that is closed since its session has ended. (ASGI: sending to who is gone raises `OSError`.)"""
@@ -49,6 +51,7 @@ class SessionSocket:
         self._watched: Watched | None = None
         self._receiving: asyncio.Task[Message] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self.unavailable = False  #: what closes the socket is `SessionUnavailable`, whatever a framework makes of that
         self._answered = self._closed = False  # accepted or refused; closed by either side
 
     # -- for the application
@@ -90,7 +93,7 @@ class SessionSocket:
         if not self._over.done():
             task = self._receiving = self._receiving or asyncio.ensure_future(self._receive())
             await asyncio.wait((task, self._over), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
+            if not self._over.done():
                 self._receiving = None
                 message = task.result()
                 self._closed = self._closed or message["type"] == "websocket.disconnect"
@@ -114,7 +117,9 @@ class SessionSocket:
             message = {**message, "headers": [*message.get("headers", ()), *cookies]}
             self._answered = True
             self._watch()
-        self._closed = self._closed or kind == "websocket.close"
+        if kind == "websocket.close":
+            self._closed = True
+            message = _TRY_AGAIN if self.unavailable else message
         await self._send(message)
 
     # -- its life
@@ -166,7 +171,7 @@ class SessionSocket:
         if not self._answered and "websocket.http.response" in self._scope.get("extensions", {}):
             await refuse(self._send, error, "websocket.http.response")
         else:
-            await self._send({"type": "websocket.close", "code": TRY_AGAIN, "reason": "the session cannot be changed at the moment"})
+            await self._send(_TRY_AGAIN)
 
     async def _finish(self) -> None:
         if self._watched is not None:

@@ -93,6 +93,9 @@ async def _failed(error: Exception, scope: Scope) -> None:
     visit: Visit | None = scope.get(_VISIT)  # type: ignore[assignment]
     if visit is not None and not (isinstance(error, HTTPException) and error.status_code < 500):
         visit.fail()
+    socket: SessionSocket | None = scope.get("caterwaul.socket")  # type: ignore[assignment]
+    if socket is not None and isinstance(error, SessionUnavailable):
+        socket.unavailable = True
 
 
 def _try_again(request: Request[Any, Any, Any], error: SessionUnavailable) -> Response[bytes]:
