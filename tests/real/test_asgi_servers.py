@@ -151,10 +151,13 @@ def test_the_chat_goes_on_with_the_next_node_and_a_logout_closes_every_socket(cl
         leave(b)
 
 
-def test_a_logout_on_another_node_closes_the_socket_too(cluster: Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", [UVICORN, HYPERCORN], ids=["uvicorn", "hypercorn"])
+def test_a_logout_on_another_node_closes_the_socket_too(cluster: Cluster, tmp_path: Path, server: Any) -> None:
     config = configuration(cluster, tmp_path)
-    with Server(["examples/chat.py", "a", "PORT"], config) as a, Server(["examples/chat.py", "b", "PORT"], config) as b:
+    with Server([*server, "examples.chat:app"], config) as a, Server([*server, "examples.chat:app"], config) as b:
         meet(cluster, 3)
+        for each in (a, b):
+            until(partial(each.answers, "/"))
         ann = Browser()
         ann.post(a, "/login", "name=ann")
         with chatting(a, ann.cookie) as socket:
@@ -162,7 +165,9 @@ def test_a_logout_on_another_node_closes_the_socket_too(cluster: Cluster, tmp_pa
             with pytest.raises(ConnectionClosed) as closed:
                 socket.recv(10)
             assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == 4001
+            assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4001, "session invalidated")
+        for each in (a, b):
+            leave(each)
 
 
 def test_the_other_examples_run_by_one_command_each(cluster: Cluster, tmp_path: Path) -> None:
