@@ -23,7 +23,6 @@ from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
 from .freshness import WaitEnded
-from .heads import LIVE
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
 from .lookup import LookupEnded
@@ -236,10 +235,11 @@ class SessionManager:
         if session.key and not session.new and not session.ended:
             self._committing._touch(session.key)
 
-    def has_ended(self, session: Session) -> bool:
-        """Whether this member has heard that the session was ended, or got another id, since it was opened."""
-        entry = self._core.replica.get(session.key)
-        return entry is not None and entry.head is not None and entry.head.state != LIVE
+    def is_live(self, session: Session) -> bool | None:
+        """Whether nobody has ended the session, or given it another id, since it was opened; None: others would have to be asked."""
+        with self._lock:
+            entry, trusted = self._core.trusted(session.key, self._channel.now_ms())
+        return entry is not None if trusted else None
 
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""

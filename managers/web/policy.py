@@ -155,7 +155,7 @@ class Visit:
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
         if known and not (settings.max_age_s and session.accessed):
             return None
-        if session.id == ticket.id and self._front.manager.has_ended(session):
+        if session.id == ticket.id and self._front.manager.is_live(session) is False:
             return None  # by a request at the same time: at a login its response has given the browser another id
         return write_cookie(settings, session.id, route, session.token)
 

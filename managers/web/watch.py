@@ -18,7 +18,9 @@ from .waiting import calling
 
 __all__ = ["Watch", "Watched"]
 
-_LOOK_S = 5.0  # the longest that a socket outlives its session: 10 microseconds a look
+_LOOK_S = 5.0  # the longest that a socket outlives its session, for some 10 microseconds a look
+
+_LOOK_MIN_S = 0.05
 
 
 class Watch:
@@ -88,12 +90,12 @@ class Watched:
         if self._touches:
             manager.touch(session)
         limit_s = session.max_idle_s
-        self._timer = self._loop.call_later(min(_LOOK_S, limit_s / 10) if limit_s else _LOOK_S, self.look)
-        found = manager.open_local(session.id, session.token)
-        if found is not None:
-            self._seen(found)
-        else:
+        self._timer = self._loop.call_later(max(_LOOK_MIN_S, min(_LOOK_S, limit_s / 10)) if limit_s else _LOOK_S, self.look)
+        live = manager.is_live(session)
+        if live is None:
             manager.open_soon(session.id, session.token, self._told)
+        elif not live:
+            self._end("ended")
 
     def _told(self, found: Session) -> None:
         """In the reactor's thread."""

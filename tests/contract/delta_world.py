@@ -89,8 +89,8 @@ class DeltaNode:
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
 
-    def has_ended(self, session: Session) -> bool:
-        return bool(self.manager.has_ended(session))
+    def is_live(self, session: Session) -> bool | None:
+        return self.manager.is_live(session)  # type: ignore[no-any-return]
 
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))

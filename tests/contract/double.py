@@ -97,8 +97,8 @@ class Node:
         self.receipts.append(receipt)
         return receipt
 
-    def has_ended(self, session: Session) -> bool:
-        return session.id in self.world.ended
+    def is_live(self, session: Session) -> bool:
+        return session.id not in self.world.ended
 
     def release(self, session: Session) -> None:
         self.open_now.remove(session)

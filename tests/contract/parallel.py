@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 
 from caterwaul.managers.web.cookies import CookieSettings
 
-from .fronts import Driven, Handler, Page, count, look
+from .fronts import Answer, Call, Driven, Handler, Page, count, look
 
 SETTINGS = [CookieSettings(), CookieSettings(max_age_s=600)]
 
@@ -70,3 +71,30 @@ class ParallelContract(Driven):
         assert at_login.cookie is not None
         assert self.get(world.node(), look, at_login.cookie, settings=settings).body == b"[('n', 1), ('user', 'ann')]"
         assert self.get(world.node(), look, cookie, settings=settings).body == b"[]"
+
+
+class ThreadsContract(Driven):
+    """Of fronts that are driven in a thread each."""
+
+    def test_two_threads_on_one_session_both_keep_their_changes(self, world: Any) -> None:
+        node = world.node()
+        cookie = self.begin(node)
+        barrier = threading.Barrier(2, timeout=10)
+        answers: list[Answer] = []
+
+        def run(name: str) -> None:
+            def handler(session: Any) -> Page:
+                barrier.wait()
+                session[name] = session["n"]
+                barrier.wait()
+                return Page()
+
+            answers.append(self.drive(Call(node, handler, [f"__Host-sid={cookie}"])))
+
+        threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [answer.status for answer in answers] == [200, 200]
+        assert world.contents(cookie.partition(".")[0]) == {"n": 1, "a": 1, "b": 1}

@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel
 
 from .asgi_driver import attend, run  # noqa: E402
 from .fronts import Answer, Call, FrontContract, RoamingContract, count  # noqa: E402
-from .parallel import ParallelContract  # noqa: E402
+from .parallel import ParallelContract, ThreadsContract  # noqa: E402
 from .test_fronts import parse, raw_request, roaming, world  # noqa: E402, F401
 
 
@@ -47,7 +47,7 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-class TestAiohttp(FrontContract, RoamingContract, ParallelContract):
+class TestAiohttp(FrontContract, RoamingContract, ParallelContract, ThreadsContract):
     """`await get_session(request)`."""
 
     def drive(self, call: Call) -> Answer:

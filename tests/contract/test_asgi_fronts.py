@@ -25,11 +25,11 @@ pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel
 
 from .asgi_driver import scope_of, serve_asgi  # noqa: E402
 from .fronts import Answer, Call, FrontContract, Page, RoamingContract  # noqa: E402
-from .parallel import ParallelContract  # noqa: E402
+from .parallel import ParallelContract, ThreadsContract  # noqa: E402
 from .test_fronts import roaming, world  # noqa: E402, F401
 
 
-class ASGI(FrontContract, RoamingContract, ParallelContract):
+class ASGI(FrontContract, RoamingContract, ParallelContract, ThreadsContract):
     """Subclasses give an application with its sessions."""
 
     def application(self, call: Call) -> Any:
