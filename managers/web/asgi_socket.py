@@ -46,7 +46,7 @@ class SessionSocket:
         self._scope = {**scope, **owner.entries(visit), "caterwaul.socket": self}
         self._receive = receive
         self._send = send
-        self._refusal = Response(visit, send, self._settle, "websocket.http.response")
+        self._refusal: Response | None = None  # a page in answer to the handshake
         self._over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._watched: Watched | None = None
         self._receiving: asyncio.Task[Message] | None = None
@@ -104,6 +104,8 @@ class SessionSocket:
         kind = message["type"]
         if kind.startswith("websocket.http.response."):
             self._answered = True
+            if self._refusal is None:
+                self._refusal = Response(self._visit, self._send, self._settle, "websocket.http.response")
             await self._refusal.send(message)
             return
         if kind in ("websocket.accept", "websocket.close") and not self._over.done():
@@ -130,7 +132,7 @@ class SessionSocket:
                 self._visit.let_expire()
             self._watch()
             await self._owner.app(self._scope, self.receive, self.send)
-            await self.commit()
+            await (self._refusal.finish() if self._refusal is not None else self.commit())
         except SessionUnavailable as error:
             self._visit.fail()
             await self._unavailable(error)
@@ -166,9 +168,9 @@ class SessionSocket:
             self._closing = asyncio.ensure_future(self._send({"type": "websocket.close", "code": SESSION_ENDED, "reason": f"session {reason}"}))
 
     async def _unavailable(self, error: SessionUnavailable) -> None:
-        if self._closed or self._refusal.started:
+        if self._closed or (self._refusal is not None and self._refusal.started):
             raise error
-        if not self._answered and "websocket.http.response" in self._scope.get("extensions", {}):
+        if (self._refusal is not None or not self._answered) and "websocket.http.response" in self._scope.get("extensions", {}):
             await refuse(self._send, error, "websocket.http.response")
         else:
             await self._send(_TRY_AGAIN)

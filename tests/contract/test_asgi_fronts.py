@@ -24,7 +24,7 @@ from caterwaul.managers.web.starlette import Session, get_session
 pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel")
 
 from .asgi_driver import scope_of, serve_asgi  # noqa: E402
-from .fronts import Answer, Call, FrontContract, Page, RoamingContract  # noqa: E402
+from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
 from .parallel import ParallelContract, ThreadsContract  # noqa: E402
 from .test_fronts import roaming, world  # noqa: E402, F401
 
@@ -58,6 +58,12 @@ class TestASGI(ASGI):
             await send({"type": "http.response.body"})
 
         return SessionMiddleware(application, call.node, call.settings, no_touch=call.no_touch)
+
+    def test_http2_may_cut_cookies_into_fields_but_two_of_ours_are_two(self, world: Any) -> None:  # noqa: F811
+        node = world.node()
+        ours = f"__Host-sid={self.begin(node)}"
+        assert self.get(node, look, cookies=["theme=dark", ours, "lang=en"]).body == b"[('n', 1)]"
+        assert self.get(node, look, cookies=[ours, ours]).body == b"[]"
 
 
 def starlette_response(page: Page) -> Response:

@@ -56,11 +56,10 @@ class Server(_Child):
         super().end()
 
     def answers(self, path: str) -> Any:
-        """What it says there, or None as long as it says nothing."""
-        assert self.is_running, self.log
+        """What it says there; None: nothing."""
         try:
             return Browser().get(self, path)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             return None
 
 

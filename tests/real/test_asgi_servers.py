@@ -7,8 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +113,52 @@ def test_a_worker_that_is_killed_is_replaced_and_its_users_go_on(cluster: Cluste
         leave(one)
 
 
+def test_a_worker_that_has_served_enough_leaves_with_a_farewell(cluster: Cluster, config: Path) -> None:
+    watch = cluster.nodes[0]
+    with Server([*UVICORN, "--limit-max-requests", "5", APP], config) as one:
+        meet(cluster, 2)
+        until(partial(one.answers, "/health"))
+        until(lambda: one.answers("/health") is None or not one.is_running, what="its end")
+        one.exit_code()
+        until(lambda: watch.names == ["watch"])
+        assert farewells(watch) == 1
+
+
+def test_a_frozen_node_holds_the_request_that_wants_its_word_and_no_other(cluster: Cluster, tmp_path: Path) -> None:
+    config = configuration(cluster, tmp_path, **{"managers.default": {"acks": "one", "ack_timeout_s": 1.5}})
+    watch, browser = cluster.nodes[0], Browser()
+    with Server([*UVICORN, APP], config) as one:
+        meet(cluster, 2)
+        until(partial(one.answers, "/health"))
+        took: list[float] = []
+
+        def write() -> None:
+            began = time.monotonic()
+            browser.post(one, "/login/ann")
+            browser.post(one, "/cart/wool")
+            took.append(time.monotonic() - began)
+
+        browser.post(one, "/cart/yarn")
+        watch.signal(signal.SIGSTOP)
+        writing = threading.Thread(target=write)
+        writing.start()
+        others = []
+        while writing.is_alive():
+            began = time.monotonic()
+            assert Browser().get(one, "/health")["members"]
+            others.append(time.monotonic() - began)
+        watch.signal(signal.SIGCONT)
+        assert took[0] > 1.4
+        assert len(others) > 20
+        assert sorted(others)[len(others) // 2] < 0.1
+        assert max(others) < 1.0
+
+
 def patient(browser: Browser, server: Server) -> Any:
     """A connection that the killed worker had taken is lost; the browser asks again."""
     try:
         return browser.get(server, "/cart")
-    except OSError:
+    except (OSError, HTTPException):
         return None
 
 

@@ -235,6 +235,23 @@ def test_a_request_that_is_cancelled_while_it_waits_gives_the_session_back(world
     run(main)
 
 
+def test_a_request_that_is_cancelled_just_when_its_session_has_come_gives_it_back(world: World, node: Node) -> None:
+    async def main() -> None:
+        exchange = Exchange()
+        task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
+        while not node.lookups:
+            await asyncio.sleep(0)
+        node.answer()
+        asyncio.get_running_loop().call_soon(task.cancel)  # after the answer, before the request has woken
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert node.open_now == []
+
+    session_id = begun(world)
+    world.make_remote(session_id)
+    run(main)
+
+
 def test_a_loop_that_is_closed_meanwhile_gives_it_back_too(world: World, node: Node) -> None:
     async def main() -> None:
         exchange = Exchange()
@@ -356,4 +373,5 @@ def test_whoever_waits_for_a_receipt_hears_exactly_once_whenever_it_becomes_fina
         for number in range(3):
             receipt.when_final(partial(heard.append, number))
         thread.join()
-        assert sorted(heard) == [0, 1, 2]
+        receipt.when_final(partial(heard.append, 3))
+        assert sorted(heard) == [0, 1, 2, 3]

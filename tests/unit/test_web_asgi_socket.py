@@ -38,6 +38,9 @@ async def chat(scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "websocket.send", "text": f"confirmed {receipt.confirmed}"})
         elif words[0] == "reopen":
             assert await scope["caterwaul.socket"].reopen() is scope["caterwaul.session"] is scope["caterwaul.socket"].session
+        elif words[0] == "cycle":
+            with pytest.raises(SessionError, match="the id cannot change any more"):
+                session.cycle_id()
         elif words[0] == "end":
             session.invalidate()
         elif words[0] == "fail":
@@ -229,6 +232,7 @@ def test_reopen_shows_what_others_wrote_and_keeps_what_was_written_here() -> Non
         world.change(1, session_id, lambda session: session.update(b=2))
         await socket.ask("set c 3", "set c 3: [('a', 1), ('c', '3')]")
         await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
+        await socket.ask("cycle", "cycle: [('a', 1), ('b', 2), ('c', '3')]")
         await socket.ask("set d 4", "set d 4: [('a', 1), ('b', 2), ('c', '3'), ('d', '4')]")
         socket.leave()
         await socket.over()
@@ -348,6 +352,22 @@ def test_an_application_that_answers_the_handshake_with_a_page_sets_cookies_ther
         assert world.net.managers[1].count == 0
         world.net.deliver()
         assert world.net.managers[1].count == 1
+
+    run(main)
+
+
+def test_a_page_that_cannot_be_saved_is_answered_503_instead() -> None:
+    async def refuse(scope: Any, receive: Any, send: Any) -> None:
+        scope["caterwaul.session"]["tried"] = 1
+        await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
+        await send({"type": "websocket.http.response.body", "body": b"log in first"})
+
+    async def main() -> None:
+        world = World(app=refuse)
+        world.net.managers[0].throttle.may_begin = lambda origin: False  # type: ignore[method-assign]
+        socket = Socket(world.fronts[0], world.scope(None, **DENIAL), world.net.deliver)
+        await socket.over()
+        assert [message.get("status") for message in socket.sent] == [429, None]
 
     run(main)
 
