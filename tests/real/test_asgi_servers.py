@@ -101,7 +101,7 @@ def test_each_worker_is_a_node_and_their_user_does_not_notice_which_one_answers(
 def test_a_worker_that_is_killed_is_replaced_and_its_users_go_on(cluster: Cluster, config: Path) -> None:
     """uvicorn starts another in its place (hypercorn ends all)."""
     browser = Browser()
-    with Server([*UVICORN, "--workers", "2", APP], config) as one:
+    with Server([*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "1", APP], config) as one:
         before = meet(cluster, 3)
         fill(browser, [one], "wool")
         kill(before[0])
