@@ -25,7 +25,7 @@ from ..errors import SessionUnavailable
 from ..receipts import DONE, Receipt
 from ..session import Session
 from .asgi_socket import SESSION_ENDED, TRY_AGAIN
-from .cookies import CookieSettings, Ticket
+from .cookies import CookieSettings
 from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit
 from .sessions import ManagerOrFunction, Sessions
 from .waiting import confirmed
@@ -72,7 +72,10 @@ async def commit(request: web.Request) -> Receipt:
 
 
 async def reopen(request: web.Request) -> Session:
-    """Commit, and open the session again, with what others have written meanwhile; it takes the place of the old one."""
+    """Commit, and open the session again, with what others have written meanwhile; it takes the place of the old one.
+
+    As long as nobody can say what that is, the old one stays.
+    """
     return await request[_REQUEST].reopen()
 
 
@@ -120,16 +123,11 @@ class _Request:
 
     async def reopen(self) -> Session:
         await self.commit()
-        old = self.visit
-        if old.session.id is None or old.session.ended:
-            return old.session
-        visit = self.visit = await self._sessions.reopen(Ticket(old.session.id, token=old.session.token), ("", ""), self._request.path)
-        old.release()
-        if self._prepared is not None:
-            visit.session.freeze_id()
-        if not visit.keeps_alive:
-            visit.let_expire()
+        before = self.visit
+        visit = self.visit = await self._sessions.reopen(before, self._request.path, self._prepared is not None)
         self._request[SESSION] = visit.session
+        if visit is not before and visit.session.id is None:
+            self._end("ended")
         return visit.session
 
     async def prepare(self, response: web.StreamResponse) -> None:

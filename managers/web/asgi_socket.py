@@ -17,7 +17,6 @@ from ..errors import SessionUnavailable
 from ..receipts import DONE, Receipt
 from ..session import Session
 from .asgi_response import Message, Receive, Response, Scope, Send, refuse
-from .cookies import Ticket
 from .policy import Visit
 from .waiting import confirmed
 from .watch import Watched
@@ -69,21 +68,16 @@ class SessionSocket:
         return DONE if receipt is None else receipt
 
     async def reopen(self) -> Session:
-        """Commit, and open the session again, with what others have written meanwhile; in the scope it takes the place of the old one."""
+        """Commit, and open the session again, with what others have written meanwhile; in the scope it takes the place of the old one.
+
+        As long as nobody can say what that is, the old one stays.
+        """
         await self.commit()
-        old = self._visit
-        if old.session.id is None or old.session.ended:
-            return old.session
-        ticket = Ticket(old.session.id, token=old.session.token)
-        visit = self._visit = await self._owner.sessions.reopen(ticket, ("", ""), self._scope["path"])
-        old.release()
-        if visit.session.id is None and not visit.session.unknown:
-            self._end("ended")
-        if self._answered:
-            visit.session.freeze_id()
-        if not visit.keeps_alive:
-            visit.let_expire()
+        before = self._visit
+        visit = self._visit = await self._owner.sessions.reopen(before, self._scope["path"], self._answered)
         self._scope.update(self._owner.entries(visit))
+        if visit is not before and visit.session.id is None:
+            self._end("ended")
         return visit.session
 
     # -- the application's side of the protocol

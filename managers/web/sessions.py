@@ -38,8 +38,26 @@ class Sessions:
 
     async def admit(self, cookies: Iterable[str], origin: Origin, path: str) -> Visit:
         """The session that the `Cookie` fields of a request name, opened."""
-        return await self.reopen(self.front.ticket(cookies), origin, path)
+        return await self._open(self.front.ticket(cookies), origin, path)
 
-    async def reopen(self, ticket: Ticket, origin: Origin, path: str) -> Visit:
-        """The session of this ticket, opened."""
+    async def reopen(self, visit: Visit, path: str, frozen: bool) -> Visit:
+        """The session of this visit opened again, with what others have written meanwhile; `frozen`: the headers are sent.
+
+        The visit itself if it has none, or if nobody can say at the moment.
+        """
+        old = visit.session
+        if old.id is None or old.ended:
+            return visit
+        found = await self._open(Ticket(old.id, token=old.token), ("", ""), path)
+        if found.session.unknown:
+            found.release()
+            return visit
+        visit.release()
+        if frozen:
+            found.session.freeze_id()
+        if not found.keeps_alive:
+            found.let_expire()
+        return found
+
+    async def _open(self, ticket: Ticket, origin: Origin, path: str) -> Visit:
         return self.front.admit(ticket, await opened(self.front, ticket, origin), path, origin)

@@ -242,6 +242,38 @@ def test_reopen_shows_what_others_wrote_and_keeps_what_was_written_here() -> Non
     run(main)
 
 
+def test_reopen_leaves_everything_as_it_is_while_nobody_can_say_what_there_is() -> None:
+    async def main() -> None:
+        world = World()
+        manager, session_id = world.net.managers[0], world.net.visit(0, a=1)
+        socket = await world.connect(session_id)
+        here, manager.open_local = manager.open_local, lambda session_id, token="": manager.unknown()  # type: ignore[method-assign]
+        await socket.ask("reopen", "reopen: [('a', 1)]")
+        manager.open_local = here  # type: ignore[method-assign]
+        world.change(1, session_id, lambda session: session.update(b=2))
+        socket.say("set c 3")
+        await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
+        socket.leave()
+        await socket.over()
+        assert world.in_use() == 0
+
+    run(main)
+
+
+def test_reopening_a_session_that_is_gone_closes_the_socket() -> None:
+    async def main() -> None:
+        world = World()
+        session_id = world.net.visit(0, a=1)
+        socket = await world.connect(session_id)
+        manager = world.net.managers[0]
+        manager.open_local = lambda session_id, token="": manager._opening._made()  # type: ignore[method-assign]
+        socket.say("reopen")
+        await socket.over()
+        assert socket.closed == (SESSION_ENDED, "session ended")
+
+    run(main)
+
+
 def test_an_open_socket_keeps_its_session_alive_and_a_closed_one_does_not() -> None:
     async def main() -> None:
         world = World(settings=ManagerSettings(idle_timeout_s=1.0, save_period_s=0.1, expire_check_s=0.05))
