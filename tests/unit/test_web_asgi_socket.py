@@ -53,7 +53,7 @@ class World:
     """Two nodes, or more, and browsers with a socket to one of them."""
 
     def __init__(self, count: int = 2, settings: ManagerSettings | None = None, kind: Any = None, app: Any = chat, no_touch: tuple[str, ...] = ()) -> None:
-        self.net = Net(count, settings, **({"kind": kind} if kind else {}))
+        self.net = Net(count, settings, epochs=True, **({"kind": kind} if kind else {}))
         self.fronts = [SessionMiddleware(app, manager, no_touch=no_touch) for manager in self.net.managers]
 
     def scope(self, session_id: str | None, path: str = "/chat", **more: Any) -> dict[str, Any]:
@@ -157,6 +157,25 @@ def test_the_socket_is_closed_when_the_session_ends_here_or_elsewhere(act: Any, 
         await socket.over()
         assert socket.closed == (SESSION_ENDED, reason)
         assert (world.in_use(), world.fronts[0].sessions.watch.count) == (0, 0)
+
+    run(main)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_ending_all_sessions_of_a_principal_closes_their_sockets(number: int) -> None:
+    async def main() -> None:
+        world = World()
+        hers, his = world.net.visit(0, a=1), world.net.visit(0, a=1)
+        world.change(0, hers, lambda session: setattr(session, "principal", "ann"))
+        world.change(0, his, lambda session: setattr(session, "principal", "bob"))
+        socket, other = await world.connect(hers), await world.connect(his)
+        world.net.managers[number].end_all("ann")
+        await socket.until(lambda: socket.task.done() or world.net.advance(0.1), "the end")
+        assert socket.closed is not None
+        assert socket.closed[0] == SESSION_ENDED
+        await other.ask("hello", "hello: [('a', 1)]")
+        other.leave()
+        await other.over()
 
     run(main)
 
