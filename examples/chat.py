@@ -109,8 +109,7 @@ async def talk(scope: Any, receive: Any, send: Any) -> None:
 async def page(scope: Any, receive: Any, send: Any) -> None:
     session, body = scope["caterwaul.session"], (await receive()).get("body", b"")
     if (scope["method"], scope["path"]) == ("POST", "/login"):
-        session.cycle_id()
-        session.principal = parse_qs(body.decode())["name"][0]
+        session.login(parse_qs(body.decode())["name"][0])
     elif (scope["method"], scope["path"]) == ("POST", "/logout"):
         session.invalidate()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/html")]})

@@ -41,8 +41,7 @@ def add(item: str, session: CurrentSession) -> dict[str, Any]:
 
 @app.post("/login/{user}")
 async def login(user: str, session: CurrentSession) -> None:
-    session.cycle_id()  # against fixation: the old id is dead on every node
-    session.principal = user
+    session.login(user)  # with a new id, against fixation: the old one is dead on every node
 
 
 @app.post("/logout")

@@ -91,8 +91,7 @@ def test_login_changes_the_id_and_logout_ends_it(manager: SessionManager) -> Non
 
     @app.post("/login")
     async def login(session: CurrentSession) -> None:
-        session.cycle_id()
-        session.principal = "ann"
+        session.login("ann")
 
     @app.post("/logout")
     async def logout(session: CurrentSession) -> None:
