@@ -1,4 +1,4 @@
-"""WSGI and twisted.web where requests of one session overlap. (The asyncio fronts' tests have that contract in them.)"""
+"""The other fronts where requests of one session overlap. (The asyncio fronts' tests have that contract in them.)"""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ import pytest
 
 pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel")
 
-from .fronts import Answer, Call  # noqa: E402
+from . import test_fronts  # noqa: E402
+from .fronts import Answer, Call, Driven  # noqa: E402
 from .parallel import ParallelContract  # noqa: E402
-from .test_fronts import WSGI, TestTwistedWeb, world  # noqa: E402, F401
-
-_drive_twisted = TestTwistedWeb.drive
-del TestTwistedWeb  # or it would be collected here, too
+from .test_fronts import world  # noqa: E402, F401
 
 
-class TestWSGIInParallel(ParallelContract):
+class TestInParallel(ParallelContract):
+    front: Driven
+
+    @pytest.fixture(autouse=True, params=[test_fronts.WSGI, test_fronts.TestTwistedWeb])
+    def of_each(self, request: Any) -> None:
+        self.front = request.param()
+
     def drive(self, call: Call) -> Answer:
-        return WSGI().drive(call)
-
-
-class TestTwistedWebInParallel(ParallelContract):
-    def drive(self, call: Call) -> Answer:
-        answer: Any = _drive_twisted(self, call)  # type: ignore[arg-type]
-        return answer  # type: ignore[no-any-return]
+        return self.front.drive(call)
