@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -24,11 +25,14 @@ from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .embedding import call_in_reactor, find_reactor, inside_reactor, lengthen_exit, require_this_process, running
+from .lifespan import node_lifespan
+from .logins import LoginDesk
 from .node import Node
 from .settings import Settings, load
 
 __all__ = ["ClusterManager"]
 
+T = TypeVar("T")
 _STOP_S = 10.0  # more than the parts of a node allow themselves
 
 
@@ -91,6 +95,10 @@ class ClusterManager:
             call_in_reactor(self._reactor, self._node.leave, _STOP_S + self._drain_s, "the stop of the node")
         return succeed(None)
 
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """`async with cluster.lifespan():` the node is up. The argument is for servers that give their application: `FastAPI(lifespan=cluster.lifespan)`."""
+        return node_lifespan(self)
+
     def drain(self, timeout_s: float = 60.0) -> Deferred[dict[str, Any]]:
         """Hand all sessions over to the other members; this node serves on as a lite member, until it is stopped.
 
@@ -139,6 +147,28 @@ class ClusterManager:
         if name not in node.maps:
             raise LocalError("the cluster is not started: its start failed, or is not over")
         return node.maps[name]
+
+    def sessions_of(self, principal: str, manager: str = "default") -> Deferred[dict[str, Any]]:
+        """The sessions in which this principal is logged in, asked of all members: ``{"principal", "sessions", "silent"}``, see
+        `LoginDesk.sessions_of`. As with `start`, it has fired when it was called outside the reactor's thread."""
+        return self._asked(lambda desk: desk.sessions_of(manager, principal), "asking for sessions")
+
+    def end_session(self, key: str, manager: str = "default") -> Deferred[bool]:
+        """End the session of this key (hexadecimal, as `sessions_of` gives it), wherever it is. Fires likewise, with whether it was held and all who
+        can answer know. Raises `LocalError` for what is no key. All of a principal: `manager().end_all(principal)`."""
+        try:
+            which = bytes.fromhex(key)
+        except ValueError:
+            raise LocalError(f"{key!r} is not the key of a session in hexadecimal") from None
+        return self._asked(lambda desk: desk.end(manager, which), "ending a session")
+
+    def _asked(self, question: Callable[[LoginDesk], Deferred[T]], what: str) -> Deferred[T]:
+        desk = self._running().logins
+        if desk is None:
+            raise LocalError("the cluster is not started: its start failed, or is not over")
+        if inside_reactor():
+            return question(desk)
+        return succeed(call_in_reactor(self._reactor, lambda: question(desk), _STOP_S, what))
 
     @property
     def view(self) -> View:

@@ -72,7 +72,7 @@ class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
     __slots__ = (
-        "_failed", "_front", "_known", "_origin", "_over", "_released", "_restarted", "_ticket", "_touches", "max_age_s", "renews", "session", "wrote",
+        "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_ticket", "_touches", "keeps_alive", "max_age_s", "renews", "session", "wrote",
     )  # fmt: skip
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
@@ -81,7 +81,9 @@ class Visit:
         self._known = False  # the session has been committed to
         self._front = front
         self._ticket = ticket
+        self.keeps_alive = touches  #: reading postpones the session's expiry
         self._touches = touches
+        self._in_use = True
         self._over = False  # nothing more to save
         self._failed = False
         self._released = False
@@ -165,6 +167,12 @@ class Visit:
         """The request is over. Repeats are harmless."""
         if not self._released:
             self._released = True
+            self.let_expire()
+
+    def let_expire(self) -> None:
+        """The session may expire although this visit goes on."""
+        if self._in_use:
+            self._in_use = False
             self._front.manager.release(self.session)
 
     def _cookie(self) -> str | None:
@@ -180,6 +188,8 @@ class Visit:
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
         if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
             return None
+        if session.id == ticket.id and self._front.manager.is_live(session) is False:
+            return None  # by a request at the same time: at a login its response has given the browser another id
         return write_cookie(settings, session.id, route, session.token, self.max_age_s)
 
     def _stays(self, route: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
@@ -90,6 +91,9 @@ class DeltaNode:
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
 
+    def is_live(self, session: Session) -> bool | None:
+        return self.manager.is_live(session)  # type: ignore[no-any-return]
+
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))
 
@@ -113,6 +117,9 @@ class DeltaNode:
     def open_deferred(self, session_id: str, token: str = "") -> Deferred[Any]:
         self.lookups.append((Deferred(), session_id, token))
         return self.lookups[-1][0]
+
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
 
     def answer(self) -> None:
         while self.lookups:
@@ -159,6 +166,10 @@ class Watched:
     def deferred(self) -> Any:
         self.waiting.append(self.receipt.deferred())
         return self.waiting[-1]
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        self.waiting.append(None)
+        self.receipt.when_final(callback)
 
     def confirm(self) -> None:
         self.world.carry()

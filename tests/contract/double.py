@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from secrets import token_urlsafe
 from types import SimpleNamespace
 from typing import Any
@@ -83,6 +83,9 @@ class Node:
         self.lookups.append((Deferred(), session_id))
         return self.lookups[-1][0]
 
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
+
     def answer(self) -> None:
         """The keepers answer every look-up."""
         while self.lookups:
@@ -97,6 +100,9 @@ class Node:
         receipt = Receipt(acks not in (None, "none"))
         self.receipts.append(receipt)
         return receipt
+
+    def is_live(self, session: Session) -> bool:
+        return session.id not in self.world.ended
 
     def release(self, session: Session) -> None:
         self.open_now.remove(session)
@@ -123,6 +129,9 @@ class Receipt:
     def deferred(self) -> Deferred[Receipt]:
         self.waiting.append(Deferred())
         return self.waiting[-1]
+
+    def when_final(self, callback: Callable[[], object]) -> None:
+        self.deferred().addBoth(lambda _: callback())
 
     def confirm(self) -> None:
         for deferred in self.waiting:
