@@ -17,6 +17,9 @@ from .embedding import inside_reactor
 
 __all__ = ["NodeLifespan", "Startable", "node_lifespan"]
 
+_READY_S = 10.0  # then it serves all the same: who is asked for a session that is not here asks the others
+_LOOK_S = 0.02
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -27,13 +30,22 @@ class Startable(Protocol):
 
     def start(self) -> Deferred[None]: ...
     def stop(self) -> Deferred[None]: ...
+    @property
+    def is_ready(self) -> bool: ...
 
 
 @asynccontextmanager
 async def node_lifespan(cluster: Startable) -> AsyncIterator[None]:
-    """Start the node, and stop it afterwards; asyncio's loop turns meanwhile. Raises what `start` raises."""
+    """Start the node, and stop it afterwards; asyncio's loop turns meanwhile. Raises what `start` raises.
+
+    Goes on when the node holds what the others do, at most 10 s later: a server takes requests after this, and not before their sessions are here.
+    """
     await _done(cluster.start)
     try:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _READY_S
+        while not cluster.is_ready and loop.time() < until:
+            await asyncio.sleep(_LOOK_S)
         yield
     finally:
         await _done(cluster.stop)

@@ -96,7 +96,7 @@ class ClusterManager:
         return succeed(None)
 
     def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
-        """`async with cluster.lifespan():` the node is up. The argument is for servers that give their application: `FastAPI(lifespan=cluster.lifespan)`."""
+        """`async with cluster.lifespan():` the node is up, and has what the others hold. The argument is for servers that give their application: `FastAPI(lifespan=cluster.lifespan)`."""
         return node_lifespan(self)
 
     def drain(self, timeout_s: float = 60.0) -> Deferred[dict[str, Any]]:

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,11 @@ class Browser:
         return self.get(server, path, "POST", body)
 
 
-def meet(cluster: Cluster, count: int) -> list[str]:
-    """Wait until the nodes of the cluster see so many members, themselves among them; names of the others."""
+def meet(cluster: Cluster, count: int, *servers: Server, path: str = "/health") -> list[str]:
+    """Wait until the nodes of the cluster see so many members, themselves among them, and these servers answer; names of the others."""
     own = {node.name for node in cluster.nodes}
     for node in cluster.nodes:
         until(lambda node=node: len(node.names) == count and node.do("is_ready"), 30.0, f"{node.name} sees {count}")  # type: ignore[misc]
+    for server in servers:
+        until(partial(server.answers, path), what="an answer")
     return sorted(set(cluster.nodes[0].names) - own)

@@ -10,7 +10,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def fill(browser: Browser, servers: list[Server], items: str) -> None:
 def test_a_user_goes_on_with_the_next_server_and_servers_leave_with_a_farewell(cluster: Cluster, config: Path, server: Any) -> None:
     watch, browser = cluster.nodes[0], Browser()
     with Server([*server, APP], config) as a, Server([*server, APP], config) as b:
-        meet(cluster, 3)
+        meet(cluster, 3, a, b)
         fill(browser, [a, b], "wool")
         browser.post(a, "/login/ann")
         kill(browser.get(a, "/cart")["node"])
@@ -89,7 +88,7 @@ def test_a_user_goes_on_with_the_next_server_and_servers_leave_with_a_farewell(c
 def test_each_worker_is_a_node_and_their_user_does_not_notice_which_one_answers(cluster: Cluster, config: Path, server: Any) -> None:
     watch, browser = cluster.nodes[0], Browser()
     with Server([*server, "--workers", "2", APP], config) as one:
-        workers = meet(cluster, 3)
+        workers = meet(cluster, 3, one)
         fill(browser, [one], "wool")
         asked = {browser.get(one, "/cart")["node"] for _ in range(20)}
         assert asked <= set(workers)
@@ -102,7 +101,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_users_go_on(cluster: Cluste
     """uvicorn starts another in its place (hypercorn ends all)."""
     browser = Browser()
     with Server([*UVICORN, "--workers", "2", "--timeout-worker-healthcheck", "1", APP], config) as one:
-        before = meet(cluster, 3)
+        before = meet(cluster, 3, one)
         fill(browser, [one], "wool")
         kill(before[0])
         until(lambda: before[0] not in cluster.nodes[0].names)
@@ -113,11 +112,20 @@ def test_a_worker_that_is_killed_is_replaced_and_its_users_go_on(cluster: Cluste
         leave(one)
 
 
+def test_a_new_server_has_what_the_others_hold_before_its_first_answer(tmp_path: Path) -> None:
+    with Cluster() as cluster:
+        watch, browser = cluster.start("watch"), Browser()
+        held = watch.do("fill", count=2000)
+        browser.cookie = held[-1]
+        with Server([*UVICORN, APP], configuration(cluster, tmp_path)) as one:
+            until(lambda: patient(browser, one), what="its first answer")
+            assert browser.cookie == f"{held[-1]}.{meet(cluster, 2)[0]}", "it knew the session"
+
+
 def test_a_worker_that_has_served_enough_leaves_with_a_farewell(cluster: Cluster, config: Path) -> None:
     watch = cluster.nodes[0]
     with Server([*UVICORN, "--limit-max-requests", "5", APP], config) as one:
-        meet(cluster, 2)
-        until(partial(one.answers, "/health"))
+        meet(cluster, 2, one)
         until(lambda: one.answers("/health") is None or not one.is_running, what="its end")
         one.exit_code()
         until(lambda: watch.names == ["watch"])
@@ -128,8 +136,7 @@ def test_a_frozen_node_holds_the_request_that_wants_its_word_and_no_other(cluste
     config = configuration(cluster, tmp_path, **{"managers.default": {"acks": "one", "ack_timeout_s": 1.5}})
     watch, browser = cluster.nodes[0], Browser()
     with Server([*UVICORN, APP], config) as one:
-        meet(cluster, 2)
-        until(partial(one.answers, "/health"))
+        meet(cluster, 2, one)
         took: list[float] = []
 
         def write() -> None:
@@ -169,7 +176,7 @@ def chatting(server: Server, cookie: str) -> Any:
 def test_the_chat_goes_on_with_the_next_node_and_a_logout_closes_every_socket(cluster: Cluster, tmp_path: Path) -> None:
     config = configuration(cluster, tmp_path)
     with Server(["examples/chat.py", "a", "PORT"], config) as a, Server(["examples/chat.py", "b", "PORT"], config) as b:
-        assert meet(cluster, 3) == ["a", "b"]
+        assert meet(cluster, 3, a, b, path="/") == ["a", "b"]
         ann, bob = Browser(), Browser()
         ann.post(a, "/login", "name=ann")
         bob.post(b, "/login", "name=bob")
@@ -199,9 +206,7 @@ def test_the_chat_goes_on_with_the_next_node_and_a_logout_closes_every_socket(cl
 def test_a_logout_on_another_node_closes_the_socket_too(cluster: Cluster, tmp_path: Path, server: Any) -> None:
     config = configuration(cluster, tmp_path)
     with Server([*server, "examples.chat:app"], config) as a, Server([*server, "examples.chat:app"], config) as b:
-        meet(cluster, 3)
-        for each in (a, b):
-            until(partial(each.answers, "/"))
+        meet(cluster, 3, a, b, path="/")
         ann = Browser()
         ann.post(a, "/login", "name=ann")
         with chatting(a, ann.cookie) as socket:
@@ -223,10 +228,8 @@ def test_the_other_examples_run_by_one_command_each(cluster: Cluster, tmp_path: 
     }
     for example, (act, path, shown) in stories.items():
         with Server([f"examples/{example}.py", "a", "PORT"], config) as a, Server([f"examples/{example}.py", "b", "PORT"], config) as b:
-            assert meet(cluster, 3) == ["a", "b"]
+            assert meet(cluster, 3, a, b, path=path) == ["a", "b"]
             browser = Browser()
-            for server in (a, b):
-                until(partial(server.answers, path))
             act(browser, a)
             a.kill()
             assert browser.get(b, path) == {**shown, "node": "b"}
