@@ -2,7 +2,7 @@
 
 Sessions show the first half of the hash of their id and never the id, nor values: whoever may read this must
 still not be able to take over a session. `/health/live` answers while the reactor turns; `/health/ready` is 200 once every
-manager holds what it should, which is what balancers wait for. What only looks is a GET; what changes something (`/drain`, `/leave`) a POST.
+manager holds what it should, which is what balancers wait for. What only looks is a GET; what changes something (`/drain`, `/leave`, `/logout`) a POST.
 """
 
 from __future__ import annotations
@@ -54,6 +54,12 @@ class Administered(Protocol):
 
     def sessions_report(self, manager: str, limit: int, after: str) -> dict[str, Any]:
         """Raises `LocalError` for a manager that does not exist or a malformed `after`."""
+
+    def logins_report(self, manager: str, principal: str) -> Deferred[dict[str, Any]]: ...
+
+    def logout(self, manager: str, principal: str | None) -> Deferred[dict[str, Any]]: ...
+
+    def end_session(self, manager: str, key: str) -> Deferred[dict[str, Any]]: ...
 
     def statistics(self) -> dict[str, Any]: ...
 
@@ -199,6 +205,8 @@ def admin_resource(node: Administered) -> Resource:
     root.putChild(b"health", health)
     root.putChild(b"drain", _Answer(lambda request: (200, node.drain_report()), lambda request: _drain(node, request)))
     root.putChild(b"rehearse", _Answer(lambda request: (200, node.rehearse(_arguments(request, b"lose")))))
+    root.putChild(b"logins", _Answer(lambda request: (200, node.logins_report(_argument(request, b"manager", ""), _argument(request, b"principal", "")))))
+    root.putChild(b"logout", _Answer(None, lambda request: _logout(node, request)))
     root.putChild(b"leave", _Answer(None, lambda request: node.end()))
     return root
 
@@ -213,6 +221,14 @@ def _argument(request: Request, name: bytes, default: str) -> str:
 
 def _drain(node: Administered, request: Request) -> dict[str, Any]:
     return node.cancel_drain() if _argument(request, b"cancel", "") else node.begin_drain()
+
+
+def _logout(node: Administered, request: Request) -> Deferred[dict[str, Any]]:
+    manager = _argument(request, b"manager", "")
+    principals, keys, everybody = (_arguments(request, name) for name in (b"principal", b"session", b"everybody"))
+    if len(principals) + len(keys) + len(everybody) != 1:
+        raise LocalError("name one principal, one session, or everybody")
+    return node.end_session(manager, keys[0]) if keys else node.logout(manager, principals[0] if principals else None)
 
 
 def _sessions(node: Administered, request: Request) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 from twisted.internet.defer import Deferred
 
 from ..managers.base import SessionManager
+from ..managers.changes import KEY_BYTES
+from ..managers.epochs import NAME as EPOCHS
 from ..membership.errors import LocalError
 from ..membership.service import MembershipService
 from ..membership.view import View
 from .channel import GroupChannel
 from .draining import Drain
+from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .settings import Settings
 
@@ -30,6 +33,7 @@ class Parts(Protocol):
     engines: dict[str, SessionManager]
     drain: Drain | None
     rehearsal: Rehearsal | None
+    logins: LoginDesk | None
 
     @property
     def is_ready(self) -> bool: ...
@@ -82,23 +86,31 @@ class Administration:
             report.append({
                 "name": member.name, "uid": member.uid.hex()[:8], "address": f"{member.host}:{member.port}", "domain": member.domain,
                 "zone": member.zone, "weight": member.weight, "state": state, "lag_bytes": channel.backlog_bytes(member.uid), "me": here,
-                "managers": sorted(member.managers), "pid": member.payload.get("pid"), "http": member.payload.get("http"),
+                "managers": sorted(name for name in member.managers if name != EPOCHS), "pid": member.payload.get("pid"), "http": member.payload.get("http"),
             })  # fmt: skip
         return report
 
     def sessions_report(self, manager: str, limit: int, after: str) -> dict[str, Any]:
         """One page of the sessions held here. `manager`: empty for the only one."""
-        if not manager and len(self._node.managers) == 1:
-            manager = next(iter(self._node.managers))
-        found = self._node.managers.get(manager)
-        if found is None:
-            raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self._node.managers))}")
-        try:
-            start = bytes.fromhex(after)
-        except ValueError:
-            raise LocalError(f"after: {after!r} is not the key of a session in hexadecimal") from None
-        page = found.summaries(limit, start)
-        return {"manager": manager, "count": found.count, "sessions": page}
+        found = self._manager(manager)
+        page = found.summaries(limit, _key(after, "after"))
+        return {"manager": found.name, "count": found.count, "sessions": page}
+
+    def logins_report(self, manager: str, principal: str) -> Deferred[dict[str, Any]]:
+        """The sessions of a principal, see `LoginDesk.sessions_of`."""
+        return self._desk().sessions_of(self._manager(manager).name, principal)
+
+    def logout(self, manager: str, principal: str | None) -> Deferred[dict[str, Any]]:
+        """End all sessions of this principal, None: of all. Fires with ``{"done", "confirmed": names, "unconfirmed": names}``."""
+        receipt = self._manager(manager).end_all(principal)
+        return receipt.deferred().addCallback(
+            lambda _: {"done": not receipt.unconfirmed, "confirmed": list(receipt.confirmed), "unconfirmed": list(receipt.unconfirmed)}
+        )
+
+    def end_session(self, manager: str, key: str) -> Deferred[dict[str, Any]]:
+        """The same for the session of this key, which is `done` when who holds it has confirmed."""
+        ended = self._desk().end(self._manager(manager).name, _key(key, "session", exact=True))
+        return ended.addCallback(lambda done: {"done": done, "confirmed": [], "unconfirmed": []})
 
     def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
         """Which sessions would not survive the loss of the nodes of these names; see `Rehearsal.run`. Changes nothing."""
@@ -122,7 +134,31 @@ class Administration:
         """End the process if it is nothing but this node (`left_process` says whether); an application's own process goes on, with a node that holds nothing."""
         return {"left_process": self._node.end()}
 
+    def _manager(self, name: str) -> SessionManager:
+        """Empty: the only one."""
+        managers = self._node.managers
+        found = next(iter(managers.values())) if not name and len(managers) == 1 else managers.get(name)
+        if found is None:
+            raise LocalError(f"no manager {name!r}; this node has {', '.join(sorted(managers))}")
+        return found
+
+    def _desk(self) -> LoginDesk:
+        if self._node.logins is None:
+            raise LocalError("the node is not started")
+        return self._node.logins
+
     def _draining(self) -> Drain:
         if self._node.drain is None:
             raise LocalError("the node is not started")
         return self._node.drain
+
+
+def _key(text: str, what: str, exact: bool = False) -> bytes:
+    """Of a session, or its beginning. Raises `LocalError`."""
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = None
+    if key is None or (exact and len(key) != KEY_BYTES):
+        raise LocalError(f"{what}: {text!r} is not the key of a session in hexadecimal")
+    return key

@@ -27,9 +27,11 @@ from .demo.nodes import Layout
 from .describe import to_json, to_markdown, to_toml
 from .draining import DRAINED, DRAINING, SERVING
 from .embedding import installed_reactor
+from .login_commands import logins, logout
 from .security.commands import ca, secret
 from .settings import Settings, load, parse_overrides
 from .tap import NodeService
+from .text_tables import print_table, size_text, time_text
 
 __all__ = ["main"]
 
@@ -68,6 +70,8 @@ def main() -> None:
 
 main.add_command(secret)
 main.add_command(ca)
+main.add_command(logins)
+main.add_command(logout)
 
 
 def _configured(command: Command) -> Command:
@@ -144,11 +148,11 @@ def members(node: Asked, as_json: bool) -> None:
     rows = [
         [
             "*" if member["me"] else "", member["name"], member["uid"], member["address"], member["domain"] or "-", member["state"],
-            _size(member["lag_bytes"]), str(member["weight"]), member["http"] or "-",
+            size_text(member["lag_bytes"]), str(member["weight"]), member["http"] or "-",
         ]
         for member in found
     ]  # fmt: skip
-    _table(["", "NAME", "UID", "ADDRESS", "DOMAIN", "STATE", "LAG", "WEIGHT", "HTTP"], rows)
+    print_table(["", "NAME", "UID", "ADDRESS", "DOMAIN", "STATE", "LAG", "WEIGHT", "HTTP"], rows)
     click.echo(f"{len(found)} member{'s' * (len(found) != 1)}; * is the one that was asked", err=True)
 
 
@@ -175,12 +179,12 @@ def sessions(node: Asked, as_json: bool, manager: str, limit: int, count: bool) 
         return
     rows = [
         [
-            session["key"][:8], _time(session["age_s"]), _time(session["idle_s"]), str(session["attributes"]), _size(session["bytes"]),
+            session["key"][:8], time_text(session["age_s"]), time_text(session["idle_s"]), str(session["attributes"]), size_text(session["bytes"]),
             session["primary"], ",".join(session["holders"]),
         ]
         for session in found
     ]  # fmt: skip
-    _table(["KEY", "AGE", "IDLE", "ATTRIBUTES", "SIZE", "PRIMARY", "HOLDERS"], rows)
+    print_table(["KEY", "AGE", "IDLE", "ATTRIBUTES", "SIZE", "PRIMARY", "HOLDERS"], rows)
     click.echo(f"{len(found)} of {total} sessions" + ("; --limit shows more" if len(found) < total else ""), err=True)
 
 
@@ -277,7 +281,7 @@ def rehearse(ctx: click.Context, node: Asked, as_json: bool, names: Sequence[str
         click.echo(json.dumps(found, indent=2))
     else:
         rows = [[name, str(part["sessions"]), str(part["lost"]), str(part["behind"]), _few(part["keys"]) or "-"] for name, part in found["managers"].items()]
-        _table(["MANAGER", "HELD THERE", "LOST", "BEHIND", "SUCH AS"], rows)
+        print_table(["MANAGER", "HELD THERE", "LOST", "BEHIND", "SUCH AS"], rows)
         click.echo(f"without {', '.join(found['lose'])}: {', '.join(found['survivors']) or 'nobody'} would go on", err=True)
     ctx.exit(1 if bad else 0)
 
@@ -345,23 +349,3 @@ def _progress(items: Iterable[T], length: int, label: str) -> Iterator[T]:
         for item in items:
             advance(1)
             yield item
-
-
-def _table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in [head, *rows]:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _size(count: int) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if count < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024  # type: ignore[assignment]
-    return f"{count:.1f} GiB"
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.0f} h"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
 
@@ -24,11 +24,13 @@ from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .embedding import call_in_reactor, find_reactor, inside_reactor, lengthen_exit, require_this_process, running
+from .logins import LoginDesk
 from .node import Node
 from .settings import Settings, load
 
 __all__ = ["ClusterManager"]
 
+T = TypeVar("T")
 _STOP_S = 10.0  # more than the parts of a node allow themselves
 
 
@@ -139,6 +141,28 @@ class ClusterManager:
         if name not in node.maps:
             raise LocalError("the cluster is not started: its start failed, or is not over")
         return node.maps[name]
+
+    def sessions_of(self, principal: str, manager: str = "default") -> Deferred[dict[str, Any]]:
+        """The sessions in which this principal is logged in, asked of all members: ``{"principal", "sessions", "silent"}``, see
+        `LoginDesk.sessions_of`. As with `start`, it has fired when it was called outside the reactor's thread."""
+        return self._asked(lambda desk: desk.sessions_of(manager, principal), "asking for sessions")
+
+    def end_session(self, key: str, manager: str = "default") -> Deferred[bool]:
+        """End the session of this key (hexadecimal, as `sessions_of` gives it), wherever it is. Fires likewise, with whether it was held and all who
+        can answer know. Raises `LocalError` for what is no key. All of a principal: `manager().end_all(principal)`."""
+        try:
+            which = bytes.fromhex(key)
+        except ValueError:
+            raise LocalError(f"{key!r} is not the key of a session in hexadecimal") from None
+        return self._asked(lambda desk: desk.end(manager, which), "ending a session")
+
+    def _asked(self, question: Callable[[LoginDesk], Deferred[T]], what: str) -> Deferred[T]:
+        desk = self._running().logins
+        if desk is None:
+            raise LocalError("the cluster is not started: its start failed, or is not over")
+        if inside_reactor():
+            return question(desk)
+        return succeed(call_in_reactor(self._reactor, lambda: question(desk), _STOP_S, what))
 
     @property
     def view(self) -> View:

@@ -21,6 +21,8 @@ from twisted.logger import Logger
 from ..managers.backup import BackupManager
 from ..managers.base import SessionManager
 from ..managers.delta import DeltaManager
+from ..managers.epochs import NAME as EPOCHS
+from ..managers.epochs import Epochs
 from ..managers.maps import ReplicatedMap
 from ..managers.partitioned import PartitionedManager
 from ..managers.settings import ManagerSettings
@@ -39,6 +41,7 @@ from .admin_socket import socket_path
 from .administration import Administration
 from .channel import GroupChannel
 from .draining import SERVING, Drain
+from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .security.service import Security
 from .settings import Settings
@@ -65,9 +68,10 @@ class Node:
         self.settings = settings
         self.managers: dict[str, SessionManager] = {}
         self.maps: dict[str, ReplicatedMap] = {}
-        self.engines: dict[str, SessionManager] = {}  #: managers, and those underneath maps
+        self.engines: dict[str, SessionManager] = {}  #: managers, and those underneath maps and epochs
+        self.logins: LoginDesk | None = None  #: from the start on
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
-        self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()}
+        self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self.channel: GroupChannel | None = None
         self.membership: MembershipService | None = None
         self.security: Security | None = None  #: from the start on
@@ -179,8 +183,9 @@ class Node:
         )  # fmt: skip
         await channel.start()
         security.start(channel, self._reactor)
+        epochs = self._start_epochs(channel)
         for name, chosen in settings.managers.items():
-            self.managers[name] = self._start_engine(name, chosen)
+            self.managers[name] = self._start_engine(name, chosen, epochs)
         for name, shared in settings.maps.items():
             self.maps[name] = ReplicatedMap(name, self._start_engine(f"map:{name}", shared.for_manager()), shared.buckets)
         if self._web is not None:
@@ -194,8 +199,10 @@ class Node:
         channel.on_shut_out = membership.expel
         channel.on_announce = lambda me: membership.announce(me) if membership.running else None
         membership.startService()
-        self.drain = Drain(channel, self.engines, settings.node.weight, settings.node.drain_notice_s, self._reactor)
-        self.rehearsal = Rehearsal(channel, self.engines, self._reactor)
+        self.logins = LoginDesk(channel, self.managers, self._reactor)
+        placed = {name: engine for name, engine in self.engines.items() if engine is not epochs}  # epochs stay here whatever the weight
+        self.drain = Drain(channel, placed, settings.node.weight, settings.node.drain_notice_s, self._reactor)
+        self.rehearsal = Rehearsal(channel, placed, self._reactor)
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
@@ -212,10 +219,17 @@ class Node:
         _log.warn("multicast stays off: the certificates came without a multicast.secret; this node finds others only by {others}", others=found.discovery)
         return replace(found, discovery=[method for method in found.discovery if method != "multicast"])
 
-    def _start_engine(self, name: str, settings: ManagerSettings) -> SessionManager:
+    def _start_epochs(self, channel: GroupChannel) -> Epochs:
+        keep_s = max(manager.retention_s for manager in self.settings.managers.values())
+        asleep_s = self.settings.membership.drop_time_s
+        self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s)
+        epochs.start()
+        return epochs
+
+    def _start_engine(self, name: str, settings: ManagerSettings, epochs: Epochs | None = None) -> SessionManager:
         manager: SessionManager = _KINDS[settings.type](
             name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
-            asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name],
+            asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name], epochs=epochs,
         )  # fmt: skip
         self.engines[name] = manager
         manager.start()
@@ -289,6 +303,8 @@ class Node:
                         engine.view_changed(part)
                     except Exception:  # the others have to hear of it all the same
                         _log.failure("manager {name!r} failed on a change of the view", name=name)
+                if self.logins is not None:
+                    self.logins.view_changed(event)
                 for member in event.appeared:
                     self._compare_kinds(member)
                     if member.name == self.name and member.uid != self.me.uid:

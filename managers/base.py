@@ -8,9 +8,9 @@ effects after it has let go of the lock. *Waiters* block on a receipt or a look-
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from ..membership.channel import Channel, Message, Waiter
 from ..membership.driver import Driver
 from ..membership.effects import Effect, Send
+from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .committing import Committing
@@ -29,23 +30,38 @@ from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
 from .placement import Strategy
+from .principals import Epoch
+from .receipts import Receipt
 from .session import Session
 from .settings import ManagerSettings
-from .summaries import summaries
+from .summaries import LoginHere, logins_here, summaries
 from .surveying import compare, items_of, page
 from .throttle import Throttle
 from .values import ValueTypes
 
-__all__ = ["SessionManager"]
+__all__ = ["EpochBook", "SessionManager"]
 
 _log = Logger()
+
+
+class EpochBook(Protocol):
+    """Where managers read epochs, and write new ones. `current`: by principal's key. `on_change(key)` is called in the reactor's thread when one has grown."""
+
+    current: Mapping[bytes, Epoch]
+    on_change: list[Callable[[bytes], object]]
+
+    def reserve(self) -> Epoch:
+        """What the next epoch will be. Any thread."""
+
+    def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
+        """Every login of this principal that does not know of the reserved epoch is over. Any thread, never waits: the receipt says who knows."""
 
 
 class SessionManager:
     """Methods without another word are for any thread.
 
     `strategy(view, me)` is the placement. `asleep_s`: after so long without a tick this process does not trust its copies. `kind`: what members announce
-    that run this manager in the same way; what others say is ignored.
+    that run this manager in the same way; what others say is ignored. `epochs`: of all principals (`epochs.py`).
     """
 
     def __init__(
@@ -60,6 +76,7 @@ class SessionManager:
         types: ValueTypes | None = None,
         asleep_s: float = 3.0,
         kind: str = "delta",
+        epochs: EpochBook | None = None,
     ) -> None:
         self.name = name
         self._kind = kind
@@ -69,13 +86,18 @@ class SessionManager:
         self._clock = clock
         self._uid = channel.me.uid
         self._lock = PoliteLock()
-        self._core = SessionCore(self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms())
+        self._core = SessionCore(
+            self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms(), {} if epochs is None else epochs.current
+        )
+        self._epochs = epochs
         self._listeners = Listeners(self._uid, self.types)
         self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
+        self.end = self._committing.end
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
-        self._opening = Opening(self._core, channel, self._lock, self._react, partial(Session, settings, self.types, entropy), self._committing.lead)
+        self._made = partial(Session, settings, self.types, entropy, stamp=self._stamp)
+        self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
@@ -89,8 +111,15 @@ class SessionManager:
     def me(self) -> Member:
         return self._channel.me
 
+    @property
+    def view(self) -> View:
+        """The members that take part, this one among them."""
+        return self._core.placement.view
+
     def start(self) -> None:
         self._channel.attach(self.name, self)
+        if self._epochs is not None:
+            self._epochs.on_change.append(self._epoch_changed)
         self._driver.start()
 
     def flush(self) -> None:
@@ -204,6 +233,64 @@ class SessionManager:
         if self._deadline_ms() < self._committing.armed_ms:
             self._driver.rearm()
 
+    # -- who is logged in
+
+    def end_all(self, principal: str | None, but: Session | None = None) -> Receipt:
+        """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, and is committed.
+
+        Never blocks; the receipt is `satisfied` when all members that can answer know of it: none of them serves such a session any more. Sessions on the
+        other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where there is no node underneath, and
+        what `commit` raises.
+        """
+        if self._epochs is None:
+            raise LocalError(f"manager {self.name!r} is not part of a node: nobody keeps the epochs of its principals")
+        reserved = self._epochs.reserve()
+        if but is not None and but.principal is not None:  # what it says of its login goes out before the epoch
+            with self._lock:
+                about = self._core.logins.login(but.key).about
+                login = self._core.logins.stamp(but.principal, about, reserved)
+            but.log_in_again(login)
+            self.commit(but)
+        return self._epochs.advance(self._core.logins.key_of(principal), reserved)
+
+    def _stamp(self, principal: str, about: Mapping[str, str]) -> bytes:
+        with self._lock:
+            return self._core.logins.stamp(principal, about)
+
+    def _epoch_changed(self, whose: bytes) -> None:
+        """Logins here may be over. Reactor's thread."""
+        with self._lock:
+            now_ms = self._channel.now_ms()
+            for key in self._core.logins.affected(whose):
+                self._core.expiry.schedule(key, now_ms)
+        self._rearm()
+
+    def logins_of(self, whose: Sequence[bytes]) -> list[LoginHere]:
+        """The sessions of these principals (`principal_key`) that are held here."""
+        with self._lock:
+            return [login for one in whose for login in logins_here(self._core, one, self._channel.now_ms())]
+
+    def renumber_login(self, key: bytes, number: int) -> None:
+        """The login of this session, held here, has none yet, as not all others were known when it was made."""
+        with self._lock:
+            entry = self._core.replica.held(key)
+            record = self._core.replica.record(key, entry) if entry is not None else None
+            login = self._core.logins.login(key)
+        if record is not None and entry is not None and login.whose and not login.number:
+            session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
+            session.log_in_again(login._replace(number=number).pack())
+            self.commit(session, touch=False)
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether this member holds every session."""
+        return self._core.placement.everywhere
+
+    def principals_here(self) -> list[bytes]:
+        """Keys of all principals who have sessions here."""
+        with self._lock:
+            return self._core.logins.principals()
+
     # -- knowing
 
     @property
@@ -264,7 +351,7 @@ class SessionManager:
             "sessions_refused": self._committing.refused, "creations_refused": self.throttle.creations_refused, "lookups_refused": self.throttle.lookups_refused,
             "deltas_received": self.deltas_received, "conflicts": replica.conflicts, "gaps": replica.gaps, "repeats": replica.repeats,
             "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,
-            "expiry_questions": core.expiry.asked, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
+            "expiry_questions": core.expiry.asked, "principals": len(core.logins), "logins_ended": core.logins.ended, "lookups": core.lookups.asked, "lookup_timeouts": core.lookups.timeouts,
             "token_waits": core.freshness.waits, "token_questions": core.freshness.asked, "stale_reads": self._opening.stale_reads,
             "reconcile_rounds": core.entropy.rounds, "partitions_differing": core.entropy.differing,
             "near_copies": len(core.moving.near), "near_hits": core.moving.near.hits, "near_stale": core.moving.near.stale,

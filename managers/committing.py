@@ -18,13 +18,14 @@ from .changes import batch_prefix, encode_delta
 from .core import SessionCore
 from .entry import Entry
 from .errors import SessionRefused, SessionUnknown
-from .heads import ID_CHANGED, live_head
-from .listeners import AttributeChanged, Listeners
+from .heads import ID_CHANGED, INVALIDATED, live_head
+from .listeners import AttributeChanged, Listeners, LoggedIn
 from .lock import PoliteLock
 from .messages import DELTAS
 from .outbox import ManagerOutbox
 from .placement import Groups, Uids
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
+from .record import LOGIN
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
@@ -66,6 +67,7 @@ class Committing:
         self.touching = Touching(core.settings)
         self.waitings: list[Waiting] = []
         self.armed_ms = 0
+        self.hastens = True  #: committing threads may send themselves; else everything leaves by the reactor, in its order
         self._taken_ms = 0
         self.commits = self.dropped = self.refused = 0
 
@@ -93,7 +95,7 @@ class Committing:
         level = self._level if acks is None else acks
         waiting = None
         with self._lock:
-            entry = self._writable(session)
+            entry = self._writable(session, changes)
             if entry is False:
                 return DROPPED
             named = self._primary(session.key, entry)
@@ -105,7 +107,7 @@ class Committing:
             self._depart(waiting, told)
         return DONE if waiting is None else waiting
 
-    def _writable(self, session: Session) -> Entry | Literal[False] | None:
+    def _writable(self, session: Session, changes: Mapping[str, bytes | None]) -> Entry | Literal[False] | None:
         """What is held of the session that a commit goes to (None: it is new); False: it has ended, and the commit is dropped. Raises `SessionError`."""
         replica = self._core.replica
         entry = replica.get(session.key)
@@ -116,10 +118,14 @@ class Committing:
             if session.previous_id is None and replica.live >= self._settings.sessions_max:  # a new id is no new session
                 self.refused += 1
                 raise SessionRefused(f"{replica.live} sessions are held already (sessions_max)", 503)
-        elif entry.head is not None and entry.head.state:
+        elif (entry.head is not None and entry.head.state) or self._is_logged_out(session.key, entry, changes):
             self.dropped += 1
             return False
         return entry
+
+    def _is_logged_out(self, key: bytes, entry: Entry, changes: Mapping[str, bytes | None]) -> bool:
+        """Its login is over, and this is not another one."""
+        return entry.principal is not None and LOGIN not in changes and self._core.logins.is_over(key, entry)
 
     def _primary(self, key: bytes, entry: Entry | None) -> bytes:
         """Who is primary for this commit; this member becomes it where placement says so."""
@@ -179,6 +185,8 @@ class Committing:
             self.waitings.append(waiting)
         if self._listeners:
             replica.events += [AttributeChanged(key, name, value is None) for name, value in changes.items() if name[:1] != "\0"]  # type: ignore[misc]
+            if changes.get(LOGIN) is not None:
+                replica.events.append(LoggedIn(key, session.principal or ""))  # type: ignore[arg-type]
         self.commits += 1
 
     def _secret(self, key: bytes, entry: Entry | None, changes: dict[str, bytes | None]) -> bytes:
@@ -195,7 +203,7 @@ class Committing:
         `told`: there are events, for listeners in the reactor's thread.
         """
         channel = self._channel
-        if (waiting is not None or channel.now_ms() - self._taken_ms > _QUIET_MS) and channel.hasten(self.transmit):
+        if self.hastens and (waiting is not None or channel.now_ms() - self._taken_ms > _QUIET_MS) and channel.hasten(self.transmit):
             if told or (waiting is not None and waiting.expires_ms < self.armed_ms):
                 channel.wake(self._attend)
         else:
@@ -228,7 +236,7 @@ class Committing:
             session.committed({}, (0, b""))
             return DONE  # it never was more than this request's
         changes = session.changes() if state == ID_CHANGED else {}
-        now_ms, placement = self._channel.now_ms(), self._core.placement
+        placement = self._core.placement
         with self._lock:
             replica = self._core.replica
             entry = replica.held(ended_key) if state == ID_CHANGED else None
@@ -236,20 +244,12 @@ class Committing:
             contents = {}
             if record is not None:
                 contents = session.contents(changes, record.registers, replica.next_version(ended_key, record), replica.next_version(session.key, None))
-            head = replica.end(ended_key, state, now_ms)
-            if head is None:
+            named = placement.appoint(session.key)
+            waiting = self._end(ended_key, state, placement.others(session.key, named) if contents else None)
+            if waiting is None:
                 self.dropped += 1
                 session.dropped()
                 return DROPPED
-            told = placement.heads(ended_key, head.primary)
-            named = placement.appoint(session.key)
-            copied = placement.others(session.key, named) if contents else ()
-            waiting = self._ending(told, copied)
-            self.outbox.put_head(told, ended_key, head, waiting.ear)
-            self._core.moving.watchers.changed((ended_key,))
-            self._core.settle_fresh(now_ms)
-            if waiting.needs_wait and not contents:
-                self.waitings.append(waiting)
             if contents:
                 session.new = True
                 self._write(session.key, None, named, contents, session, waiting)
@@ -259,6 +259,31 @@ class Committing:
             first = self.outbox.arm()
         if first:
             self._depart(waiting, True)
+        return waiting
+
+    def end(self, key: bytes) -> Receipt:
+        """Invalidate the session of this key, held here, for good. Never blocks; not `satisfied` when there is none that lives, or not all confirmed that could."""
+        with self._lock:
+            waiting = self._end(key, INVALIDATED)
+            if waiting is None:
+                return DROPPED
+            first = self.outbox.arm()
+        if first:
+            self._depart(waiting, True)
+        return waiting
+
+    def _end(self, key: bytes, state: int, copied: Groups | None = None) -> Waiting | None:
+        """The head says so, to all who must know; `copied`: who gets what a new id holds, where there is one. None: there is no such session."""
+        head = self._core.replica.end(key, state, self._channel.now_ms())
+        if head is None:
+            return None
+        told = self._core.placement.heads(key, head.primary)
+        waiting = self._ending(told, copied or ())
+        self.outbox.put_head(told, key, head, waiting.ear)
+        self._core.moving.watchers.changed((key,))
+        self._core.settle_fresh(self._channel.now_ms())
+        if waiting.needs_wait and copied is None:
+            self.waitings.append(waiting)
         return waiting
 
     def _ending(self, told: Groups, copied: Groups) -> Waiting:

@@ -7,7 +7,7 @@ a peer says does. Guarded by the manager's lock; times are ms of our monotonic c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..membership.channel import Message, Waiter
@@ -19,6 +19,7 @@ from . import messages as m
 from .antientropy import AntiEntropy
 from .changes import KEY_BYTES, check_deltas
 from .comparing import Comparing
+from .dialogue import Dialogue, Reader
 from .digests import Digests
 from .entry import Entry, Outcome, is_whole
 from .expiry import Ended, Expiry
@@ -29,6 +30,7 @@ from .moving import Moving
 from .near import NearCache
 from .packing import Packing
 from .placement import Strategy, Uids, gather
+from .principals import Epoch, Logins
 from .record import Record
 from .replica import Replica
 from .settings import ManagerSettings
@@ -43,7 +45,9 @@ _WANTED_MAX, _WANT_AGAIN_MS = 4096, 1000  # fetches under way
 
 
 class SessionCore:
-    def __init__(self, me: bytes, name: str, settings: ManagerSettings, strategy: Strategy, view: View, asleep_ms: int, now_ms: int) -> None:
+    def __init__(
+        self, me: bytes, name: str, settings: ManagerSettings, strategy: Strategy, view: View, asleep_ms: int, now_ms: int, epochs: Mapping[bytes, Epoch]
+    ) -> None:
         self.me = me
         self.settings = settings
         self._strategy = strategy
@@ -55,7 +59,8 @@ class SessionCore:
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use)
+        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max, self.placement)
+        self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use, self.logins)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
         )
@@ -66,19 +71,20 @@ class SessionCore:
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         ms = int(settings.lookup_timeout_s * 1000)
-        self.finding = Finding(me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable)
+        self.finding = Finding(
+            me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable, self.logins
+        )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
         self._asleep_ms = asleep_ms
         self._ticked_ms = now_ms
-        self._readers: dict[int, Callable[[int, bytes, list[Any], Ours], list[Effect]]] = {
+        self._readers: dict[int, Reader] = {
+            **Dialogue(self.entropy, self._version, self._check_sync).readers,
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
-            m.WANT: self._want, m.OFFER: self._offer, m.INVENTORY: self._inventory, m.COVERED: self._covered,
-            m.SYNCED: self._synced, m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
+            m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
             m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed,
-            m.SUMS: self._sums, m.DIFFER: self._differ,
         }  # fmt: skip
 
     # -- what is known
@@ -104,6 +110,8 @@ class SessionCore:
         if entry is None:
             return None, (self.placement.everywhere or not self.placement.peers()) and self.sure(now_ms)
         if entry.head is not None and entry.head.state != LIVE:
+            return None, True
+        if entry.principal is not None and self.logins.is_over(key, entry):
             return None, True
         if not is_whole(entry):
             return None, False
@@ -151,6 +159,8 @@ class SessionCore:
         """Schedule the ends of what is new."""
         fresh, self.replica.fresh = self.replica.fresh, []
         for key in fresh:
+            for over in self.logins.note(key):
+                self.expiry.schedule(over, now_ms)
             self.expiry.schedule(key, now_ms)
         self.replica.forget_over(self.settings.tombstones_max)
 
@@ -231,9 +241,6 @@ class SessionCore:
                 told.append(((giver,), key))
         return [Send(group, message) for group, some in gather(told) for message in self.entropy.messages(some)]
 
-    def _want(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.records(peer, m.read_keys(message[2], "want")))
-
     def _version(self, uid: bytes) -> int:
         """The protocol of the link with this member."""
         member = self.placement.view.by_uid.get(uid)
@@ -241,31 +248,6 @@ class SessionCore:
 
     def _reconcile(self, uid: bytes, now_ms: int) -> list[Effect]:
         return list(self.entropy.begin(uid, self._version(uid), now_ms))
-
-    def _offer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.offered(peer, self._version(peer), now_ms))
-
-    def _sums(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.sums(peer, m.read_sums(message), now_ms))
-
-    def _differ(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        effects: list[Effect] = list(self.entropy.differ(peer, m.read_differ(message), now_ms))
-        self._check_sync()
-        return effects
-
-    def _inventory(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.entropy.inventory(peer, m.read_inventory(message), now_ms))
-
-    def _covered(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        effects: list[Effect] = list(self.entropy.covered(peer, *m.read_covered(message), now_ms))
-        self._check_sync()
-        return effects
-
-    def _synced(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        m.need(type(message[2]) is int, "synced")
-        effects: list[Effect] = list(self.entropy.synced(peer, message[2], now_ms))
-        self._check_sync()
-        return effects
 
     def _check_sync(self) -> None:
         if not self.in_sync:
@@ -329,7 +311,7 @@ class SessionCore:
     def view_changed(self, now_ms: int, change: ViewChanged) -> list[Effect]:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
-        self.moving.placement = self._sharing.placement = self.placement
+        self.moving.placement = self._sharing.placement = self.logins.placement = self.placement
         healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
         if self.placement.everywhere:
             self.moving.handover.clear()  # all that is here is in its place

@@ -13,7 +13,7 @@ __all__ = ["Changed", "Created", "Destroyed", "Entry", "Outcome", "is_whole"]
 class Entry:
     """What is held of one session. `body` is None for a tombstone, and while only the head has arrived."""
 
-    __slots__ = ("body", "created_ms", "head", "sent_ms", "touches")
+    __slots__ = ("body", "created_ms", "head", "principal", "sent_ms", "touches")
 
     def __init__(self, head: Head | None, body: Record | bytes | None, created_ms: int, touches: Touches) -> None:
         self.head = head
@@ -21,6 +21,7 @@ class Entry:
         self.created_ms = created_ms
         self.touches = touches
         self.sent_ms = created_ms  #: the last access of ours that the others were told
+        self.principal: bytes | None = None  #: key of who is logged in (`principals.py`)
 
     @property
     def last_access_ms(self) -> int:

@@ -4,7 +4,7 @@ The first keeper of a session's partition watches it (the first holder, where ke
 it asks the primary and every other present holder (touches travel late, and a request may be under way there); it ends
 the session only when none of them knows later activity. With no answer from some it asks again later; a holder that is
 gone from the view is asked no more. Absolute limits need no question. The others only watch their own clocks: a copy
-past its deadline is not served before a keeper was asked.
+past its deadline is not served before a keeper was asked. A session whose login is over (`principals.py`) is served no more, and ends soon, whoever uses it.
 
 Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was used since goes into a later bucket.
 """
@@ -16,9 +16,10 @@ from typing import Any
 
 from ..membership.effects import Effect, Send
 from .entry import Entry
-from .heads import EXPIRED, LIVE, Head
+from .heads import EXPIRED, INVALIDATED, LIVE, Head
 from .messages import Speaker
 from .placement import Placement, partition_of
+from .principals import Logins
 from .record import IDLE_LIMIT, Record, Touches
 from .replica import Replica
 from .settings import ManagerSettings
@@ -28,6 +29,7 @@ __all__ = ["Expiry", "deadline_of", "idle_limit_ms"]
 
 _LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
 _ASK_AT_ONCE = 256
+_GRACE_MS = 1000  # a session whose login is over is not served, and ends so much later: another login may be on its way
 
 
 def idle_limit_ms(record: Record | None, default_ms: int) -> int:
@@ -59,8 +61,9 @@ class _Question:
 class Expiry:
     """A part of the manager's core. `in_use` counts the requests that have a session open here."""
 
-    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, settings: ManagerSettings, in_use: dict[bytes, int]) -> None:
+    def __init__(self, me: bytes, speaker: Speaker, replica: Replica, settings: ManagerSettings, in_use: dict[bytes, int], logins: Logins) -> None:
         self.me = me
+        self._logins = logins
         self._say = speaker
         self._replica = replica
         self._in_use = in_use
@@ -74,19 +77,24 @@ class Expiry:
         self.expired = self.asked = 0
 
     def is_over(self, key: bytes, entry: Entry, now_ms: int) -> bool:
-        """Past its own deadline here: not to be served before somebody who knows better was asked."""
+        """Past its own deadline here: not to be served before somebody who knows better was asked. Or its login is over: not to be served at all."""
+        if self._logins.is_over(key, entry):
+            return True
         if key in self._in_use:
             return False
         deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
         return deadline is not None and now_ms >= deadline
 
     def schedule(self, key: bytes, now_ms: int) -> None:
-        """Look at this key when its time comes: a new session, or one that ended (its tombstone's retention)."""
+        """Look at this key when its time comes: a new session, one whose login is over, or one that ended (its tombstone's retention)."""
         entry = self._replica.get(key)
         if entry is None:
             return
         if entry.head is not None and entry.head.state != LIVE:
             self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
+            return
+        if self._logins.is_over(key, entry):
+            self._wheel.add(key, now_ms + _GRACE_MS)
             return
         if entry.body is None:
             entry.created_ms = now_ms  # only its head has come: its age comes with the record
@@ -117,7 +125,8 @@ class Expiry:
             else:
                 self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
             return []
-        deadline, by_age = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+        is_out = self._logins.is_over(key, entry)
+        deadline, by_age = (now_ms, True) if is_out else deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
         if deadline is None:
             self._wheel.add(key, now_ms + self._again_ms * 60)
             return []
@@ -126,26 +135,27 @@ class Expiry:
             return []
         holders = placement.holders(key, entry.primary)
         watchers = [uid for uid in placement.keepers(partition_of(key)) if uid in holders] or holders
-        if (watchers and watchers[0] != self.me) or key in self._in_use or (entry.body is None and self.me not in holders):
+        if (watchers and watchers[0] != self.me) or (key in self._in_use and not is_out) or (entry.body is None and self.me not in holders):
             self._wheel.add(key, now_ms + self._again_ms)
             return []
         asked = {uid for uid in holders if uid != self.me}
         if entry.head is not None and entry.head.primary != self.me and entry.head.primary in placement.view:
             asked.add(entry.head.primary)
+        if is_out:
+            self._logins.ended += 1
+            return self._end(key, INVALIDATED, now_ms)
         if by_age or not asked:
-            return self._end(key, now_ms)
+            self.expired += 1
+            return self._end(key, EXPIRED, now_ms)
         self.asked += 1
         self._questions[key] = _Question(asked, now_ms + self._patience_ms)
         for uid in asked:
             questions.setdefault(uid, []).append(key)
         return []
 
-    def _end(self, key: bytes, now_ms: int) -> list[Effect]:
-        head = self._replica.end(key, EXPIRED, now_ms)
-        if head is None:
-            return []
-        self.expired += 1
-        return [Ended(key, head)]
+    def _end(self, key: bytes, state: int, now_ms: int) -> list[Effect]:
+        head = self._replica.end(key, state, now_ms)
+        return [] if head is None else [Ended(key, head)]
 
     def asked_for(self, keys: list[bytes]) -> list[tuple[bytes, Touches, bool]]:
         """What we know of the last use of these sessions: (key, touches, in use)."""
@@ -171,7 +181,8 @@ class Expiry:
                 self._wheel.add(key, max(deadline or 0, now_ms + self._again_ms))
             elif not question.asked:
                 del self._questions[key]
-                effects += self._end(key, now_ms)
+                self.expired += 1
+                effects += self._end(key, EXPIRED, now_ms)
         return effects
 
     def lost(self, peer: bytes) -> None:

@@ -19,6 +19,7 @@ from .lookup import EARLY, SILENT, Lookups, Question
 from .messages import ABSENT, ELSEWHERE, EMPTY, FOUND, GONE, LEFT, UNSURE, Session, Speaker
 from .moving import Moving
 from .placement import WHOLE, partition_of
+from .principals import Logins
 from .replica import Replica
 from .tokens import Written, claimed, is_of
 
@@ -44,6 +45,7 @@ class Finding:
         sure: Callable[[int], bool],
         awake: Callable[[int], bool],
         servable: Callable[[bytes, int], Entry | None],
+        logins: Logins,
     ) -> None:
         self.me = me
         self._say = speaker
@@ -57,6 +59,7 @@ class Finding:
         self._sure = sure
         self._awake = awake
         self._servable = servable
+        self._logins = logins
 
     # -- asking
 
@@ -257,7 +260,7 @@ class Finding:
         entry = self._replica.get(key)
         if entry is None or (entry.head is not None and entry.head.state != LIVE):
             return entry is not None
-        return is_whole(entry) and self._servable(key, now_ms) is None and self._sure(now_ms)
+        return self._logins.is_over(key, entry) or (is_whole(entry) and self._servable(key, now_ms) is None and self._sure(now_ms))
 
     def _exists(self, key: bytes) -> bool:
         """A live session of which something is here: it is somewhere."""

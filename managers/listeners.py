@@ -22,7 +22,7 @@ from .placement import Placement
 from .record import PRINCIPAL, Clash, Record
 from .values import ValueTypes
 
-__all__ = ["AttributeChanged", "Conflict", "Listeners", "SessionCreated", "SessionDestroyed"]
+__all__ = ["AttributeChanged", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed"]
 
 _log = Logger()
 
@@ -49,6 +49,14 @@ class AttributeChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class LoggedIn:
+    """A session got a principal. Told where that was committed."""
+
+    key: bytes
+    principal: str
+
+
+@dataclass(frozen=True, slots=True)
 class Conflict:
     """Two members wrote an attribute, neither knowing of the other's write, and one of the two was given up. Merging attributes have none.
 
@@ -66,7 +74,7 @@ class Conflict:
     lost_by: bytes
 
 
-Event = SessionCreated | SessionDestroyed | AttributeChanged | Conflict
+Event = SessionCreated | SessionDestroyed | AttributeChanged | LoggedIn | Conflict
 
 
 class Listeners:
@@ -84,11 +92,12 @@ class Listeners:
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 
-    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | Clash, placement: Placement) -> None:
+    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash, placement: Placement) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
         if isinstance(happened, Destroyed):
             head = happened.head
-            led = placement.primary(happened.key, head.primary) if placement.is_lite(head.primary) else head.primary  # a lite member may not hear of it
+            hears = placement.moves_primary and not placement.is_lite(head.primary)  # else it may not hold the session
+            led = head.primary if hears else placement.primary(happened.key, head.primary)
             mine = led == self._me or (led not in placement.view and head.origin == self._me)
             self._call(self._destroyed(happened), mine)
         elif isinstance(happened, Created):

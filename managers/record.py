@@ -26,12 +26,13 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
-    "IDLE_LIMIT", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
+    "IDLE_LIMIT", "LOGIN", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
 ]  # fmt: skip
 
 Touches = tuple[Any, ...]
 
 PRINCIPAL = "\0principal"
+LOGIN = "\0login"
 IDLE_LIMIT = "\0idle"
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096

@@ -16,14 +16,14 @@ comes that its head does not cover. A partial record answers nothing until the w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .departed import Departed
 from .entry import Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
-from .record import IDLE_LIMIT, Clash, Record, Touches, clashes, merge_touches, touched
+from .record import IDLE_LIMIT, PRINCIPAL, Clash, Record, Touches, clashes, merge_touches, touched
 
 __all__ = ["Replica"]
 
@@ -38,8 +38,9 @@ class Replica:
         self.live = 0
         self.tombstones = 0
         self.events: list[Changed | Created | Destroyed | Clash] = []
-        self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit of their own
+        self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
         self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
+        self.on_gone: Callable[[bytes, Entry], object] = lambda key, entry: None  #: called before a live session, or its record, leaves this member
         self.departed = Departed(me)
         self._used = 0  # the highest counter of our commits
         self._spent = 0  # up to here we may have used counters in copies that are not here any more
@@ -68,9 +69,8 @@ class Replica:
     def held(self, key: bytes) -> Entry | None:
         """The entry if it is a live session with its whole record."""
         entry = self.get(key)
-        if entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial):
-            return None
-        return entry
+        is_absent = entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial)
+        return None if is_absent else entry
 
     def body_of(self, entry: Entry) -> bytes | None:
         """The packed record, or None."""
@@ -114,7 +114,7 @@ class Replica:
         record.write(counter, author, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
-        if IDLE_LIMIT in changes:
+        if IDLE_LIMIT in changes or PRINCIPAL in changes:
             self.fresh.append(key)
         return author, counter, previous, seen, False
 
@@ -186,7 +186,7 @@ class Replica:
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
             if clashed:
                 self._clashed(clashed)
-            if IDLE_LIMIT in delta[4]:
+            if IDLE_LIMIT in delta[4] or PRINCIPAL in delta[4]:
                 self.fresh.append(key)
             if not ordered:
                 self.gaps += 1
@@ -308,7 +308,7 @@ class Replica:
                     record.partial = False
                     if record.pack() != body:  # while it was partial nobody compared with it: what we had heard may be known to nobody else
                         outcome.spreads.append(key)
-            if IDLE_LIMIT in incoming.registers:
+            if IDLE_LIMIT in incoming.registers or PRINCIPAL in incoming.registers:
                 self.fresh.append(key)
         if head is not None:
             self.merge_head(key, head, outcome)
@@ -352,6 +352,8 @@ class Replica:
     def _parted(self, key: bytes, entry: Entry | None, confirmed: Sequence[bytes]) -> None:
         self._spent = self._used
         self.changed[partition_of(key)] = 1
+        if entry is not None:
+            self.on_gone(key, entry)
         if entry is not None and entry.body is not None and is_whole(entry):
             record = entry.body if type(entry.body) is Record else Record.unpack(entry.body)  # type: ignore[arg-type]
             self.departed.parted(key, record.applied, confirmed)

@@ -13,7 +13,7 @@ two requests of one session have an object each, and their commits merge by attr
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from hashlib import sha256
 from typing import Any
 
@@ -22,7 +22,8 @@ from .heads import ID_CHANGED, INVALIDATED
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .merging_types import Merging
-from .record import IDLE_LIMIT, PRINCIPAL, Register
+from .principals import check_login
+from .record import IDLE_LIMIT, LOGIN, PRINCIPAL, Register
 from .settings import ManagerSettings
 from .values import ValueTypes
 
@@ -42,7 +43,7 @@ class Session(MutableMapping[str, Any]):
     """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
-        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_types", "_values",
+        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
         "accessed", "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
@@ -57,8 +58,10 @@ class Session(MutableMapping[str, Any]):
         created_ms: int = 0,
         size: int = 0,
         unknown: bool = False,
+        stamp: Callable[[str, Mapping[str, str]], bytes] | None = None,
     ) -> None:
         self._settings = settings
+        self._stamp = stamp  # what the login of a principal is to say, see `principals.py`
         self._types = types
         self._entropy = entropy
         self._registers: dict[str, Register] = {} if registers is None else registers
@@ -214,9 +217,7 @@ class Session(MutableMapping[str, Any]):
 
     def cycle_id(self) -> None:
         """A new id for the same contents (at login, against fixation). At commit the old id ends on every member, for good."""
-        self._check_writable()
-        if self._frozen:
-            raise SessionError("the response's headers are sent: the id cannot change any more")
+        self._check_changeable()
         if self.id is None:
             return
         if not self.new and self.previous_id is None:
@@ -225,6 +226,11 @@ class Session(MutableMapping[str, Any]):
         self.id = urlsafe_b64encode(self._entropy(32)).rstrip(b"=").decode("ascii")
         self.key = key_of(self.id)
         self.token = ""
+
+    def _check_changeable(self) -> None:
+        self._check_writable()
+        if self._frozen:
+            raise SessionError("the response's headers are sent: the id cannot change any more")
 
     def adopt(self, session_id: str) -> None:
         """This new session gets this id, and not one of its own. For ids that are not secrets of a browser (`maps.py`)."""
@@ -236,16 +242,43 @@ class Session(MutableMapping[str, Any]):
 
     @property
     def principal(self) -> str | None:
-        """Who is logged in, as the application names them; replicated."""
+        """Who is logged in, as the application names them; replicated. Setting another than it was is a login. None: nobody."""
         value = self._current(PRINCIPAL)
         return None if value is None else value.decode("utf-8", "replace")  # a peer may have sent anything
 
     @principal.setter
     def principal(self, name: str | None) -> None:
         try:
-            self._put(PRINCIPAL, None if name is None else name.encode())
+            encoded = None if name is None else name.encode()
         except UnicodeEncodeError:
             raise ValueRefused(f"session.principal = {name!r}: the text has lone surrogates") from None
+        if encoded == self._current(PRINCIPAL):  # no login: its epoch stays that of the one before
+            self._check_writable()
+        else:
+            self._log_in(name, encoded, {})
+
+    def login(self, principal: str, **about: str) -> None:
+        """Log in: a new id (against fixation), and `principal`, also if it is logged in already. `about`: what `ClusterManager.sessions_of` is to show of it,
+        such as ``device="Firefox on Linux", address="192.0.2.7"``; short texts. Raises `ValueRefused`, and `SessionError` when the headers are sent."""
+        check_login(principal, about)
+        self._check_changeable()
+        self._log_in(principal, principal.encode(), about)
+        self.cycle_id()
+
+    def _log_in(self, name: str | None, encoded: bytes | None, about: Mapping[str, str]) -> None:
+        before, size = self._encoded.copy(), self._size
+        try:
+            self._put(PRINCIPAL, encoded)
+            login = self._stamp(name, about) if name is not None and self._stamp is not None else None
+            if login != self._current(LOGIN):
+                self._put(LOGIN, login)
+        except ValueRefused:
+            self._encoded, self._size = before, size
+            raise
+
+    def log_in_again(self, login: bytes) -> None:
+        """Its login is as of now, and `login` says so. For the manager."""
+        self._put(LOGIN, login)
 
     @property
     def max_idle_s(self) -> float:

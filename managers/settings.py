@@ -96,6 +96,11 @@ class ManagerSettings:
     session_max_bytes: int = knob(1024 * 1024, "Encoded attributes of one session at most; refused when set.", minimum=1024)
     attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
     attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
+    principal_sessions_max: int = knob(
+        0,
+        "Sessions that one principal (`session.principal`) may have at once; a login over it ends the oldest, wherever it is. 0: any number.",
+        minimum=0,
+    )
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
     creations_per_s: float = knob(
         50.0,

@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .core import SessionCore
 from .heads import LIVE
 from .placement import partition_of
 from .record import Record
 
-__all__ = ["summaries"]
+__all__ = ["LoginHere", "logins_here", "summaries"]
+
+
+class LoginHere(NamedTuple):
+    """A logged-in session, as a member that holds it knows it. `leads`: it is the primary. `number`: later logins have higher ones."""
+
+    whose: bytes
+    key: bytes
+    number: int
+    age_ms: int
+    idle_ms: int
+    leads: bool
+    about: Mapping[str, str]
+
+
+def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]:
+    """The sessions of this principal that are held here, the youngest login first."""
+    found = []
+    for key in core.logins.of(whose):
+        entry = core.replica.held(key)
+        if entry is not None and not core.logins.is_over(key, entry):
+            leads = core.placement.primary(key, entry.primary) == core.me
+            about = core.logins.login(key).about
+            found.append(LoginHere(whose, key, core.logins.number(key), now_ms - entry.created_ms, now_ms - entry.last_access_ms, leads, about))
+    return found
 
 
 def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[dict[str, Any]]:

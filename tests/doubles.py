@@ -22,6 +22,7 @@ from caterwaul.managers.core import SessionCore
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.digests import digest
 from caterwaul.managers.entry import is_whole
+from caterwaul.managers.epochs import Epochs
 from caterwaul.managers.placement import PARTITIONS
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
@@ -123,12 +124,12 @@ class MemoryChannel:
 class Net:
     """`count` members with a manager each, a `DeltaManager` unless `kind` is another. All hear each other from the start.
 
-    `old`: numbers (from 0) of those that announce protocol 1.
+    `old`: numbers (from 0) of those that announce protocol 1. `epochs`: members keep those of principals too, as nodes do.
     """
 
     def __init__(
         self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False, old: Collection[int] = (),
-        kind: type[SessionManager] = DeltaManager, weights: Sequence[float] = (),
+        kind: type[SessionManager] = DeltaManager, weights: Sequence[float] = (), epochs: bool = False,
     ) -> None:  # fmt: skip
         self.kind: Any = kind
         self.clock = Clock()
@@ -144,6 +145,8 @@ class Net:
         self.flights: dict[tuple[bytes, bytes], deque[tuple[Message, int]]] = {}
         self.held: set[tuple[bytes, bytes]] = set()
         self.settings = settings or ManagerSettings()
+        self.epochs: list[Epochs] = []  #: with `epochs`, one a member
+        self._has_epochs = epochs
         self.managers: list[SessionManager] = [self._manager(m) for m in self.members]
         self.alive = set(self.channels)
         for manager in self.managers:
@@ -152,7 +155,16 @@ class Net:
         self.deliver()
 
     def _manager(self, of: Member) -> SessionManager:
-        return self.kind(MANAGER, self.channels[of.uid], self.settings, clock=self.clock, entropy=self.rng.randbytes)
+        channel = self.channels[of.uid]
+        if not self._has_epochs:
+            return self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes)
+        self.epochs.append(Epochs(channel, self.settings.retention_s, clock=self.clock, entropy=self.rng.randbytes))
+        self.epochs[-1].start()
+        return self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes, epochs=self.epochs[-1])
+
+    def engines(self, number: int) -> list[SessionManager]:
+        """All of one member: its manager, and what keeps its epochs."""
+        return [self.managers[number], *self.epochs[number : number + 1]]
 
     def view(self) -> View:
         return View.of(1, [m for m in self.members if m.uid in self.alive])
@@ -164,8 +176,8 @@ class Net:
 
     def show_view(self, number: int, after: View, clean: frozenset[bytes] = frozenset()) -> None:
         """One member (number from 0) sees this view from now on, the others do not yet."""
-        manager = self.managers[number]
-        manager.view_changed(ViewChanged(manager._core.placement.view, after, clean))
+        for manager in self.engines(number):
+            manager.view_changed(ViewChanged(manager._core.placement.view, after, clean))
 
     def linked(self, one: bytes, other: bytes) -> bool:
         return frozenset((one, other)) not in self.cut and other in self.alive
@@ -245,14 +257,18 @@ class Net:
             for message, _ in self.flights.pop(link, ()):
                 for waiter in message.waiters:
                     waiter.failed(link[1])
-        self.managers[one].link_lost(self.members[other])
-        self.managers[other].link_lost(self.members[one])
+        for here, there in ((one, other), (other, one)):
+            for manager in self.engines(here):
+                manager.link_lost(self.members[there])
 
     def heal(self, one: int, other: int) -> None:
-        a, b = self.members[one], self.members[other]
-        self.cut.discard(frozenset((a.uid, b.uid)))
-        self.managers[one].link_opened(b, False)
-        self.managers[other].link_opened(a, False)
+        self.cut.discard(frozenset((self.members[one].uid, self.members[other].uid)))
+        self._link(one, other)
+
+    def _link(self, one: int, other: int) -> None:
+        for here, there in ((one, other), (other, one)):
+            for manager in self.engines(here):
+                manager.link_opened(self.members[there], False)
 
     def hold(self, sender: int, to: int) -> None:
         """What this member sends to that one stays under way until `let_go`."""
@@ -267,7 +283,8 @@ class Net:
         self.alive.discard(uid)
         for link in [link for link in self.flights if uid in link]:
             del self.flights[link]
-        self.managers[number]._driver.stop()
+        for manager in self.engines(number):
+            manager._driver.stop()
         self.show_views()
 
     def freeze(self, number: int) -> None:
@@ -301,8 +318,7 @@ class Net:
         self.alive.add(m.uid)
         for number, other in enumerate(self.members[:-1]):
             if other.uid in self.alive:
-                self.managers[number].link_opened(m, False)
-                self.managers[-1].link_opened(other, False)
+                self._link(number, len(self.members) - 1)
         self.show_views()
         return len(self.members) - 1
 

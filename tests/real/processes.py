@@ -338,6 +338,32 @@ class Served:
         self.manager.release(opened)
         return {"unknown": opened.unknown, "values": dict(opened)}
 
+    def login(self, principal: str, session: str | None = None) -> str:
+        """The id of a session in which this one is logged in, and that all members have."""
+        opened = self.manager.open(session)
+        opened.cycle_id()
+        opened.principal = principal
+        self.manager.commit(opened, acks="all").wait()
+        self.manager.release(opened)
+        assert opened.id is not None
+        return opened.id
+
+    def sessions_of(self, principal: str) -> dict[str, Any]:
+        return _result(self.cluster.sessions_of(principal))
+
+    def end_session(self, key: str) -> bool:
+        return _result(self.cluster.end_session(key))
+
+    def end_all(self, principal: str | None) -> list[str]:
+        """Who has confirmed it."""
+        return sorted(self.manager.end_all(principal).wait().confirmed)
+
+    def lives(self, session: str) -> bool:
+        opened = self.manager.open(session)
+        self.manager.release(opened)
+        assert not opened.unknown
+        return not opened.new
+
     def invalidate(self, session: str) -> list[str]:
         opened = self.manager.open(session)
         opened.invalidate()
@@ -389,6 +415,13 @@ class Served:
     def drain(self) -> dict[str, Any]:
         report: dict[str, Any] = self.cluster.drain(20.0).result
         return report
+
+
+def _result(fired: Any) -> Any:
+    """Of a Deferred that has fired."""
+    found: list[Any] = []
+    fired.addCallback(found.append)
+    return found[0]
 
 
 def _serve(lines: Iterator[bytes]) -> None:

@@ -1,7 +1,7 @@
 """The promises, as checks apart from the code: each says which one was broken, where and how.
 
 *Always*: S1 a cookie yields its own session only; S2 an id that was ended is refused by every member that confirmed it, and
-by whoever refused it once; S3 a node shows what was written through it, or what replaced that, and any node what a
+by whoever refused it once, and so are sessions whose login did not know of an end of all sessions of its user; S3 a node shows what was written through it, or what replaced that, and any node what a
 browser's cookie says it wrote, unless the session is marked stale or unknown; S4 a member that confirmed a write has it, and nobody parts
 from a copy with what nobody else has; S6
 nobody goes back to an older value, unless the session is marked stale; S7 one request in a hundred at most waits for a second, and none much longer; a
@@ -28,7 +28,7 @@ from caterwaul.membership.view import ViewChanged
 from tests.doubles import unmarked_changes, wrong_sums
 
 from .copies import difference
-from .history import Add, Cookie, Ended, History, Write, token_in
+from .history import Add, Cookie, Ended, History, Out, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
@@ -91,6 +91,10 @@ class Checkers:
             self.fail("S1", f"{life} gave another session than was asked for")
         if found and ended is not None and life in ended.refused_by:
             self.fail("S2", f"{life} serves {key_of(asked).hex()[:8]} again, which ended at {ended.at:.3f}")
+        for out in self.history.outs_of(asked):
+            self.world.counters["outs_checked"] += 1
+            if found and life in out.known_by:
+                self.fail("S2", f"{life} serves {key_of(asked).hex()[:8]}, and knows that all sessions of its user were ended at {out.at:.3f}")
         if session.new and ended is not None and self._has_tombstone(node, asked):
             ended.refused_by.add(life)  # it knows; one that never heard of the session has refused nothing
 
@@ -125,7 +129,7 @@ class Checkers:
     def _is_lost(self, node: SimNode, asked: str) -> None:
         """The node said that there is no such session: then nobody whom it sees and hears has it."""
         key = key_of(asked)
-        if asked not in self.history.known or asked in self.history.ended or key in self._ended or self._has_tombstone(node, asked):
+        if asked not in self.history.known or self.history.has_ended(asked) or key in self._ended or self._has_tombstone(node, asked):
             return
         if self.world.now - self.history.used[asked] > self._idle_s / 2:
             return
@@ -237,7 +241,7 @@ class Checkers:
 
     def _is_gone(self, node: SimNode, cookie: Cookie) -> None:
         """The node said that there is no such session: then none of those who wrote it, and whom it sees, has it."""
-        if cookie.id is None or cookie.id in self.history.ended:
+        if cookie.id is None or self.history.has_ended(cookie.id):
             return
         key = key_of(cookie.id)
         if key in self._ended or node.manager._core.replica.get(key) is not None:
@@ -302,6 +306,13 @@ class Checkers:
                 continue
             if node.manager._core.placement.everywhere or self._has_tombstone(node, ended.session_id):  # else it has confirmed the new id only
                 ended.refused_by.add(node.reactor.name)
+
+    def out_on(self, out: Out, names: tuple[str, ...]) -> None:
+        """These have confirmed that all sessions of a user have ended."""
+        for name in names:
+            node = self.cluster.nodes.get(int(name[1:]))
+            if node is not None and self._began[node.reactor.name] < out.at:
+                out.known_by.add(node.reactor.name)
 
     def cycled(self, node: SimNode, old: str, session: Session) -> None:
         """The contents went to a new id: what its reader saw was carried over by this node."""
@@ -430,7 +441,7 @@ class Checkers:
                 self.fail("S2", f"{key_of(ended.session_id).hex()[:8]} ended at {ended.at:.3f}, refused by {sorted(ended.refused_by & alive)}, and lives")
         for write in self.history.writes.values():
             used = self.history.used.get(write.session_id, 0.0)
-            if write.session_id in self.history.ended or self.world.now - used > self._idle_s / 2 or not write.holders & alive:
+            if self.history.has_ended(write.session_id) or self.world.now - used > self._idle_s / 2 or not write.holders & alive:
                 continue  # ended, may have expired, or all that had it are dead
             if write.at < self._ended.get(key_of(write.session_id), -1.0):
                 continue  # it had expired, and lives on
@@ -445,6 +456,16 @@ class Checkers:
         for node in self.cluster.nodes.values():
             self._versions(node)
 
+    def all_are_logged_out(self) -> None:
+        """The ends of all sessions of a user have had time to reach what they were for."""
+        alive = {node.reactor.name for node in self.cluster.nodes.values()}
+        for session_id in self.history.logins:
+            for out in self.history.outs_of(session_id) if session_id not in self.history.ended else ():
+                for node in self.cluster.nodes.values() if out.known_by & alive else ():
+                    self.world.counters["outs_settled"] += 1
+                    if node.manager._core.replica.held(key_of(session_id)) is not None:
+                        self.fail("S2", f"{node.reactor.name} holds {key_of(session_id).hex()[:8]}; all sessions of its user ended at {out.at:.3f}")
+
     def _versions(self, node: SimNode) -> None:
         """A merging value says itself at which version it changed last: a register of another version is equal nowhere else."""
         for key, entry in node.manager._core.replica.entries():
@@ -458,7 +479,7 @@ class Checkers:
         """Counters, of sessions that never ended."""
         for session_id, adds in self.history.adds.items():
             key, used = key_of(session_id), self.history.used.get(session_id, 0.0)
-            if session_id in self.history.ended or key in self._ended or self.world.now - used > self._idle_s / 2:
+            if self.history.has_ended(session_id) or key in self._ended or self.world.now - used > self._idle_s / 2:
                 continue
             value = self._value(self._anywhere(key), key, COUNTER)
             began = self.history.carried.get(session_id, 0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["Add", "Cookie", "Ended", "History", "Write", "token_in"]
+__all__ = ["Add", "Cookie", "Ended", "History", "Out", "Write", "token_in"]
 
 
 @dataclass(slots=True)
@@ -49,6 +49,16 @@ class Ended:
     refused_by: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class Out:
+    """All sessions of a user were ended: the `count`th end by the member `by`."""
+
+    by: bytes
+    count: int
+    at: float
+    known_by: set[str] = field(default_factory=set)  #: lives that must not serve such a session any more
+
+
 def token_in(value: Any) -> str:
     """The token of an attribute's value: a text, with padding after a bar, or the last of a list."""
     text: str = value[-1] if isinstance(value, list) else value
@@ -61,11 +71,21 @@ class History:
         self.adds: dict[str, list[Add]] = {}  #: by session id
         self.carried: dict[str, int] = {}  #: what a new id's counter began with
         self.ended: dict[str, Ended] = {}
+        self.logins: dict[str, tuple[str, dict[bytes, int]]] = {}  #: session id -> (user, the ends that the member knew of where they logged in)
+        self.outs: dict[str, list[Out]] = {}  #: by user
         self.successor: dict[str, str] = {}  #: old id -> new id
         self.shown: dict[tuple[str, str, str], str] = {}  #: (life, session id, attribute) -> the token last seen there
         self.versions: dict[tuple[str, tuple[int, bytes]], str] = {}  #: (session id, version) -> the token written under it
         self.used: dict[str, float] = {}  #: when an id was used last: it may expire after that
         self.known: set[str] = set()  #: ids of sessions of which all who should have heard a moment after they were made
+
+    def outs_of(self, session_id: str) -> list[Out]:
+        """The ends of all sessions of its user that its login did not know of."""
+        user, knew = self.logins.get(session_id, ("", {}))
+        return [out for out in self.outs.get(user, ()) if knew.get(out.by, 0) < out.count]
+
+    def has_ended(self, session_id: str) -> bool:
+        return session_id in self.ended or bool(self.outs_of(session_id))
 
     def is_kept(self, token: str, there: str | None) -> bool:
         """Whether a place that shows `there` has this token, or what replaced it."""

@@ -12,6 +12,8 @@ from caterwaul.cluster.node import Node
 from caterwaul.cluster.security.service import Security
 from caterwaul.cluster.settings import Settings
 from caterwaul.managers.base import SessionManager
+from caterwaul.managers.epochs import NAME as EPOCHS
+from caterwaul.managers.epochs import Epochs
 from caterwaul.membership import PlainDatagrams
 
 from .network import Host
@@ -33,6 +35,12 @@ class SimNode(Node):
     @property
     def manager(self) -> SessionManager:
         return self.managers["default"]
+
+    @property
+    def epochs(self) -> Epochs:
+        found = self.engines[EPOCHS]
+        assert isinstance(found, Epochs)
+        return found
 
     def _member(self, payload: dict[str, Any]) -> Any:
         """As in production, but for the process id, which is the machine's and would differ from run to run."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, core, finding, handover, lookup, moving, near, opening, parting, placement, record, replica
+from caterwaul.managers import antientropy, base, core, finding, handover, lookup, moving, near, opening, parting, placement, principals, record, replica
 from caterwaul.managers.messages import ABSENT, UNSURE
 from caterwaul.membership import detector, group
 
@@ -181,6 +181,23 @@ def _a_doubtful_answer_is_unknown(patch: Patch) -> None:
     patch(finding.Finding, "_conclude", conclude)
 
 
+def _logins_do_not_end(patch: Patch) -> None:
+    patch(principals.Logins, "is_over", lambda self, key, entry: False)
+
+
+def _only_sessions_that_are_here_end(patch: Patch) -> None:
+    """An end of all reaches the sessions that members hold when they hear of it, and no others."""
+    is_over, affected = principals.Logins.is_over, principals.Logins.affected
+
+    def marking(self: Any, whose: bytes) -> list[bytes]:
+        keys = affected(self, whose)
+        self._excess.update(key for key in keys if (entry := self._replica.get(key)) is not None and is_over(self, key, entry))
+        return keys
+
+    patch(principals.Logins, "affected", marking)
+    patch(principals.Logins, "is_over", lambda self, key, entry: key in self._excess)
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -191,6 +208,8 @@ BUGS = (
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
     Bug("never reconcile", _never_reconcile, ("S5", "S4")),
+    Bug("logins do not end", _logins_do_not_end, ("S2",)),
+    Bug("only sessions that are here end", _only_sessions_that_are_here_end, ("S2",)),
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
     Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
     Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup"),

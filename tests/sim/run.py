@@ -71,6 +71,7 @@ def run_seed(seed: int | str, kinds: Sequence[str] | None = None, manager: str =
         checkers.nothing_is_stale(workload.cookies())
         world.run_until(SECONDS)
         checkers.all_are_served()
+        checkers.all_are_logged_out()
         return Result(seed, _void(world) if kinds is None else "", world.digest(), world.counters)
 
 

@@ -16,11 +16,12 @@ from typing import Any
 
 from caterwaul.managers.errors import SessionError
 from caterwaul.managers.merging_types import Counter
+from caterwaul.managers.principals import principal_key
 from caterwaul.managers.session import Session
 from caterwaul.managers.tokens import claimed, is_of
 
 from .checkers import COUNTER, Checkers
-from .history import Add, Cookie, Ended, History, Write, token_in
+from .history import Add, Cookie, Ended, History, Out, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
@@ -170,6 +171,8 @@ class Workload:
             self._cycle(user, node, cookie, session)
         elif dice < 0.93 and session.id is not None:
             self._invalidate(user, node, cookie, session)
+        elif dice < 0.932:
+            self._end_all(user, node)
         elif dice < 0.935:
             user.quiet_until = self._world.now + self._idle_s * self._rng.uniform(0.5, 2.0)
             node.manager.commit(session)
@@ -248,8 +251,19 @@ class Workload:
         old = session.id
         assert old is not None
         session.cycle_id()
-        self._world.counters["cycles"] += 1
+        session.principal = user.name
+        assert session.id is not None
+        self.history.logins[session.id] = user.name, dict(node.epochs.current.get(principal_key("default", user.name), {}))
+        self._world.counters["logins"] += 1
         self._end(user, node, cookie, session, old)
+
+    def _end_all(self, user: _User, node: SimNode) -> None:
+        """Log out everywhere. Who is asked, and whoever confirms it, serves none of the sessions that are over."""
+        receipt = node.manager.end_all(user.name)
+        out = Out(node.me.uid, node.epochs.ended, self._world.now, {node.reactor.name})
+        self.history.outs.setdefault(user.name, []).append(out)
+        self._world.counters["logouts"] += 1
+        receipt.deferred().addCallback(lambda done: self._checkers.out_on(out, done.confirmed))
 
     def _invalidate(self, user: _User, node: SimNode, cookie: Cookie, session: Session) -> None:
         old = session.id

@@ -41,6 +41,15 @@ class Node:
     def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]:
         return succeed({"lose": lose}) if "a" in lose else fail(LocalError("no node 'x'"))
 
+    def logins_report(self, manager: str, principal: str) -> Deferred[dict[str, Any]]:
+        return succeed({"manager": manager, "principal": principal, "sessions": [], "silent": []})
+
+    def logout(self, manager: str, principal: str | None) -> Deferred[dict[str, Any]]:
+        return succeed({"manager": manager, "principal": principal})
+
+    def end_session(self, manager: str, key: str) -> Deferred[dict[str, Any]]:
+        return succeed({"manager": manager, "key": key})
+
     def drain_report(self) -> dict[str, Any]:
         return {"state": self.state}
 

@@ -1,0 +1,213 @@
+"""Whose sessions are where: asked of all members, because none of them holds all.
+
+Each member answers for what it holds. From all answers come a list of one principal's sessions, the end of one of them by its key, and the
+limit of sessions a principal may have: after a login its sessions are counted, and after members came (out of a partition, perhaps)
+those of everybody who has some here; the oldest logins over the limit are ended by the members that lead their sessions. Where
+every member holds every session, managers see to the limit themselves (`managers/principals.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from ..managers.base import SessionManager
+from ..managers.listeners import LoggedIn
+from ..managers.principals import KEY_BYTES, YOUNGEST, principal_key
+from ..managers.summaries import LoginHere
+from ..membership.errors import LocalError, RemoteError
+from ..membership.member import Member
+from ..membership.view import ViewChanged
+from .errors import ChannelError
+
+__all__ = ["LoginDesk"]
+
+_SERVICE = "logins"
+_OF, _END = range(2)
+_TIMEOUT_S = 2.0
+_TOGETHER = 200  # principals in one question
+_ANSWER_MAX = 20_000  # sessions in one answer
+_TRIES, _AGAIN_S = 5, 0.3
+_HEALED_S = 3.0  # after members came: what they and we have is exchanged by then
+
+_log = Logger()
+
+
+class LoginDesk:
+    """One node's: answers the others from the start on, and puts its own questions. Reactor thread."""
+
+    def __init__(self, channel: Any, managers: Mapping[str, SessionManager], clock: Any) -> None:
+        self._channel = channel
+        self._managers = managers
+        self._clock = clock
+        self._checking: set[str] = set()
+        channel.serve(_SERVICE, self._asked)
+        for name, manager in managers.items():
+            if manager.settings.principal_sessions_max:
+                manager.listen(LoggedIn, partial(self._logged_in, name))
+
+    # -- what applications ask
+
+    def sessions_of(self, manager: str, principal: str) -> Deferred[dict[str, Any]]:
+        """Fires with ``{"principal", "sessions": [{"key", "node", "age_s", "idle_s", "login", "about"}], "silent": names}``, the youngest login first: `key` in
+        hexadecimal, `node` leads it, `login` grows with each, `about` is what was said at `session.login`. `silent` members did not answer; what only they hold is missing."""
+        return ensureDeferred(self._sessions_of(manager, principal))
+
+    def end(self, manager: str, key: bytes) -> Deferred[bool]:
+        """End the session of this key, wherever it is. Fires with whether a member held it and all who can answer know."""
+        return ensureDeferred(self._end_everywhere(manager, key))
+
+    async def _sessions_of(self, manager: str, principal: str) -> dict[str, Any]:
+        found, silent = await self._ask_all(manager, [principal_key(manager, principal)])
+        sessions = [
+            {
+                "key": login.key.hex(),
+                "node": member.name,
+                "age_s": login.age_ms / 1000,
+                "idle_s": login.idle_ms / 1000,
+                "login": login.number,
+                "about": dict(login.about),
+            }
+            for login, member in _best(found)
+        ]
+        return {"principal": principal, "sessions": sessions, "silent": sorted(silent)}
+
+    async def _end_everywhere(self, manager: str, key: bytes) -> bool:
+        for member in self._taking_part(manager):
+            try:
+                if await self._ask(member, _END, [manager, [key]]) == 1:
+                    return True
+            except LocalError as error:
+                _log.warn("{error}", error=error)
+        return False
+
+    # -- the limit
+
+    def view_changed(self, change: ViewChanged) -> None:
+        """Members that came may have sessions of whom we have sessions."""
+        if any(member.uid != self._channel.me.uid for member in change.appeared):
+            for name, manager in self._managers.items():
+                if manager.settings.principal_sessions_max and not manager.knows_all and name not in self._checking:
+                    self._checking.add(name)
+                    deferLater(self._clock, _HEALED_S, lambda name=name: ensureDeferred(self._check_all(name))).addErrback(_complain)
+
+    def _logged_in(self, name: str, event: LoggedIn) -> None:
+        if not self._managers[name].knows_all:
+            ensureDeferred(self._number(name, principal_key(name, event.principal), event.key)).addErrback(_complain)
+
+    async def _number(self, name: str, whose: bytes, key: bytes) -> None:
+        """Give a login its number, now that the others can be asked, and see that there are not too many."""
+        others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
+        self._managers[name].renumber_login(key, 1 + max(others, default=0))
+        await self._limit(name, [whose])
+
+    async def _check_all(self, name: str) -> None:
+        self._checking.discard(name)
+        principals = self._managers[name].principals_here()
+        for at in range(0, len(principals), _TOGETHER):
+            await self._limit(name, principals[at : at + _TOGETHER])
+
+    async def _limit(self, name: str, whose: Sequence[bytes]) -> None:
+        """End the oldest of these principals' sessions that are too many."""
+        for _ in range(_TRIES):
+            over = await self._over(name, whose)
+            for key, member in over:
+                await self._ask(member, _END, [name, [key]])
+            if not over:
+                return
+            await deferLater(self._clock, _AGAIN_S)  # one may have been taken over by another member meanwhile
+
+    async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[bytes, Member]]:
+        """(session that is too many, who leads it)."""
+        by_principal: dict[bytes, list[tuple[bytes, Member]]] = {}
+        for login, member in await self._ask_all_best(name, whose):
+            by_principal.setdefault(login.whose, []).append((login.key, member))
+        most = self._managers[name].settings.principal_sessions_max
+        return [one for logins in by_principal.values() for one in logins[most:]]
+
+    # -- questions
+
+    async def _ask_all_best(self, manager: str, whose: Sequence[bytes]) -> list[tuple[LoginHere, Member]]:
+        """Of each session what its primary says, else any who holds it; the youngest login first."""
+        return _best((await self._ask_all(manager, whose))[0])
+
+    async def _ask_all(self, manager: str, whose: Sequence[bytes]) -> tuple[list[tuple[LoginHere, Member]], list[str]]:
+        """(what members hold, names of those that did not answer)."""
+        members = self._taking_part(manager)
+        answers = await DeferredList([ensureDeferred(self._ask(member, _OF, [manager, list(whose)])) for member in members], consumeErrors=True)
+        found, silent = [], []
+        for member, (is_good, answer) in zip(members, answers, strict=True):
+            logins = _read(answer) if is_good else None
+            if logins is None:
+                silent.append(member.name)
+            else:
+                found += [(login, member) for login in logins if login.whose in whose]
+        return found, silent
+
+    def _taking_part(self, manager: str) -> list[Member]:
+        """This node first."""
+        if manager not in self._managers:
+            raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self._managers))}")
+        return sorted(self._managers[manager].view, key=lambda member: (member.uid != self._channel.me.uid, member.uid))
+
+    async def _ask(self, member: Member, op: int, body: list[Any]) -> Any:
+        """Raises `LocalError`."""
+        if member.uid == self._channel.me.uid:
+            answer = self._asked(member, op, body)
+            return await answer if isinstance(answer, Deferred) else answer
+        try:
+            replies = await self._channel.request((member.uid,), _SERVICE, op, body, mode="all", timeout_s=_TIMEOUT_S)
+        except ChannelError as error:
+            raise LocalError(f"{member.name} does not answer: {'; '.join(error.failed.values()) or error}") from None
+        return replies[member.uid]
+
+    def _asked(self, peer: Member, op: int, body: object) -> Any:
+        """A question. Raises `RemoteError` if it is malformed."""
+        if type(body) is not list or len(body) < 2 or type(body[0]) is not str or type(body[1]) is not list:
+            raise RemoteError("logins: malformed")
+        manager = self._managers.get(body[0])
+        if manager is None:
+            raise RemoteError("logins: no such manager here")
+        keys = body[1]
+        if op not in (_OF, _END) or len(keys) > _TOGETHER or not all(type(key) is bytes and len(key) == KEY_BYTES for key in keys):
+            raise RemoteError("logins: malformed")
+        if op == _OF:
+            return [list(login) for login in manager.logins_of(keys)[:_ANSWER_MAX]]
+        ended = DeferredList([manager.end(key).deferred() for key in keys], consumeErrors=True)
+        return ended.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
+
+
+def _read(answer: object) -> list[LoginHere] | None:
+    """None: it is no usable answer."""
+    if type(answer) is not list or not all(_is_login(one) for one in answer):
+        return None
+    return [LoginHere(*one[:7]) for one in answer]
+
+
+def _is_login(one: object) -> bool:
+    if type(one) is not list or len(one) < 7:
+        return False
+    whose, key, *numbers, leads, about = one[:7]
+    return (
+        type(whose) is bytes and len(whose) == KEY_BYTES and type(key) is bytes and len(key) == KEY_BYTES
+        and all(type(number) is int for number in numbers) and type(leads) is bool
+        and type(about) is dict and all(type(text) is str for pair in about.items() for text in pair)
+    )  # fmt: skip
+
+
+def _best(found: Iterable[tuple[LoginHere, Member]]) -> list[tuple[LoginHere, Member]]:
+    """Of each session what its primary says, else any; the youngest login first."""
+    best: dict[bytes, tuple[LoginHere, Member]] = {}
+    for login, member in found:
+        if login.key not in best or login.leads:
+            best[login.key] = (login, member)
+    return sorted(best.values(), key=lambda one: (one[0].number, one[0].key), reverse=True)
+
+
+def _complain(failure: Any) -> None:
+    _log.warn("sessions per principal could not be counted: {error}", error=failure.getErrorMessage())

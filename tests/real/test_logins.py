@@ -1,0 +1,94 @@
+"""Whose sessions are where, and their ends: real nodes, asked by the application and by commands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .processes import CATERWAUL, Cluster, Node, holds, until
+
+MANAGERS: list[dict[str, Any]] = [{"type": "delta"}, {"type": "backup"}, {"type": "partitioned"}]
+
+
+def lives(nodes: list[Node], session: str) -> list[bool]:
+    return [node.do("lives", session=session) for node in nodes]
+
+
+@pytest.mark.parametrize("manager", MANAGERS, ids=lambda manager: manager["type"])
+def test_sessions_of_a_principal_are_found_and_ended_wherever_they_are(manager: dict[str, Any]) -> None:
+    with Cluster(manager=manager) as cluster:
+        nodes = cluster.grow("abcd")
+        ids = [node.do("login", principal="alice") for node in nodes]
+        bob = nodes[0].do("login", principal="bob")
+        for node in nodes:
+            found = node.do("sessions_of", principal="alice")
+            assert (len(found["sessions"]), found["silent"]) == (4, [])
+        assert nodes[3].do("end_session", key=found["sessions"][-1]["key"])
+        until(lambda: len(nodes[1].do("sessions_of", principal="alice")["sessions"]) == 3, what="one is ended")
+        assert sum(any(lives(nodes, one)) for one in ids) == 3
+        assert nodes[2].do("end_all", principal="alice") == ["a", "b", "d"]
+        assert [any(lives(nodes, one)) for one in ids] == [False] * 4
+        assert nodes[1].do("sessions_of", principal="alice")["sessions"] == []
+        again = nodes[1].do("login", principal="alice")
+        assert lives(nodes, again) == lives(nodes, bob) == [True] * 4
+
+
+@pytest.mark.parametrize("manager", MANAGERS, ids=lambda manager: manager["type"])
+def test_a_principal_has_so_many_sessions_on_all_nodes_together(manager: dict[str, Any]) -> None:
+    with Cluster(manager={**manager, "principal_sessions_max": 2}) as cluster:
+        nodes = cluster.grow("abcd")
+        ids = []
+        for number in range(5):
+            ids.append(nodes[number % 4].do("login", principal="alice"))
+            until(lambda: [s["login"] for s in nodes[0].do("sessions_of", principal="alice")["sessions"]] == [number + 1, number][: number + 1], what="counted")  # noqa: B023
+        assert [any(lives(nodes, one)) for one in ids[:3]] == [False] * 3
+        assert [all(lives(nodes, one)) for one in ids[3:]] == [True] * 2
+        at_once = [nodes[number % 4].do("login", principal="bob") for number in range(6)]
+        until(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, what="two of those that logged in at the same time stay")
+        holds(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, 1.0)
+
+
+def asked(*arguments: str) -> tuple[int, Any]:
+    done = subprocess.run([*CATERWAUL, *arguments], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stdout or done.stderr
+
+
+def test_an_operator_lists_and_ends_the_sessions_of_a_user(tmp_path: Path) -> None:
+    with Cluster() as cluster:
+        (a,) = cluster.grow("a")
+        path = str(tmp_path / "b.sock")
+        b = Node({
+            "node": {"name": "b"}, "cluster": {"name": cluster.name}, "admin": {"socket": path}, "membership": cluster.membership,
+            "security": {"secret_file": str(cluster.secret_file)},
+        })  # fmt: skip
+        cluster.nodes.append(b)
+        cluster.meet()
+        ids = [a.do("login", principal="alice smith"), b.do("login", principal="alice smith"), a.do("login", principal="bob")]
+        code, text = asked("logins", "alice smith", "--socket", path)
+        assert code == 0
+        assert [line.split()[1] for line in text.splitlines()[1:]] == ["b", "a"], "the youngest first"
+        key = text.splitlines()[1].split()[0]
+        assert asked("logout", "--socket", path, "--session", key) == (0, "ended\n")
+        assert [any(lives([a, b], one)) for one in ids] == [True, False, True]
+        code, text = asked("logout", "--socket", path, "--session", key)
+        assert (code, text) == (1, "no node holds such a session, or not all who hold it have confirmed its end\n")
+        assert asked("logout", "--socket", path, "--principal", "alice smith") == (0, "ended on all nodes\n")
+        assert [any(lives([a, b], one)) for one in ids] == [False, False, True]
+        code, text = asked("logout", "--socket", path, "--everybody", "--json")
+        assert (code, json.loads(text)) == (0, {"done": True, "confirmed": ["a"], "unconfirmed": []})
+        assert not any(lives([a, b], ids[2]))
+        for wrong, says in (
+            (["--session", "xyz"], "not the key of a session"),
+            ([], "one of --principal"),
+            (["--everybody", "--principal", "a"], "one of --principal"),
+        ):
+            code, text = asked("logout", "--socket", path, *wrong)
+            assert code in (1, 2)
+            assert says in text
+        a.kill()
+        until(lambda: b.names == ["b"], what="a is dropped")
+        assert asked("logout", "--socket", path, "--principal", "bob") == (0, "ended\n")
