@@ -63,7 +63,7 @@ def _start(given: Any) -> Any:
     return cluster
 
 
-the_manager = Lazily(_make_manager)
+the_manager = Lazily(_make_manager)  #: call it for this process's session manager
 _front = Front(the_manager)  # of stores that no middleware made; its cookie is nobody's
 
 
@@ -77,7 +77,7 @@ setting_changed.connect(_forget)
 
 
 def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
-    """Whose session it is, so that all of a user's can be found and ended (`ClusterManager.sessions_of`, `end_all`)."""
+    """Whose session it is, so that all of a user's can be found and ended (`ClusterManager.sessions_of`, `SessionManager.end_all`)."""
     session = getattr(request, "session", None)
     if isinstance(session, SessionStore):
         session.principal = str(user.pk)
