@@ -42,7 +42,7 @@ from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 from .streaming import AsyncStream, Stream
 from .wsgi import origin_of
 
-__all__ = ["SessionMiddleware", "SessionStore"]
+__all__ = ["SessionMiddleware", "SessionStore", "the_manager"]
 
 
 def _cookie_settings() -> CookieSettings:

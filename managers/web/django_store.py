@@ -16,6 +16,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
@@ -62,7 +63,7 @@ def _start(given: Any) -> Any:
     return cluster
 
 
-the_manager = Lazily(_make_manager)
+the_manager = Lazily(_make_manager)  #: call it for this process's session manager
 _front = Front(the_manager)  # of stores that no middleware made; its cookie is nobody's
 
 
@@ -73,6 +74,16 @@ def _forget(*, setting: str, **_: Any) -> None:
 
 
 setting_changed.connect(_forget)
+
+
+def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
+    """Whose session it is, so that all of a user's can be found and ended (`ClusterManager.sessions_of`, `SessionManager.end_all`)."""
+    session = getattr(request, "session", None)
+    if isinstance(session, SessionStore):
+        session.principal = str(user.pk)
+
+
+user_logged_in.connect(_logged_in)
 
 
 class SessionStore(SessionBase):

@@ -64,6 +64,10 @@ class SessionFacade(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self.visit.session)
 
+    def login(self, principal: str, **about: str) -> None:
+        """A new id, and who has logged in: see `Session.login`."""
+        self.visit.session.login(principal, **about)
+
     def cycle_id(self) -> None:
         """A new id for the same contents, at login: see `Session.cycle_id`."""
         self.visit.session.cycle_id()

@@ -193,3 +193,20 @@ def test_interrupting_a_program_ends_it_in_good_order(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=20)
     assert (out, error, process.returncode) == ("bye\n", "", 0)
+
+
+def test_a_django_project_ends_all_other_sessions_of_a_user() -> None:
+    lines = run(
+        """
+        from django.conf import settings
+        settings.configure(CATERWAUL={"node": {"name": "a"}, "membership": {"discovery": []}, "admin": {"socket": ""}}, SESSION_ENGINE="caterwaul.managers.web.django")
+        from caterwaul.managers.web.django import SessionStore, the_manager
+        stores = [SessionStore() for _ in range(3)]
+        for store, user in zip(stores, ["7", "7", "8"]):
+            store.principal = user
+            store.save()
+        the_manager().end_all("7", but=stores[0].underneath).wait()
+        print([store.exists(store.session_key) for store in stores])
+        """
+    )
+    assert lines == ["[True, False, True]"]

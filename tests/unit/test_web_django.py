@@ -160,6 +160,8 @@ def test_admin_login_and_logout_across_nodes(shop: Shop) -> None:
         answer = browser.post("/admin/login/?next=/admin/", {"username": "ann", "password": "secret"})
         assert answer.status_code == 302
         assert answer.cookies["sessionid"]["max-age"] == "1209600"
+        store = SessionStore(browser.cookies["sessionid"].value)
+        assert store.principal == str(User.objects.get(username="ann").pk)
     with shop.at("node2"):
         assert b"Site administration" in browser.get("/admin/").content
         cookie = browser.cookies["sessionid"].value

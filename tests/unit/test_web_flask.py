@@ -203,6 +203,15 @@ def test_what_is_set_after_clear_goes_on_under_a_new_id() -> None:
     assert shop.world.contents(shop.id) == {"user": "ann"}
 
 
+def test_a_login_names_whose_session_it_is_and_changes_the_id() -> None:
+    shop = Shop()
+    shop.do(fill)
+    old = shop.id
+    shop.do(lambda: str(flask.session.login("ann", device="a test")))
+    assert not shop.world.holds(old)
+    assert shop.do(lambda: f"{flask.session.principal} {look()}", "node2").text == "ann [('cart', ['apple'])]"
+
+
 def test_taking_the_last_attribute_away_is_no_logout() -> None:
     shop = Shop()
     shop.do(fill)
