@@ -112,6 +112,8 @@ def together(act: Callable[[], Answer]) -> list[Answer]:
 class Driven:
     """Subclasses give `drive`."""
 
+    interrupts = False  #: a request whose session was ended meanwhile is told so
+
     def drive(self, call: Call) -> Answer:
         raise NotImplementedError
 
@@ -213,7 +215,6 @@ class FrontContract(Driven):
 
     saves_error_pages = True  #: an error page that the application made is an answer like any other
     threaded = True  #: requests run in threads
-    interrupts = False  #: a request whose session was ended meanwhile is told so
     streams_begin_sessions = True  #: the headers leave with the first byte of a stream, not before it is begun
 
     # --- what one client may cost ---

@@ -9,19 +9,19 @@ import pytest
 
 from caterwaul.managers.web.cookies import CookieSettings
 
-from .fronts import Answer, Call, Driven, Handler, Page, count, look
+from .fronts import Answer, Call, Driven, Handler, Page, count, cycle, end, look
 
 SETTINGS = [CookieSettings(), CookieSettings(max_age_s=600)]
 
 
 def login(session: Any) -> Page:
-    session.cycle_id()
+    cycle(session)
     session["user"] = "ann"
     return Page()
 
 
 def logout(session: Any) -> Page:
-    session.invalidate()
+    end(session)
     return Page()
 
 
@@ -50,7 +50,7 @@ class ParallelContract(Driven):
             return Page(b"slow")
 
         answer = self.get(world.node("node2") if elsewhere else node, outer, cookie, settings=settings)
-        assert (answer.status, answer.body) == (200, b"slow")
+        assert (answer.status, answer.body) == (200, b"slow") or (answer.status == 400 and self.interrupts)
         return answer, got[0], cookie
 
     @pytest.mark.parametrize("settings", SETTINGS, ids=["session", "aged"])

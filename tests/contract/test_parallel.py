@@ -17,9 +17,13 @@ from .test_fronts import world  # noqa: E402, F401
 class TestInParallel(ParallelContract):
     front: Driven
 
-    @pytest.fixture(autouse=True, params=[test_fronts.WSGI, test_fronts.TestTwistedWeb])
+    @pytest.fixture(
+        autouse=True,
+        params=[test_fronts.WSGI, test_fronts.TestFlask, test_fronts.TestDjango, test_fronts.TestPyramid, test_fronts.TestTwistedWeb, test_fronts.TestKlein],
+    )
     def of_each(self, request: Any) -> None:
         self.front = request.param()
+        self.interrupts = self.front.interrupts
 
     def drive(self, call: Call) -> Answer:
         return self.front.drive(call)
