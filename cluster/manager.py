@@ -11,7 +11,9 @@ tells when; everywhere else calls block until it is done, and the Deferred that 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, succeed
@@ -24,6 +26,7 @@ from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .embedding import call_in_reactor, find_reactor, inside_reactor, lengthen_exit, require_this_process, running
+from .lifespan import node_lifespan
 from .logins import LoginDesk
 from .node import Node
 from .settings import Settings, load
@@ -92,6 +95,10 @@ class ClusterManager:
         if running():
             call_in_reactor(self._reactor, self._node.leave, _STOP_S + self._drain_s, "the stop of the node")
         return succeed(None)
+
+    def lifespan(self, app: object = None) -> AbstractAsyncContextManager[None]:
+        """`async with cluster.lifespan():` the node is up, and has what the others hold. The argument is for servers that give their application: `FastAPI(lifespan=cluster.lifespan)`."""
+        return node_lifespan(self)
 
     def drain(self, timeout_s: float = 60.0) -> Deferred[dict[str, Any]]:
         """Hand all sessions over to the other members; this node serves on as a lite member, until it is stopped.
@@ -185,6 +192,16 @@ class ClusterManager:
     def is_ready(self) -> bool:
         """This node holds what it should, so that balancers may send users here."""
         return self._running().is_ready
+
+    def wait_ready(self, timeout_s: float = 10.0) -> bool:
+        """Block until `is_ready`, at most that long, and return it. For a server that begins to take requests after this: until then a
+        session that others hold may not be found here. Not in the reactor's thread, which raises `LocalError`."""
+        if inside_reactor():
+            raise LocalError("wait_ready would block the reactor, which makes the node ready; look at is_ready now and then")
+        until = time.monotonic() + timeout_s
+        while not self.is_ready and time.monotonic() < until:
+            time.sleep(0.02)
+        return self.is_ready
 
     def on_view_changed(self, callback: Callable[[ViewChanged], object]) -> Callable[[], None]:
         """From now on `callback(change)` in the reactor's thread (do not block it) when members come or go; what is returned ends it."""

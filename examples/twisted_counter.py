@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import react
+from twisted.internet.task import deferLater, react
 from twisted.web.resource import Resource
 
 from caterwaul import ClusterManager, CookieSettings
@@ -29,6 +29,7 @@ class Counter(Resource):
 
 
 async def serve(reactor: Any, name: str, port: str) -> None:
+    await deferLater(reactor, 0)  # until it runs; a cluster that is started before would run it in a thread
     cluster = ClusterManager(node={"name": name})
     await cluster.start()  # inside the reactor nothing blocks
     site = SessionSite(Counter(), cluster.manager(), CookieSettings(name="sid", secure=False))

@@ -106,6 +106,7 @@ class SessionManager:
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
+        self.open_soon = self._opening.open_soon
         self.unknown = self._opening.unknown
         self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
         self.release = self._opening.release
@@ -338,6 +339,21 @@ class SessionManager:
     def count(self) -> int:
         """Live sessions held."""
         return self._core.replica.live
+
+    def age_s(self, session: Session) -> float:
+        """Seconds since it was created; 0 before its first commit."""
+        return max(0, self._channel.now_ms() - session.created_ms) / 1000 if session.created_ms else 0.0
+
+    def touch(self, session: Session) -> None:
+        """The session is in use, though nobody reads it: it goes on living. The others hear of it at most once in `save_period_s`."""
+        if session.key and not session.new and not session.ended:
+            self._committing._touch(session.key)
+
+    def is_live(self, session: Session) -> bool | None:
+        """Whether nobody has ended the session, or given it another id, since it was opened; None: others would have to be asked."""
+        with self._lock:
+            entry, trusted = self._core.trusted(session.key, self._channel.now_ms())
+        return entry is not None if trusted else None
 
     def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""

@@ -1,7 +1,7 @@
 """Opening sessions: from memory where this member may answer, after asking others where it may not.
 
 `open_local` never waits; None says that somebody has to be asked. `open` waits in a thread, `open_deferred` in the
-reactor. Two questions there are. *Where is the session?* goes to its keepers: an answer of *unknown* gives a session that reads
+reactor, `open_soon` nowhere. Two questions there are. *Where is the session?* goes to its keepers: an answer of *unknown* gives a session that reads
 as empty and refuses writes; it stands for at most a second, and after `unknown_for_s` the session counts as gone. *Have you
 what this browser wrote?* comes up when its token (`tokens.py`) names commits that are not here: `freshness.py` waits and asks, for
 `read_your_writes_wait_s`; then the session is served as it is, counted, and marked `stale`.
@@ -98,6 +98,10 @@ class Opening:
         result: Deferred[Session] = Deferred()
         self._follow(self._begin(session_id, token), result.callback)
         return result
+
+    def open_soon(self, session_id: str | None, token: str, give: Callable[[Session], None]) -> None:
+        """The same from any thread, which goes on at once; `give(session)` is called in the reactor's thread."""
+        self._channel.wake(lambda: self._follow(self._begin(session_id, token), give))
 
     def unknown(self) -> Session:
         """The session of a request that nobody is asked for: it reads as empty, and refuses writes."""

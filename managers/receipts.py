@@ -5,12 +5,13 @@ of the copies that placement wants), `all`, or a number. Only members that can a
 not degraded. If these cannot give the level, the receipt is final at once, as unconfirmed. A member that lets the time
 run out is degraded, and nobody waits for it again until it answers: a frozen peer costs one wait.
 
-Confirmations arrive in the reactor's thread; waiting is for any other thread (`wait`) or for the reactor (`deferred`).
+Confirmations arrive in the reactor's thread; waiting is for any other thread (`wait`), for the reactor (`deferred`), or for
+whatever else turns in a thread of its own, as asyncio's loop does (`when_final`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Protocol
 
@@ -73,6 +74,9 @@ class Receipt(Protocol):
     def deferred(self) -> Deferred[Receipt]:
         """Fires in the reactor's thread when it is final."""
 
+    def when_final(self, callback: Callable[[], None]) -> None:
+        """Call `callback()` once: now if it is final, else in the reactor's thread when it is (then `wait` does not block). Any thread."""
+
 
 class _Final:
     """A receipt that waits for nobody."""
@@ -91,6 +95,9 @@ class _Final:
         done: Deferred[Receipt] = Deferred()
         done.callback(self)
         return done
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        callback()
 
 
 DONE: Receipt = _Final(True)  #: nothing was wanted
@@ -119,7 +126,7 @@ class Waiting:
     counts once it has confirmed its number of messages, one if none is given (the `ear` goes with each of them).
     """
 
-    __slots__ = ("_awaited", "_confirmed", "_deferreds", "_names", "_needed", "_strict", "_turnstile", "ear", "expires_ms", "needs_wait")
+    __slots__ = ("_awaited", "_callbacks", "_confirmed", "_names", "_needed", "_strict", "_turnstile", "ear", "expires_ms", "needs_wait")
 
     def __init__(self, needed: int, names: dict[bytes, str], awaited: Sequence[bytes] | Mapping[bytes, int], expires_ms: int, strict: bool) -> None:
         self._needed = needed
@@ -127,7 +134,7 @@ class Waiting:
         self._awaited = dict(awaited) if isinstance(awaited, Mapping) else dict.fromkeys(awaited, 1)
         self._confirmed: list[bytes] = []
         self._strict = strict
-        self._deferreds: list[Deferred[Receipt]] = []
+        self._callbacks: list[Callable[[], None]] = []
         self._turnstile = Lock()
         self.expires_ms = expires_ms
         self.ear = _Ear(self)
@@ -177,9 +184,16 @@ class Waiting:
             return
         self.needs_wait = False
         self._turnstile.release()
-        deferreds, self._deferreds = self._deferreds, []
-        for deferred in deferreds:
-            self._fire(deferred)
+        self._call_back()
+
+    def _call_back(self) -> None:
+        """Each callback is taken out by one thread only."""
+        while True:
+            try:
+                callback = self._callbacks.pop(0)
+            except IndexError:
+                return
+            callback()
 
     # the caller's side
 
@@ -191,11 +205,13 @@ class Waiting:
 
     def deferred(self) -> Deferred[Receipt]:
         result: Deferred[Receipt] = Deferred()
-        if self.needs_wait:
-            self._deferreds.append(result)
-        else:
-            self._fire(result)
+        self.when_final(lambda: self._fire(result))
         return result
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+        if not self.needs_wait:  # asked after appending: it may become final between the two
+            self._call_back()
 
     def _fire(self, deferred: Deferred[Receipt]) -> None:
         try:

@@ -38,6 +38,7 @@ class CookieSettings:
     )
     path: str = knob("/", "Paths that get the cookie. `__Host-` needs `/`.")
     domain: str = knob("", "Domain with its subdomains that gets the cookie; empty: this host only. Each subdomain can then read and plant it.")
+    partitioned: bool = knob(False, "One session for each site that embeds this one in a frame (CHIPS). Needs `secure`.")
     max_age_s: int = knob(0, "Seconds that the browser keeps it, renewed at each use of the session. 0: until it is closed.", minimum=0)
     route: bool = knob(True, "Append `.NODE`, by which sticky balancers find the node that serves the session.")
 
@@ -57,6 +58,8 @@ class CookieSettings:
             raise LocalError(f"cookie.name: {self.name} needs secure = true, path = / and no domain; {_PLAIN_HTTP}")
         if name.startswith("__secure-") and not self.secure:
             raise LocalError(f"cookie.name: {self.name} needs secure = true; {_PLAIN_HTTP}")
+        if self.partitioned and not self.secure:
+            raise LocalError(f"cookie.partitioned: needs secure = true; {_PLAIN_HTTP}")
         if self.same_site == "None" and not self.secure:
             raise LocalError(f"cookie.same_site: None needs secure = true; {_PLAIN_HTTP}")
 
@@ -83,12 +86,14 @@ def read_cookie(settings: CookieSettings, headers: Iterable[str]) -> Ticket:
     return Ticket(match[1], match[3] or "", 1, match[2] or "")
 
 
-def write_cookie(settings: CookieSettings, session_id: str, route: str, token: str = "") -> str:
-    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name, `token` what the browser wrote last."""
+def write_cookie(settings: CookieSettings, session_id: str, route: str, token: str = "", max_age_s: int | None = None) -> str:
+    """The value of `Set-Cookie` that gives the browser this session. `route` is the node's name, `token` what the browser wrote last, `max_age_s` this
+    session's own age, if not the one of the settings."""
     value = f"{session_id}:{token}" if token else session_id
     if settings.route:
         value += f".{route}"
-    age = f"; Max-Age={settings.max_age_s}" if settings.max_age_s else ""
+    age_s = settings.max_age_s if max_age_s is None else max_age_s
+    age = f"; Max-Age={age_s}" if age_s else ""
     return f"{settings.name}={value}{age}{_attributes(settings)}"
 
 
@@ -113,4 +118,6 @@ def _attributes(settings: CookieSettings) -> str:
     if settings.http_only:
         parts.append("; HttpOnly")
     parts.append(f"; SameSite={settings.same_site}")
+    if settings.partitioned:
+        parts.append("; Partitioned")
     return "".join(parts)

@@ -14,13 +14,14 @@ from fnmatch import translate
 from typing import Any
 
 from ..base import SessionManager
-from ..errors import SessionRefused
+from ..errors import SessionRefused, SessionUnknown
 from ..receipts import Receipt
 from ..session import Session
 from ..throttle import Origin
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
+from .lazily import Lazily
 
-__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit"]
+__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit", "wait"]
 
 RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
 #: What `SessionUnavailable` becomes: its status with words, and a body.
@@ -33,15 +34,20 @@ UNAVAILABLE = {
 class Front:
     """The sessions of one web application: a manager, a cookie, and the paths that keep nothing alive.
 
+    `manager`: or a function that gives it, called at the first request of each process: so that servers may fork after this.
     `no_touch`: shell-style patterns (`/poll/*`) of paths; reading a session there does not postpone its expiry. Writing does.
     Safe from any thread.
     """
 
-    def __init__(self, manager: SessionManager, cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
-        self.manager = manager
+    def __init__(self, manager: SessionManager | Callable[[], SessionManager], cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
+        self._manager = manager if isinstance(manager, Lazily) else Lazily(manager if callable(manager) else lambda: manager)
         self.cookie = cookie or CookieSettings()
         self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
         self._no_touch = re.compile("|".join(map(translate, no_touch))).match if no_touch else _never
+
+    @property
+    def manager(self) -> SessionManager:
+        return self._manager()
 
     def ticket(self, cookies: Iterable[str]) -> Ticket:
         """What the values of the request's `Cookie` fields say."""
@@ -65,7 +71,9 @@ class Front:
 class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
-    __slots__ = ("_failed", "_front", "_known", "_origin", "_over", "_released", "_ticket", "_touches", "session")
+    __slots__ = (
+        "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_ticket", "_touches", "keeps_alive", "max_age_s", "renews", "session", "wrote",
+    )  # fmt: skip
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
         self.session = session
@@ -73,10 +81,16 @@ class Visit:
         self._known = False  # the session has been committed to
         self._front = front
         self._ticket = ticket
+        self.keeps_alive = touches  #: reading postpones the session's expiry
         self._touches = touches
+        self._in_use = True
         self._over = False  # nothing more to save
         self._failed = False
         self._released = False
+        self._restarted = False  # a session of this request has ended, and another may follow
+        self.wrote = False  #: something was committed, besides touches
+        self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
+        self.renews = True  #: a cookie with an age is set at each use, not only after writing
 
     def save(self) -> Receipt | None:
         """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
@@ -89,6 +103,7 @@ class Visit:
         if self._begins() and not self._front.manager.throttle.may_begin(self._origin):
             raise SessionRefused("too many sessions from this address (creations_per_s)", 429)
         self._touches = False  # once is enough
+        self.wrote = self.wrote or session.modified
         self._over = session.ended  # nothing can follow that
         return self._front.manager.commit(session, session.acks, touch)
 
@@ -97,6 +112,25 @@ class Visit:
         session, known = self.session, self._known
         self._known = True
         return not known and session.previous_id is None and (session.id is None or session.id != self._ticket.id)
+
+    def restart(self) -> Receipt | None:
+        """End the session now, and give what is written from here on to another. The caller waits as after `save`. Raises what that raises."""
+        manager, before = self._front.manager, self.session
+        self.end()
+        receipt = self.save()
+        following = manager.open_local(None)
+        assert following is not None, "a new session is nobody else's"
+        following.accessed = True
+        self.session = following
+        self._over, self._restarted = False, True
+        manager.release(before)
+        return receipt
+
+    def end(self) -> None:
+        """The session ends with the next `save`. Raises `SessionUnknown`: a logout must not seem to have worked."""
+        if self.session.unknown:
+            raise SessionUnknown("the members that could know this session do not answer, so it cannot be ended; try again in a moment")
+        self.session.invalidate()
 
     def fail(self) -> None:
         """An exception left the application: what is not committed yet is dropped."""
@@ -118,7 +152,8 @@ class Visit:
                     continue  # a shared cache would hand this to somebody else
                 private = True
             elif lower == "vary":
-                varies = varies or bool(_words(value) & {"cookie", "*"})
+                value = value if _words(value) & {"cookie", "*"} else f"{value}, Cookie"
+                varies = True
             made.append((name, value))
         if not varies:
             made.append(("Vary", "Cookie"))
@@ -132,6 +167,12 @@ class Visit:
         """The request is over. Repeats are harmless."""
         if not self._released:
             self._released = True
+            self.let_expire()
+
+    def let_expire(self) -> None:
+        """The session may expire although this visit goes on."""
+        if self._in_use:
+            self._in_use = False
             self._front.manager.release(self.session)
 
     def _cookie(self) -> str | None:
@@ -139,15 +180,17 @@ class Visit:
         session, ticket, settings = self.session, self._ticket, self._front.cookie
         if session.unknown:
             return None
-        if session.ended:
+        if session.ended or (session.new and self._restarted):
             return delete_cookie(settings) if ticket.found else None
-        if session.id is None:
+        if session.new or session.id is None:  # an id alone is no session: what was set may have been taken away again
             return None
         route = self._front.manager.me.name
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
-        if known and not (settings.max_age_s and session.accessed):
+        if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
             return None
-        return write_cookie(settings, session.id, route, session.token)
+        if session.id == ticket.id and self._front.manager.is_live(session) is False:
+            return None  # by a request at the same time: at a login its response has given the browser another id
+        return write_cookie(settings, session.id, route, session.token, self.max_age_s)
 
     def _stays(self, route: str) -> bool:
         """Whether the node that the cookie names is there, and any other will do.
@@ -157,6 +200,12 @@ class Visit:
         """
         manager = self._front.manager
         return manager.settings.read_your_writes == "cluster" and manager.has_member(route)
+
+
+def wait(receipt: Receipt | None) -> None:
+    """Block until a commit is confirmed as it was asked for, if it was. Not in the reactor's thread. Raises `NotConfirmed`."""
+    if receipt is not None and receipt.needs_wait:
+        receipt.wait()
 
 
 def _words(value: str) -> set[str]:

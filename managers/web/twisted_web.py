@@ -4,7 +4,8 @@
 
 `Request.getSession` cannot wait, so the session is opened before the resource tree is walked: at once when this node holds
 it, else after the answer of the keepers. The commit runs when the first byte (or `finish`) would send the headers; when it
-asks for confirmations the response is *held*: writes, `finish` and producers wait in order until the receipt fires.
+asks for confirmations the response is *held*: writes, `finish` and producers wait in order until the receipt fires. A commit that is refused is
+answered here, and what the application writes after that is dropped: raised into an application's late `write` it would reach nobody.
 (twisted.web is mostly without annotations: hence the line for mypy.)
 """
 
@@ -38,6 +39,7 @@ class SessionRequest(server.Request):
     _held: list[bytes] | None = None  # what was written while a receipt is awaited
     _held_producer: tuple[Any, bool] | None = None
     _finishing = False
+    _answered = False  # an error page has gone out in place of the application's response
 
     def process(self) -> None:
         channel: Any = self.channel  # HTTP/1.1 or a stream of HTTP/2; both know their site
@@ -55,12 +57,16 @@ class SessionRequest(server.Request):
 
     def write(self, data: bytes) -> None:
         self._commit()
+        if self._answered:
+            return
         if self._held is None:
             super().write(data)
         else:
             self._held.append(data)
 
     def finish(self) -> None:
+        if self._answered:
+            return
         visit = self._visit
         if visit is None or self._disconnected:
             super().finish()
@@ -70,6 +76,8 @@ class SessionRequest(server.Request):
                 self._hold(visit.save())  # what a streaming response wrote after its headers
             else:
                 self._commit()
+        if self._answered:
+            return
         if self._held is not None:
             self._finishing = True
         else:
@@ -78,7 +86,9 @@ class SessionRequest(server.Request):
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         self._commit()  # now: a producer that was let loose could not be held
-        if self._held is None:
+        if self._answered:
+            producer.stopProducing()
+        elif self._held is None:
             super().registerProducer(producer, streaming)
         else:
             self._held_producer = (producer, streaming)
@@ -86,7 +96,7 @@ class SessionRequest(server.Request):
     def unregisterProducer(self) -> None:
         if self._held_producer is not None:
             self._held_producer = None
-        else:
+        elif not self._answered:
             super().unregisterProducer()
 
     def connectionLost(self, reason: Failure) -> None:
@@ -133,9 +143,10 @@ class SessionRequest(server.Request):
             return
         try:
             receipt = visit.save()
-        except BaseException:
-            visit.fail()
-            raise
+        except Exception:
+            self.processingFailed(Failure())
+            self._answered = True
+            return
         self._committed = True
         headers = self.responseHeaders
         before = [(name, value) for name in ("Vary", "Cache-Control") for value in headers.getRawHeaders(name, ())]

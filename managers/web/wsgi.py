@@ -15,10 +15,11 @@ from typing import Any
 
 from ..base import SessionManager
 from ..errors import SessionUnavailable
+from ..throttle import Origin
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 
-__all__ = ["SessionMiddleware"]
+__all__ = ["SessionMiddleware", "open_visit"]
 
 StartResponse = Callable[..., Callable[[bytes], object]]
 App = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
@@ -28,22 +29,19 @@ class SessionMiddleware:
     """Gives each request of `app` its session.
 
     An exception that leaves `app` saves nothing. `SessionUnavailable` that leaves it before the headers becomes 503 or 429.
-    `no_touch`: see `Front`.
+    `manager`, `no_touch`: see `Front`.
     """
 
-    def __init__(self, app: App, manager: SessionManager, cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()) -> None:
+    def __init__(
+        self, app: App, manager: SessionManager | Callable[[], SessionManager], cookie: CookieSettings | None = None, *, no_touch: Sequence[str] = ()
+    ) -> None:
         self._app = app
         self.front = Front(manager, cookie, no_touch)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        front = self.front
-        ticket = front.ticket((environ.get("HTTP_COOKIE", ""),))
-        origin = (environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", ""))
-        session = front.local(ticket, origin)
-        if session is None:
-            session = front.manager.open(ticket.id, ticket.token)
-        environ["caterwaul.session"] = session
-        visit = front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin)
+        visit = open_visit(self.front, environ)
+        environ["caterwaul.session"] = visit.session
+        environ["caterwaul.visit"] = visit  # for frameworks that have more to say about it
         response = _Response(visit, start_response)
         try:
             body = self._app(environ, response.start)
@@ -57,6 +55,20 @@ class SessionMiddleware:
             response.fail()
             raise
         return _Body(body, response)
+
+
+def open_visit(front: Front, environ: dict[str, Any]) -> Visit:
+    """The request begins: its session, opened. Waits if other nodes have to be asked."""
+    ticket, origin = front.ticket((environ.get("HTTP_COOKIE", ""),)), origin_of(environ)
+    session = front.local(ticket, origin)
+    if session is None:
+        session = front.manager.open(ticket.id, ticket.token)
+    return front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin)
+
+
+def origin_of(environ: dict[str, Any]) -> Origin:
+    """Who asks, for the limits of one client."""
+    return environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
 
 
 class _Response:
@@ -107,9 +119,7 @@ class _Response:
             self.send()
 
     def save(self) -> None:
-        receipt = self.visit.save()
-        if receipt is not None and receipt.needs_wait:
-            receipt.wait()
+        wait(self.visit.save())
 
     def fail(self) -> None:
         self.visit.fail()

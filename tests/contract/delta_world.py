@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 
@@ -82,14 +84,21 @@ class DeltaNode:
         self.manager = manager
         self.me = manager.me
         self.settings = manager.settings
+        self.types = manager.types
         self.throttle = manager.throttle
         self.open_now: list[Session] = []
         self.receipts: list[Watched] = []
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
 
+    def is_live(self, session: Session) -> bool | None:
+        return self.manager.is_live(session)  # type: ignore[no-any-return]
+
     def has_member(self, name: str) -> bool:
         return bool(self.manager.has_member(name))
+
+    def age_s(self, session: Session) -> float:
+        return float(self.manager.age_s(session))
 
     def unknown(self) -> Session:
         return self._opened(self.manager.unknown())
@@ -109,6 +118,9 @@ class DeltaNode:
         self.lookups.append((Deferred(), session_id, token))
         return self.lookups[-1][0]
 
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
+
     def answer(self) -> None:
         while self.lookups:
             waiting, session_id, token = self.lookups.pop(0)
@@ -118,9 +130,12 @@ class DeltaNode:
         self.open_now = [*self.open_now, session]
         return session
 
-    def commit(self, session: Session, *options: Any, **more: Any) -> Watched:
+    def commit(self, session: Session, *options: Any, **more: Any) -> Any:
         self.commits += 1
-        receipt = Watched(self.world, self.manager.commit(session, *options, **more))
+        made = self.manager.commit(session, *options, **more)
+        if made is DROPPED:
+            return made
+        receipt = Watched(self.world, made)
         self.receipts.append(receipt)
         return receipt
 
@@ -151,6 +166,10 @@ class Watched:
     def deferred(self) -> Any:
         self.waiting.append(self.receipt.deferred())
         return self.waiting[-1]
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        self.waiting.append(None)
+        self.receipt.when_final(callback)
 
     def confirm(self) -> None:
         self.world.carry()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from secrets import token_urlsafe
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from caterwaul.managers.errors import SessionError, SessionUnknown
+from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.throttle import Throttle
 from caterwaul.managers.values import ValueTypes
@@ -58,6 +59,7 @@ class Node:
         self.world = world
         self.me = SimpleNamespace(name=name)
         self.settings = ManagerSettings()
+        self.types = world.types
         self.open_now: list[Session] = []
         self.receipts: list[Receipt] = []
         self.lookups: list[tuple[Deferred[Session], str]] = []
@@ -81,18 +83,26 @@ class Node:
         self.lookups.append((Deferred(), session_id))
         return self.lookups[-1][0]
 
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
+
     def answer(self) -> None:
         """The keepers answer every look-up."""
         while self.lookups:
             waiting, session_id = self.lookups.pop(0)
             waiting.callback(self._opened(session_id))
 
-    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Receipt:
+    def commit(self, session: Session, acks: str | int | None = None, touch: bool = True) -> Any:
         self.commits += 1
+        if not session.new and session.id not in self.world.sessions:
+            return DROPPED
         session.commit()
         receipt = Receipt(acks not in (None, "none"))
         self.receipts.append(receipt)
         return receipt
+
+    def is_live(self, session: Session) -> bool:
+        return session.id not in self.world.ended
 
     def release(self, session: Session) -> None:
         self.open_now.remove(session)
@@ -120,6 +130,9 @@ class Receipt:
         self.waiting.append(Deferred())
         return self.waiting[-1]
 
+    def when_final(self, callback: Callable[[], object]) -> None:
+        self.deferred().addBoth(lambda _: callback())
+
     def confirm(self) -> None:
         for deferred in self.waiting:
             deferred.callback(self)
@@ -134,10 +147,13 @@ class Session(MutableMapping[str, Any]):
 
     def __init__(self, world: World, session_id: str | None, unknown: bool) -> None:
         self.id = None if unknown else session_id
+        self.new = self.id is None
         self.unknown = unknown
         self.acks: str | int | None = None
         self.accessed = False
         self.token = ""
+        self.max_idle_s = 1800.0
+        self.stale = False
         self.ended = False
         self.previous_id: str | None = None
         self._world = world
@@ -152,10 +168,6 @@ class Session(MutableMapping[str, Any]):
     def __eq__(self, other: object) -> bool:
         return self is other
 
-    @property
-    def new(self) -> bool:
-        return self.id is None
-
     def __getitem__(self, name: str) -> Any:
         self.accessed = True
         if name not in self._live:
@@ -167,6 +179,7 @@ class Session(MutableMapping[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         self._writes()
         self._world.types.encode(value, f'session["{name}"]')
+        self.id = self.id or token_urlsafe(32)
         self._gone.discard(name)
         self._live[name] = value
 
@@ -191,7 +204,7 @@ class Session(MutableMapping[str, Any]):
         self.accessed = True
         if self._frozen:
             raise SessionError("the headers have left: the id cannot change")
-        self._cycle = self.id is not None
+        self._cycle = not self.new
 
     def freeze_id(self) -> None:
         self._frozen = True
@@ -208,10 +221,10 @@ class Session(MutableMapping[str, Any]):
             world.ended.add(self.id or "")
             return
         changes = self._changes()
-        if self.id is None and changes:
-            self.id = token_urlsafe(32)
+        if self.id is not None and self.new and changes:
+            self.new = False
             world.sessions[self.id] = {}
-        if self.id is None:
+        if self.id is None or self.new:
             return
         if self._cycle:
             self._cycle = False

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
-import threading
 from collections.abc import Callable
 from typing import Any
 from wsgiref.handlers import SimpleHandler
 from wsgiref.util import setup_testing_defaults
 from wsgiref.validate import validator
 
+import flask
 import pytest
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.http import HttpResponse, StreamingHttpResponse
+from django.test import override_settings
+from django.urls import re_path
+from klein import Klein
+from pyramid.config import Configurator
+from pyramid.response import Response as PyramidResponse
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -18,14 +28,19 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.web.cookies import CookieSettings
+from caterwaul.managers.web.flask import CaterwaulSession
+from caterwaul.managers.web.klein import SessionProcurer
+from caterwaul.managers.web.pyramid import SessionFactory
 from caterwaul.managers.web.twisted_web import SessionSite
 from caterwaul.managers.web.wsgi import SessionMiddleware
 
 pytest.register_assert_rewrite("tests.contract.fronts")
 
+from .. import django_project  # noqa: F401, E402  (its settings)
 from .delta_world import DeltaWorld  # noqa: E402
 from .double import World  # noqa: E402
-from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
+from .fronts import Answer, Call, FrontContract, RoamingContract, count, ignore, look, together  # noqa: E402
 
 REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
 
@@ -147,6 +162,170 @@ class TestWSGIGenerator(WSGI):
         return started
 
 
+class TestFlask(FrontContract, RoamingContract):
+    """A view of a Flask application, with `flask.session`."""
+
+    def drive(self, call: Call) -> Answer:
+        app = flask.Flask("shop")
+        app.config.update(SESSION_COOKIE_NAME="__Host-sid", SESSION_COOKIE_SECURE=True)
+        app.logger.disabled = True  # exceptions that tests plant
+        CaterwaulSession(app, call.node, cookie=call.settings, no_touch=call.no_touch)
+
+        @app.route("/<path:path>", methods=["GET", "HEAD", "POST"])
+        def view(path: str) -> Any:
+            page = call.handler(flask.session)
+            body = page.body if isinstance(page.body, bytes) else flask.stream_with_context(page.body)
+            response = flask.Response(body, page.status)
+            for name, value in page.headers:
+                response.headers.add(name, value)
+            return response
+
+        return serve_wsgi(validator(app), call)
+
+
+class URLs:
+    """A project's URLs, without a module of their own."""
+
+    def __init__(self, *patterns: Any) -> None:
+        self.urlpatterns = patterns
+
+
+class Django(FrontContract, RoamingContract):
+    """A view of a Django project, with `request.session`. Django saves nothing for a 5xx, and before a stream begins."""
+
+    interrupts = True
+    saves_error_pages = False
+    streams_begin_sessions = False
+
+    def view(self, call: Call) -> Any:
+        def view(request: Any) -> Any:
+            page = call.handler(request.session)
+            made = HttpResponse if isinstance(page.body, bytes) else StreamingHttpResponse
+            response = made(b"" if call.method == "HEAD" else page.body, status=page.status)
+            for name, value in page.headers:
+                if name == "Set-Cookie":
+                    response.cookies.load(value)
+                else:
+                    response[name] = value
+            return response
+
+        return view
+
+    def drive(self, call: Call) -> Answer:
+        with self.settings(call):
+            return self.serve(call)
+
+    def drive_twice(self, call: Call) -> list[Answer]:
+        with self.settings(call):
+            return together(lambda: self.serve(call))
+
+    def settings(self, call: Call) -> Any:
+        cookie = call.settings or CookieSettings()
+        return override_settings(
+            CATERWAUL_MANAGER=lambda: call.node,
+            CATERWAUL_NO_TOUCH=call.no_touch,
+            ROOT_URLCONF=URLs(re_path("", self.view(call))),
+            CATERWAUL_ROUTE=cookie.route,
+            SESSION_COOKIE_NAME=cookie.name,
+            SESSION_COOKIE_SECURE=cookie.secure,
+            SESSION_EXPIRE_AT_BROWSER_CLOSE=not cookie.max_age_s,
+            SESSION_COOKIE_AGE=cookie.max_age_s or 1209600,
+        )
+
+    def serve(self, call: Call) -> Answer:
+        return serve_wsgi(WSGIHandler(), call)
+
+    def test_a_cookie_with_an_age_is_renewed_whenever_the_session_is_used(self, world: Any) -> None:
+        """Django's counts from the last change, unless `SESSION_SAVE_EVERY_REQUEST`."""
+        settings = CookieSettings(max_age_s=600)
+        cookie = self.get(world.node(), count, settings=settings).cookie
+        assert self.get(world.node(), look, cookie, settings=settings).cookie is None
+        assert self.get(world.node(), count, cookie, settings=settings).cookie == cookie
+        with override_settings(SESSION_SAVE_EVERY_REQUEST=True):
+            assert self.get(world.node(), ignore, cookie, settings=settings).cookie == cookie
+
+
+class TestDjango(Django):
+    """Under WSGI."""
+
+
+async def serve_asgi(application: Any, call: Call) -> Answer:
+    """One request as an ASGI server makes it: it listens for the client's going away meanwhile."""
+    headers = [(b"cookie", value.encode("latin-1")) for value in call.cookies]
+    if call.forwarded:
+        headers.append((b"x-forwarded-for", call.forwarded.encode()))
+    scope = {"type": "http", "method": call.method, "path": call.path, "query_string": b"", "headers": headers, "client": (call.client, 4711)}
+    answer = Answer(0, [], b"")
+    asked = False
+
+    async def receive() -> Any:
+        nonlocal asked
+        if asked:
+            await asyncio.Event().wait()
+        asked = True
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            answer.status, answer.commits_at_head = message["status"], call.node.commits
+            answer.headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in message["headers"]]
+        else:
+            answer.body += message.get("body", b"")
+
+    await application(scope, receive, send)
+    return answer
+
+
+class TestDjangoASGI(Django):
+    """An async view, with the session's async methods."""
+
+    def view(self, call: Call) -> Any:
+        """The handler's session is given as it is: what is in memory is read and written at once; ending and cycling wait in a thread."""
+        made = super().view(call)
+
+        async def view(request: Any) -> Any:
+            response = await sync_to_async(made, thread_sensitive=False)(request)
+            if response.streaming:
+                chunks = iter(response.streaming_content)
+
+                async def body() -> Any:
+                    for chunk in chunks:
+                        yield chunk
+
+                response.streaming_content = body()
+            return response
+
+        return view
+
+    def serve(self, call: Call) -> Answer:
+        return asyncio.run(serve_asgi(ASGIHandler(), call))
+
+
+class TestPyramid(FrontContract, RoamingContract):
+    """A view of a Pyramid application, with `request.session`."""
+
+    streams_begin_sessions = False
+
+    def drive(self, call: Call) -> Answer:
+        def view(request: Any) -> Any:
+            page = call.handler(request.session)
+            response = PyramidResponse(status=page.status)
+            if isinstance(page.body, bytes):
+                response.body = page.body
+            else:
+                response.app_iter = page.body
+            response.headerlist += page.headers
+            return response
+
+        with Configurator() as config:
+            config.include("caterwaul.managers.web.pyramid")
+            config.set_session_factory(SessionFactory(call.node, call.settings, no_touch=call.no_touch))
+            config.add_route("all", "/{path:.*}")
+            config.add_view(view, route_name="all")
+            application = config.make_wsgi_app()
+        return serve_wsgi(validator(application), call)
+
+
 class Leaf(Resource):
     """Runs the handler of a call."""
 
@@ -195,8 +374,10 @@ def raw_request(call: Call) -> bytes:
 class TestTwistedWeb(FrontContract, RoamingContract):
     """A real HTTPChannel over a string."""
 
+    threaded = False
+
     def drive(self, call: Call) -> Answer:
-        site = SessionSite(Leaf(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
+        site = SessionSite(self.resource(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
         channel = site.buildProtocol(IPv4Address("TCP", call.client, 4711))
         transport = WatchedTransport(lambda: call.node.commits)
         transport.peerAddr = IPv4Address("TCP", call.client, 4711)
@@ -210,6 +391,9 @@ class TestTwistedWeb(FrontContract, RoamingContract):
                 receipt.confirm()
         return parse(transport.value(), transport.seen or 0)
 
+    def resource(self, call: Call) -> Any:
+        return Leaf(call)
+
     def test_session_cookies_in_two_fields_are_two_session_cookies(self, world: Any) -> None:
         node = world.node()
         cookie = self.begin(node)
@@ -217,26 +401,26 @@ class TestTwistedWeb(FrontContract, RoamingContract):
         assert self.get(node, look, cookies=both).body == b"[]"
 
 
-def test_two_threads_on_one_session_both_keep_their_changes(world: Any) -> None:
-    """Real threads, meeting inside their requests."""
-    node, suite = world.node(), TestWSGI()
-    cookie = suite.begin(node)
-    barrier = threading.Barrier(2, timeout=10)
-    answers: list[Answer] = []
+class TestKlein(TestTwistedWeb):
+    """A route of a Klein application, with the data of an `ISession`."""
 
-    def run(name: str) -> None:
-        def handler(session: Any) -> Page:
-            barrier.wait()
-            session[name] = session["n"]
-            barrier.wait()
-            return Page()
+    def resource(self, call: Call) -> Any:
+        app = Klein()
+        procurer = SessionProcurer(beginOnGET=False)
 
-        answers.append(suite.drive(Call(node, handler, [f"__Host-sid={cookie}"])))
+        def answer(session: Any, request: Any) -> Any:
+            page = call.handler(session.data)
+            request.setResponseCode(page.status)
+            for name, value in page.headers:
+                request.responseHeaders.addRawHeader(name, value)
+            if isinstance(page.body, bytes):
+                return page.body
+            for chunk in page.body:
+                request.write(chunk)
+            return b""
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in "ab"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert [answer.status for answer in answers] == [200, 200]
-    assert world.contents(cookie.partition(".")[0]) == {"n": 1, "a": 1, "b": 1}
+        @app.route("/", branch=True)
+        def route(request: Any) -> Any:
+            return procurer.procureSession(request).addCallback(answer, request)
+
+        return app.resource()

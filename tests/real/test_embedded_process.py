@@ -38,6 +38,39 @@ def test_importing_the_package_installs_no_reactor() -> None:
     assert run('import caterwaul.managers.web.wsgi; print("twisted.internet.reactor" in sys.modules)') == ["False"]
 
 
+def test_importing_the_fronts_of_frameworks_installs_no_reactor() -> None:
+    assert run('import caterwaul.managers.web.flask, caterwaul.managers.web.django; print("twisted.internet.reactor" in sys.modules)') == ["False"]
+
+
+def test_what_is_made_lazily_is_made_once_in_each_process() -> None:
+    lines = run(
+        """
+        from caterwaul.managers.web.lazily import Lazily
+        made = Lazily(lambda: [os.getpid()])
+        assert made() is made()
+        sys.stdout.flush()
+        child = os.fork()
+        if child: os.waitpid(child, 0)
+        print(made() == [os.getpid()], flush=True)
+        """
+    )
+    assert lines == ["True", "True"]
+
+
+def test_a_server_may_wait_until_its_node_has_heard_the_others() -> None:
+    lines = run(
+        """
+        a = ClusterManager(node={"name": "a"}, membership={"heartbeat_interval_s": 0.1}, admin={"socket": ""}, cluster={"name": f"w{os.getpid()}"}); a.start()
+        print(a.is_ready, a.wait_ready(0.0), a.wait_ready(), a.is_ready)
+        from twisted.internet import reactor
+        from twisted.internet.threads import blockingCallFromThread
+        try: blockingCallFromThread(reactor, a.wait_ready)
+        except LocalError as error: print("would block the reactor" in str(error))
+        """
+    )
+    assert lines == ["False False True True", "True"]
+
+
 def test_start_in_a_plain_program_blocks_until_it_listens_and_the_program_ends_when_it_wants() -> None:
     began = time.monotonic()
     lines = run(
@@ -160,3 +193,20 @@ def test_interrupting_a_program_ends_it_in_good_order(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, error = process.communicate(timeout=20)
     assert (out, error, process.returncode) == ("bye\n", "", 0)
+
+
+def test_a_django_project_ends_all_other_sessions_of_a_user() -> None:
+    lines = run(
+        """
+        from django.conf import settings
+        settings.configure(CATERWAUL={"node": {"name": "a"}, "membership": {"discovery": []}, "admin": {"socket": ""}}, SESSION_ENGINE="caterwaul.managers.web.django")
+        from caterwaul.managers.web.django import SessionStore, the_manager
+        stores = [SessionStore() for _ in range(3)]
+        for store, user in zip(stores, ["7", "7", "8"]):
+            store.principal = user
+            store.save()
+        the_manager().end_all("7", but=stores[0].underneath).wait()
+        print([store.exists(store.session_key) for store in stores])
+        """
+    )
+    assert lines == ["[True, False, True]"]

@@ -1,0 +1,179 @@
+"""Django: `request.session`.
+
+    SESSION_ENGINE = "caterwaul.managers.web.django"
+    MIDDLEWARE = ["caterwaul.managers.web.django.SessionMiddleware", ...]  # in the place of Django's own
+    CATERWAUL = "node.toml"  # or a dictionary, {"node": {"name": "a"}}: what `ClusterManager` takes
+
+Why a middleware besides the store: with Django's own the cookie is the session's key and nothing else, so there is no route for
+a balancer and no token for `read_your_writes`; a shared cache is told `Vary` and not `no-store`; a store that cannot be written is an
+error 500; and nobody says when a request is over. Ours is a subclass, which Django's checks accept, keeps Django's idioms (no save for a
+5xx, 400 when the session was deleted meanwhile, `SESSION_COOKIE_*`, `SESSION_SAVE_EVERY_REQUEST`) and has the policy of all other fronts. With
+Django's own middleware the store works too, without these.
+
+`session_key` is the id. The mapping inside is the session itself: nothing is decoded that is not read, changes inside values are found,
+and two requests that change different keys both count. A session expires `get_expiry_age()` seconds after its last use, reads included (and, like
+all, after the manager's `absolute_timeout_s`); at a date, if `set_expiry` was given one. Expired sessions go by themselves, so `clearsessions` has nothing to do.
+
+The node starts at the first request of a process: after the fork, and never for `manage.py migrate`. `CATERWAUL_MANAGER` names a function that gives the
+session manager, instead of `CATERWAUL`.
+"""
+
+# mypy: disable-error-code="misc"
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.contrib.sessions.backends.base import UpdateError
+from django.contrib.sessions.exceptions import SessionInterrupted
+from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+
+from ...membership.errors import LocalError
+from ..errors import SessionUnavailable
+from ..receipts import Receipt
+from ..session import Session
+from .cookies import CookieSettings, Ticket
+from .django_store import EXPIRY, SessionStore, aopen_session, awaited, is_over, open_session, the_manager
+from .facade import peek
+from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .streaming import AsyncStream, Stream
+from .wsgi import origin_of
+
+__all__ = ["SessionMiddleware", "SessionStore", "the_manager"]
+
+
+def _cookie_settings() -> CookieSettings:
+    """What `SESSION_COOKIE_*` say. Raises `ImproperlyConfigured` for what cannot be honoured."""
+    if not settings.SESSION_COOKIE_SAMESITE:
+        raise ImproperlyConfigured('SESSION_COOKIE_SAMESITE = False: browsers take a cookie that does not say for "Lax", so say "Lax", "Strict" or "None"')
+    try:
+        return CookieSettings(
+            name=settings.SESSION_COOKIE_NAME,
+            secure=bool(settings.SESSION_COOKIE_SECURE),
+            http_only=bool(settings.SESSION_COOKIE_HTTPONLY),
+            same_site=settings.SESSION_COOKIE_SAMESITE,
+            path=settings.SESSION_COOKIE_PATH,
+            domain=settings.SESSION_COOKIE_DOMAIN or "",
+            route=getattr(settings, "CATERWAUL_ROUTE", True),
+        )
+    except LocalError as error:
+        raise ImproperlyConfigured(f"SESSION_COOKIE_...: {error}") from None
+
+
+class SessionMiddleware(DjangoSessionMiddleware):
+    """In the place of `django.contrib.sessions.middleware.SessionMiddleware`. Sync and async without changing threads."""
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        super().__init__(get_response)
+        if self.SessionStore is not SessionStore:
+            raise ImproperlyConfigured(f'SESSION_ENGINE = {settings.SESSION_ENGINE!r}: with this middleware set it to "{__name__}"')
+        self.front = Front(the_manager, _cookie_settings(), getattr(settings, "CATERWAUL_NO_TOUCH", ()))
+
+    def __call__(self, request: Any) -> Any:
+        if self.async_mode:
+            return self.__acall__(request)
+        self.process_request(request)
+        with _Open(request):
+            return self.process_response(request, self.get_response(request))
+
+    async def __acall__(self, request: Any) -> Any:
+        ticket = self._ticket(request)
+        session = self.front.local(ticket, origin_of(request.META))
+        self._begin(request, ticket, await aopen_session(ticket.id, ticket.token) if session is None else session)
+        with _Open(request):
+            response = await self.get_response(request)
+            try:
+                await awaited(self._save(request, response))
+            except SessionUnavailable as error:
+                response = _unavailable(request, error)
+            return self._say(request, response)
+
+    def process_request(self, request: Any) -> None:
+        ticket = self._ticket(request)
+        session = self.front.local(ticket, origin_of(request.META))
+        self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
+
+    def process_response(self, request: Any, response: Any) -> Any:
+        try:
+            wait(self._save(request, response))
+        except SessionUnavailable as error:
+            response = _unavailable(request, error)
+        return self._say(request, response)
+
+    def process_exception(self, request: Any, exception: BaseException) -> Any:
+        return _unavailable(request, exception) if isinstance(exception, SessionUnavailable) else None
+
+    def _ticket(self, request: Any) -> Ticket:
+        return self.front.ticket((request.META.get("HTTP_COOKIE", ""),))
+
+    def _begin(self, request: Any, ticket: Ticket, session: Session) -> None:
+        visit = self.front.admit(ticket, session, request.path, origin_of(request.META))
+        request.session = store = SessionStore(ticket.id, visit)
+        request.caterwaul_visit = visit
+        if is_over(store, session):
+            visit.restart()
+            store._bind(visit)
+
+    def _save(self, request: Any, response: Any) -> Receipt | None:
+        """As Django: nothing for a 5xx; every time, if it is told to."""
+        store, visit = request.session, request.caterwaul_visit
+        if response.status_code >= 500:
+            visit.fail()
+        if not isinstance(store, SessionStore):
+            return None
+        if settings.SESSION_SAVE_EVERY_REQUEST and store.session_key is not None:
+            visit.session.accessed = True
+        try:
+            return None if store.visit is None else store.commit()
+        except UpdateError:
+            visit.fail()
+            raise SessionInterrupted(
+                "The request's session was deleted before the request completed. The user may have logged out in a concurrent request, for example."
+            ) from None
+
+    def _say(self, request: Any, response: Any) -> Any:
+        """Cookie, `Vary` and `Cache-Control`; what a stream writes from here on is committed at its end."""
+        visit = request.caterwaul_visit
+        expiry = peek(visit.session, EXPIRY)
+        closes = settings.SESSION_EXPIRE_AT_BROWSER_CLOSE if expiry is None else expiry == 0
+        visit.max_age_s = 0 if closes else max(1, request.session.get_expiry_age(expiry=expiry))
+        visit.renews = settings.SESSION_SAVE_EVERY_REQUEST
+        before = [(name, response.headers[name]) for name in ("Vary", "Cache-Control") if name in response.headers]
+        for name, _ in before:
+            del response.headers[name]
+        for name, value in visit.headers(before):
+            if name == "Set-Cookie":
+                response.cookies.load(value)
+            else:  # Django has one of each
+                response.headers[name] = f"{response.headers[name]}, {value}" if name in response.headers else value
+        if not response.streaming or getattr(response, "file_to_stream", None) is not None:
+            visit.release()
+        elif response.is_async:
+            response.streaming_content = AsyncStream(response.streaming_content, visit)
+        else:
+            response.streaming_content = Stream(response.streaming_content, visit)
+        return response
+
+
+class _Open:
+    """A request that is under way: what leaves it as an exception saves nothing."""
+
+    def __init__(self, request: Any) -> None:
+        self._visit: Visit = request.caterwaul_visit
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._visit.fail()
+            self._visit.release()
+
+
+def _unavailable(request: Any, error: SessionUnavailable) -> HttpResponse:
+    request.caterwaul_visit.fail()
+    status, body = UNAVAILABLE[error.status]
+    code, _, words = status.partition(" ")
+    return HttpResponse(body, status=int(code), reason=words, content_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_S)})
