@@ -12,11 +12,11 @@ whatever else turns in a thread of its own, as asyncio's loop does (`when_final`
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, DeferredList, FirstError
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 
 from ..membership.errors import LocalError
 from .errors import NotConfirmed
@@ -257,9 +257,20 @@ class Joined:
         return self
 
     def deferred(self) -> Deferred[Receipt]:
-        done: Deferred[Receipt] = DeferredList([receipt.deferred() for receipt in self._receipts], fireOnOneErrback=True, consumeErrors=True)  # type: ignore[assignment]
-        return done.addCallbacks(lambda _: self, _first_failure)
+        done: Deferred[Receipt] = Deferred()
 
+        def fire() -> None:
+            try:
+                self.wait()
+            except NotConfirmed as error:
+                done.errback(error)
+            else:
+                done.callback(self)
 
-def _first_failure(failure: Failure) -> Failure:
-    return failure.value.subFailure if failure.check(FirstError) else failure  # type: ignore[union-attr]
+        self.when_final(fire)
+        return done
+
+    def when_final(self, callback: Callable[[], None]) -> None:
+        for receipt in self._receipts:
+            callback = partial(receipt.when_final, callback)
+        callback()
