@@ -49,7 +49,7 @@ unit: $(STAMP)  ## all tests but the simulator's seeds and the faults
 real: $(STAMP)  ## only the tests with processes, sockets and multicast
 	$(BIN)/python -m pytest tests/real
 
-faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): six minutes, needs root
+faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): six to seven minutes, needs root
 	$(BIN)/python -m pytest tests/faults -n $(JOBS)
 
 sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story
