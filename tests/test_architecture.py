@@ -68,6 +68,17 @@ RUNS_CODE = {
 }
 
 
+#: What writes files, or makes directories, and which. Nothing of a session is among them: what is held is held in memory.
+WRITES_FILES = {
+    "cluster/admin_socket": "the directory of the socket",
+    "cluster/demo/nodes": "the demo's configurations and logs",
+    "cluster/security/authority": "keys and certificates",
+    "cluster/security/private_files": "the same, and secrets",
+}
+_WRITING = {"write_text", "write_bytes", "mkdir", "mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryDirectory", "symlink_to"}
+_STORAGE = {"sqlite3", "shelve", "dbm", "tempfile", "mmap", "shutil"}
+
+
 class Module(NamedTuple):
     name: str  #: ``membership/view``
     path: Path
@@ -317,3 +328,21 @@ def test_every_setting_is_in_the_documentation() -> None:
 
 def test_twisted_is_not_shadowed_by_our_folder() -> None:
     assert not list((ROOT / "twisted").rglob("__init__.py"))
+
+
+def _writes_a_file(module: Module) -> bool:
+    if any(found.target.partition(".")[0] in _STORAGE for found in imports(module)):
+        return True
+    for call in (node for node in ast.walk(module.tree) if isinstance(node, ast.Call)):
+        name = call.func.attr if isinstance(call.func, ast.Attribute) else call.func.id if isinstance(call.func, ast.Name) else ""
+        modes = [argument.value for argument in call.args[-2:] if isinstance(argument, ast.Constant) and isinstance(argument.value, str)]
+        writes = any(set(mode) & set("wax+") and set(mode) <= set("rwaxbt+") for mode in modes)
+        if name in _WRITING or (name == "open" and (writes or ast.unparse(call.func) == "os.open")):
+            return True
+    return False
+
+
+def test_nothing_of_a_session_is_written_to_a_file() -> None:
+    """Requirements of docs/security.md that are about stores hold as long as there is none."""
+    assert {module.name for module in modules() if _writes_a_file(module)} - set(WRITES_FILES) == set()
+    assert not any(name.startswith(("managers/", "membership/")) for name in WRITES_FILES)
