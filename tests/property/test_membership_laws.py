@@ -139,13 +139,17 @@ def test_any_heartbeat_comes_back_from_its_bytes(cluster, uid, name, host, port,
 
 @given(st.lists(st.integers(0, 199), max_size=400))
 def test_the_replay_window_agrees_with_a_set_and_a_maximum(order):
-    """Each datagram at most once, and never one that is 64 or more behind the newest."""
+    """Only what is newer than all before is given; what is behind is counted as late once, and as a repeat afterwards, or from 64 behind the newest on."""
     sender = SealedDatagrams([Secret(b"s" * 32)], "shop", b"a" * 16, lambda n: bytes(n))
     sealed = [sender.seal(bytes([n])) for n in range(200)]
     receiver = SealedDatagrams([Secret(b"s" * 32)], "shop", b"b" * 16, lambda n: bytes(n))
     seen: set[int] = set()
     for n in order:
-        expected = n not in seen and n > max(seen, default=n) - 64
-        assert receiver.open(sealed[n]) == (bytes([n]) if expected else None)
-        if expected:
+        newest = max(seen, default=-1)
+        is_repeat = n in seen or n <= newest - 64
+        before = receiver.statistics()
+        assert receiver.open(sealed[n]) == (bytes([n]) if n > newest else None)
+        counted = "repeated" if is_repeat else "opened" if n > newest else "late"
+        assert receiver.statistics()[counted] == before[counted] + 1
+        if not is_repeat:
             seen.add(n)
