@@ -174,6 +174,11 @@ class ClusterManager:
         return succeed(call_in_reactor(self._reactor, lambda: question(desk), _STOP_S, what))
 
     @property
+    def me(self) -> Member:
+        """This node as the others see it."""
+        return self._running().me
+
+    @property
     def view(self) -> View:
         """Who is here now, this node among them."""
         return self._running().view
