@@ -112,7 +112,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         return _unavailable(request, exception) if isinstance(exception, SessionUnavailable) else None
 
     def _ticket(self, request: Any) -> Ticket:
-        return self.front.ticket((request.META.get("HTTP_COOKIE", ""),))
+        return self.front.ticket((request.META.get("HTTP_COOKIE", ""),), request.path, lambda: request.META.get("HTTP_USER_AGENT", ""))
 
     def _begin(self, request: Any, ticket: Ticket, session: Session) -> None:
         visit = self.front.admit(ticket, session, request.path, origin_of(request.META))
