@@ -87,8 +87,11 @@ def _serve_asgi(settings: Settings, application: Any, verbose: bool) -> None:
         host, port = listening.getsockname()[:2]
         greet(cluster.me, settings.cluster.name, f", serving http://[{host}]:{port}" if ":" in host else f", serving http://{host}:{port}")
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # uvicorn raises again what ended it: then as SIGINT, which is caught
-        with suppress(KeyboardInterrupt):
+        cluster.on_leave(lambda: setattr(server, "should_exit", True))
+        with suppress(KeyboardInterrupt, SystemExit):  # the latter where it could not start
             server.run([listening])
+        if not server.started:
+            raise LocalError(f"{settings.web.application} did not start; uvicorn says why")
     finally:
         listening.close()
         cluster.stop()
