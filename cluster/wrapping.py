@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib import import_module
-from inspect import isclass, iscoroutinefunction
+from inspect import isclass, iscoroutinefunction, signature
 from typing import Any, NamedTuple
 
 from ..managers.base import SessionManager
@@ -33,6 +33,7 @@ _FRONTS = {
 #: Whose sessions cannot be replaced from outside, and what to do instead.
 _REFUSED = {
     "litestar.app.Litestar": "add SessionPlugin of caterwaul.managers.web.litestar to it (docs/litestar.md)",
+    "aiohttp.web_app.Application": "call setup of caterwaul.managers.web.aiohttp (docs/aiohttp.md), and serve it as aiohttp does",
     "quart.app.Quart": "put SessionMiddleware of caterwaul.managers.web.asgi around it (docs/asgi.md)",
 }
 _INSIDE = ("application", "app", "wsgi_app", "wsgi_application", "_app")  # where middleware keeps what it wraps
@@ -62,7 +63,22 @@ def recognise(application: Any) -> Recognised:
             f"Django is loaded, but {application!r} does not show where its handler is, so its sessions cannot be replaced: "
             "name what get_wsgi_application() or get_asgi_application() gave, or change its settings (docs/django.md)"
         )
+    if not _takes(application, 3 if is_asgi(application) else 2):
+        raise LocalError(
+            f"{application!r} is neither a WSGI application, called with environ and start_response, nor an ASGI one, with scope, receive and send"
+        )
     return Recognised("", application)
+
+
+def _takes(function: Any, arguments: int) -> bool:
+    """Whether it can be called with so many, as far as it says."""
+    try:
+        signature(function).bind(*range(arguments))
+    except TypeError:
+        return False
+    except ValueError:  # what is written in C may not say
+        return True
+    return True
 
 
 def is_asgi(application: Any) -> bool:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 from fastapi import FastAPI
 from flask import Flask
@@ -53,6 +54,8 @@ def test_what_would_keep_its_old_sessions_is_refused(monkeypatch: pytest.MonkeyP
         recognise(Flask)
     with pytest.raises(LocalError, match="Litestar cannot be replaced from outside: add SessionPlugin"):
         recognise(Litestar([]))
+    with pytest.raises(LocalError, match="Application cannot be replaced from outside: call setup of"):
+        recognise(web.Application())
     monkeypatch.setitem(sys.modules, "django.core.wsgi", SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(LocalError, match=r"Django is loaded, but .*plain.* does not show where its handler is"):
         recognise(plain)
@@ -92,6 +95,21 @@ def test_anything_else_gets_its_session_from_the_middleware_of_its_kind(manager:
         monkeypatch.delitem(sys.modules, name, raising=False)
     assert isinstance(wrapped(plain, manager, CookieSettings()), wsgi.SessionMiddleware)
     assert isinstance(wrapped(bare, manager, CookieSettings()), asgi.SessionMiddleware)
+
+
+def test_what_cannot_be_called_as_an_application_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("django.core.wsgi", "django.core.asgi"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    async def legacy(scope: Any) -> None: ...
+
+    for wrong in (lambda request: None, legacy, print_nothing):
+        with pytest.raises(LocalError, match="is neither a WSGI application"):
+            recognise(wrong)
+    assert recognise(lambda *arguments: None).framework == ""
+
+
+def print_nothing() -> None: ...
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *more: str) -> str:
