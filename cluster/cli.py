@@ -17,7 +17,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
-from twisted.logger import FilteringLogObserver, LogLevel, LogLevelFilterPredicate, globalLogBeginner, textFileLogObserver
 
 from ..membership.errors import LocalError
 from .asking import Asked, asking
@@ -26,12 +25,11 @@ from .demo.command import run_check, run_demo
 from .demo.nodes import Layout
 from .describe import to_json, to_markdown, to_toml
 from .draining import DRAINED, DRAINING, SERVING
-from .embedding import installed_reactor
+from .foreground import configured, read_settings, run_node
 from .login_commands import logins, logout
 from .security.commands import ca, secret
-from .settings import Settings, load, parse_overrides
-from .tap import NodeService
 from .text_tables import print_table, size_text, time_text
+from .wrap_command import wrap
 
 __all__ = ["main"]
 
@@ -40,7 +38,6 @@ _SHOWN = 10  # keys in a table; JSON has all
 _LOOK_S = 0.1  # between looks at something that goes on
 _REHEARSAL_S = 300.0  # a million sessions take a minute
 T = TypeVar("T")
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Group(click.Group):
@@ -72,26 +69,14 @@ main.add_command(secret)
 main.add_command(ca)
 main.add_command(logins)
 main.add_command(logout)
-
-
-def _configured(command: Command) -> Command:
-    """The options that choose a configuration."""
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one key, such as node.name=b. Any number of times.")(
-        command
-    )
-    return click.option("--config", "-c", "path", metavar="FILE", help="Configuration file (TOML). Without one everything has its default.")(command)
-
-
-def _read(path: str | None, overrides: Sequence[str]) -> Settings:
-    keywords = parse_overrides(overrides)
-    return load(path, **keywords) if path else Settings.of(**keywords)
+main.add_command(wrap)
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output.")
 
 
 @main.command()
-@_configured
+@configured
 @click.option("--verbose", "-v", is_flag=True, help="Log what happens, not only what is wrong.")
 def node(path: str | None, overrides: Sequence[str], verbose: bool) -> None:
     """Run a node in the foreground, until it is interrupted.
@@ -99,25 +84,11 @@ def node(path: str | None, overrides: Sequence[str], verbose: bool) -> None:
     The same as `twistd -n caterwaul --config FILE`. With a table [web] it serves that WSGI application. Ctrl-C and
     SIGTERM leave the cluster in good order.
     """
-    service = NodeService(_read(path, overrides))
-    least = LogLevelFilterPredicate(LogLevel.info if verbose else LogLevel.warn)
-    globalLogBeginner.beginLoggingTo([FilteringLogObserver(textFileLogObserver(sys.stderr), [least])], redirectStandardIO=False)
-    reactor = installed_reactor()
-    service.startService()
-    assert service.node is not None, "started"
-    me = service.node.me
-    guarded = service.node.security.description if service.node.security is not None else ""
-    click.echo(f"{me.name} of cluster {service.settings.cluster.name} on {me.host}:{me.port}, {guarded}" + _serving(me.payload.get("http")), err=True)
-    reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.run()
-
-
-def _serving(address: str | None) -> str:
-    return f", serving http://{address}" if address else ""
+    run_node(read_settings(path, overrides), verbose)
 
 
 @main.command()
-@_configured
+@configured
 @click.option("--json", "as_json", is_flag=True, help="Every key with value, default, unit, bounds and documentation, as JSON.")
 @click.option("--markdown", is_flag=True, help="The reference of all settings with their defaults, as Markdown.")
 def config(path: str | None, overrides: Sequence[str], as_json: bool, markdown: bool) -> None:
@@ -128,7 +99,7 @@ def config(path: str | None, overrides: Sequence[str], as_json: bool, markdown: 
     if markdown:
         click.echo(to_markdown(), nl=False)
     else:
-        settings = _read(path, overrides)
+        settings = read_settings(path, overrides)
         click.echo(to_json(settings) if as_json else to_toml(settings).rstrip("\n"))
 
 

@@ -119,6 +119,10 @@ class ClusterManager:
             return drain()
         return succeed(call_in_reactor(self._reactor, drain, timeout_s + _STOP_S, "the drain"))
 
+    def on_leave(self, end: Callable[[], object]) -> None:
+        """This process is nothing but the node's: `caterwaul drain` ends it, when all is handed over, by calling this in the reactor's thread."""
+        self._running().on_leave = end
+
     @property
     def _drain_s(self) -> float:
         node = self.settings.node
@@ -172,6 +176,11 @@ class ClusterManager:
         if inside_reactor():
             return question(desk)
         return succeed(call_in_reactor(self._reactor, lambda: question(desk), _STOP_S, what))
+
+    @property
+    def me(self) -> Member:
+        """This node as the others see it."""
+        return self._running().me
 
     @property
     def view(self) -> View:

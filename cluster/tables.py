@@ -138,6 +138,13 @@ class WebSettings:
     """Table `[web]` of the configuration file: a WSGI application served by `twistd caterwaul`."""
 
     listen: str = knob("", "`host:port` to serve the application on (port 0: any free one). Empty: this node serves none.")
-    application: str = knob("", 'The WSGI application as `module:callable`; the session is in `environ["caterwaul.session"]`.')
+    application: str = knob(
+        "", 'The WSGI application as `module:callable`, or `module:function()` for what a function makes; the session is in `environ["caterwaul.session"]`.'
+    )
+    wrap: bool = knob(
+        False,
+        "Replace the sessions of the application's framework (Flask, Django, Pyramid) as well, so that it needs no change: what `caterwaul wrap` does. "
+        "The cookie is then the framework's, where that can be read.",
+    )
     manager: str = knob("default", "The session manager that the application uses.")
     threads: int = knob(16, "Requests handled at the same time. More serve slow views, and take turns at the interpreter.", minimum=1, maximum=1024)

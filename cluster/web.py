@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from importlib import import_module
 from math import inf
 from threading import Thread
@@ -35,6 +36,7 @@ from ..managers.web.wsgi import SessionMiddleware
 from ..membership.errors import LocalError
 from .crosschecks import split_address
 from .tables import WebSettings
+from .wrapping import is_asgi, recognise, wrapped
 
 __all__ = ["NOT_SERVED", "WebService", "load_application"]
 
@@ -62,6 +64,10 @@ class WebService:
     def start(self) -> str:
         """The address it listens on, ``host:port``. Raises `LocalError` when the application or the port cannot be had."""
         self._application = load_application(self._settings.application)
+        if is_asgi(self._application):
+            raise LocalError(f"web.application: {self._settings.application} is an ASGI application, and a node serves WSGI; see `caterwaul wrap`")
+        if self._settings.wrap:
+            recognise(self._application)
         address = split_address(self._settings.listen, None)
         assert address is not None, "checked with the settings"
         host, port = address
@@ -77,7 +83,10 @@ class WebService:
     def serve(self, node: object, manager: SessionManager, cookie: CookieSettings) -> None:
         """From now on requests reach the application."""
         assert self._application is not None, "started"
-        application = SessionMiddleware(_with_node(self._application, node), manager, cookie)
+        if self._settings.wrap:
+            application = _with_node(wrapped(self._application, manager, cookie), node)
+        else:
+            application = SessionMiddleware(_with_node(self._application, node), manager, cookie)
         self._site.resource = WSGIResource(self._reactor, self._pool, application)
 
     async def stop(self) -> None:
@@ -138,8 +147,9 @@ class _NotServing(Resource):
         return b"this node does not serve at the moment\n"
 
 
+@cache  # what a function makes is made once
 def load_application(name: str) -> App:
-    """The callable that ``module:callable`` names. Raises `LocalError`."""
+    """The callable that ``module:callable`` names, or what ``module:function()`` gives. Raises `LocalError`."""
     module_name, _, path = name.partition(":")
     if os.getcwd() not in sys.path and "" not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -147,8 +157,11 @@ def load_application(name: str) -> App:
         found: Any = import_module(module_name)
     except ImportError as error:
         raise LocalError(f"web.application: module {module_name} cannot be imported: {error}") from error
-    for part in path.split("."):
+    makes = path.endswith("()")
+    for part in path.removesuffix("()").split("."):
         found = getattr(found, part, None)
+    if callable(found) and makes:
+        found = found()
     if not callable(found):
         raise LocalError(f"web.application: {module_name} has no callable {path}")
     return found  # type: ignore[no-any-return]

@@ -38,6 +38,7 @@ from .settings import ManagerSettings
 from .summaries import LoginHere, logins_here, summaries
 from .surveying import compare, items_of, page
 from .throttle import Throttle
+from .transient import Transients
 from .values import ValueTypes
 
 __all__ = ["EpochBook", "SessionManager"]
@@ -101,7 +102,8 @@ class SessionManager:
         self.end = self._committing.end
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
-        self._made = partial(Session, settings, self.types, entropy, stamp=self._stamp)
+        self._transients = Transients(settings)
+        self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self._stamp)
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
@@ -110,6 +112,7 @@ class SessionManager:
         self.unknown = self._opening.unknown
         self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
         self.release = self._opening.release
+        self.is_primary = self._opening.is_primary
 
     # -- life, in the reactor's thread
 
@@ -202,6 +205,7 @@ class SessionManager:
     def _tell(self) -> None:
         with self._lock:
             events, self._core.replica.events = self._core.replica.events, []
+        self._transients.ended(events)
         if self._listeners:
             for event in events:
                 self._listeners.tell(event, self._core.placement)

@@ -107,6 +107,12 @@ class Opening:
         """The session of a request that nobody is asked for: it reads as empty, and refuses writes."""
         return self._made(unknown=True)
 
+    def is_primary(self, session: Session) -> bool:
+        """Whether this member is the session's primary: the one that other members ask first, and where a sticky balancer should send its requests."""
+        with self._lock:
+            entry = self._core.replica.held(session.key) if session.key else None
+        return entry is not None and entry.primary == self._core.me
+
     def release(self, session: Session) -> None:
         """The request is over: the session is not in use by it any more. Repeats are harmless."""
         key, session.opened = session.opened, b""

@@ -95,6 +95,12 @@ class ManagerSettings:
     )
     session_max_bytes: int = knob(1024 * 1024, "Encoded attributes of one session at most; refused when set.", minimum=1024)
     attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
+    transient: list[str] = knob(
+        [],
+        "Shell-style patterns (`_cache*`) of attributes that stay in the process that sets them: not replicated, not limited in kind or size, gone with the process. "
+        "Any object may be one.",
+    )
+    transient_sessions_max: int = knob(10_000, "Sessions whose transient attributes are kept, the least recently used go first.", minimum=1)
     attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
     principal_sessions_max: int = knob(
         0,
@@ -102,6 +108,15 @@ class ManagerSettings:
         minimum=0,
     )
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
+    no_session_paths: list[str] = knob(
+        [],
+        "Shell-style patterns (`/static/*`, `/health`) of paths for which no session is opened: it is empty there, and what is written goes with the request. "
+        "Spares look-ups, and sessions for what never comes back.",
+    )
+    no_session_agents: list[str] = knob([], "Likewise of `User-Agent`, in any case (`*bot*`).")
+    no_touch_paths: list[str] = knob(
+        [], "Shell-style patterns (`/poll/*`) of paths on which reading a session does not postpone its expiry; writing does everywhere."
+    )
     creations_per_s: float = knob(
         50.0,
         "Sessions that one client address may begin a second, ten times that at once; a request over it is answered with 429, and counted (`creations_refused`). "

@@ -45,6 +45,7 @@ TELLS_DATES = {"managers/web/pyramid"}  # its sessions say when they were create
 LATE_IMPORTS = {
     ("cluster/embedding", "installed_reactor"): "importing the reactor installs it, which must happen after a fork",
     ("cluster/demo/command", "_run"): "importing the reactor installs it",
+    ("cluster/wrap_command", "_serve_asgi"): "uvicorn need not be installed where nothing is served by it",
 }
 #: Which front may import them.
 FRAMEWORKS = {"flask": "flask", "werkzeug": "flask", "django": "django", "asgiref": "django", "klein": "klein", "pyramid": "pyramid", "webob": "pyramid"}
@@ -60,6 +61,8 @@ FORBIDDEN_ATTRIBUTES = {"__reduce__", "__reduce_ex__", "__globals__", "__subclas
 RUNS_CODE = {
     ("cluster/web", "importlib.import_module"): "the WSGI application that the configuration names",
     ("cluster/web", "import_module"): "the same",
+    ("cluster/wrapping", "importlib.import_module"): "the front of a framework that the application is made of, by a fixed name",
+    ("cluster/wrapping", "import_module"): "the same",
     ("cluster/cli", "importlib.metadata.version"): "says which version this is",
     ("cluster/supervisor/launch", "ctypes"): "one system call: a process that ends when its parent does",
     ("caterwaul/requirements", "importlib.metadata.PackageNotFoundError"): "reads versions of libraries by fixed names",
@@ -263,12 +266,12 @@ def test_what_could_run_is_found() -> None:
 
 
 def test_application_is_the_only_import_by_name() -> None:
-    """And its name comes from the configuration: nobody else calls it."""
+    """And its name comes from the configuration or the command line: nobody else calls it."""
     callers = {
         module.name for module in modules() for node in ast.walk(module.tree)
         if isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] == "load_application"
     }  # fmt: skip
-    assert callers == {"cluster/web"}
+    assert callers == {"cluster/web", "cluster/wrap_command"}
 
 
 @each

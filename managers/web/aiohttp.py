@@ -43,7 +43,7 @@ def setup(app: web.Application, manager: ManagerOrFunction, cookie: CookieSettin
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = (request.remote or "", ",".join(request.headers.getall("X-Forwarded-For", ())))
-        visit = await sessions.admit(request.headers.getall("Cookie", ()), origin, request.path)
+        visit = await sessions.admit(request.headers.getall("Cookie", ()), origin, request.path, lambda: request.headers.get("User-Agent", ""))
         return await _Request(sessions, request, visit).run(handler)
 
     app.middlewares.insert(0, middleware)

@@ -44,7 +44,7 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         cookies = (value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
-        visit = await self.sessions.admit(cookies, origin_of(scope), scope["path"])
+        visit = await self.sessions.admit(cookies, origin_of(scope), scope["path"], lambda: _agent_of(scope))
         if kind == "http":
             await self._http(visit, scope, receive, send)
         else:
@@ -52,7 +52,7 @@ class SessionMiddleware:
 
     def entries(self, visit: Visit) -> dict[str, Any]:
         """What the application finds in its scope."""
-        return dict.fromkeys(self.keys, visit.session)
+        return {**dict.fromkeys(self.keys, visit.session), "caterwaul.visit": visit}
 
     def settle(self, scope: Scope, session: Session) -> None:
         """Before each commit: what the application put in place of its session goes into it. Frameworks that have such ways override this."""
@@ -74,6 +74,10 @@ class SessionMiddleware:
             raise
         finally:
             visit.release()
+
+
+def _agent_of(scope: Scope) -> str:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"user-agent"), "")
 
 
 def origin_of(scope: Scope) -> Origin:

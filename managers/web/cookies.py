@@ -72,6 +72,7 @@ class Ticket:
     route: str = ""  #: node that served it last
     found: int = 0  #: cookies of that name, good or bad
     token: str = ""  #: what its browser wrote last; any text
+    without: bool = False  #: no session is opened for it, whatever it said
 
 
 def read_cookie(settings: CookieSettings, headers: Iterable[str]) -> Ticket:

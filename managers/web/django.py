@@ -29,9 +29,12 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware as DjangoSessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpResponse
 
 from ...membership.errors import LocalError
+from ..base import SessionManager
 from ..errors import SessionUnavailable
 from ..receipts import Receipt
 from ..session import Session
@@ -42,7 +45,9 @@ from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 from .streaming import AsyncStream, Stream
 from .wsgi import origin_of
 
-__all__ = ["SessionMiddleware", "SessionStore", "the_manager"]
+__all__ = ["SessionMiddleware", "SessionStore", "replace_sessions", "the_manager"]
+
+_DJANGOS = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
 def _cookie_settings() -> CookieSettings:
@@ -107,7 +112,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         return _unavailable(request, exception) if isinstance(exception, SessionUnavailable) else None
 
     def _ticket(self, request: Any) -> Ticket:
-        return self.front.ticket((request.META.get("HTTP_COOKIE", ""),))
+        return self.front.ticket((request.META.get("HTTP_COOKIE", ""),), request.path, lambda: request.META.get("HTTP_USER_AGENT", ""))
 
     def _begin(self, request: Any, ticket: Ticket, session: Session) -> None:
         visit = self.front.admit(ticket, session, request.path, origin_of(request.META))
@@ -177,3 +182,17 @@ def _unavailable(request: Any, error: SessionUnavailable) -> HttpResponse:
     status, body = UNAVAILABLE[error.status]
     code, _, words = status.partition(" ")
     return HttpResponse(body, status=int(code), reason=words, content_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def replace_sessions(handler: WSGIHandler | ASGIHandler, manager: SessionManager, cookie: CookieSettings) -> None:
+    """For `caterwaul wrap`: of a project that knows nothing of this. Its own `SESSION_COOKIE_*` count. Raises `LocalError`."""
+    if _DJANGOS not in settings.MIDDLEWARE:
+        raise LocalError(f"settings.MIDDLEWARE does not have {_DJANGOS}, so there is no place for Caterwaul's (docs/django.md)")
+    settings.MIDDLEWARE = [f"{__name__}.SessionMiddleware" if name == _DJANGOS else name for name in settings.MIDDLEWARE]
+    settings.SESSION_ENGINE = __name__
+    settings.CATERWAUL_MANAGER = lambda: manager
+    the_manager.forget()
+    try:
+        handler.load_middleware(is_async=isinstance(handler, ASGIHandler))  # it has been, with what the settings said before
+    except ImproperlyConfigured as error:
+        raise LocalError(f"the Django project cannot be wrapped: {error}") from error

@@ -46,6 +46,11 @@ class SessionFacade(MutableMapping[str, Any]):
     def underneath(self) -> Session:
         return self.visit.session
 
+    @property
+    def is_primary(self) -> bool:
+        """Whether this node is the session's primary: where a sticky balancer should send its requests."""
+        return self.visit.is_primary
+
     def __repr__(self) -> str:
         return repr(self.visit.session)
 

@@ -30,7 +30,7 @@ from .lazily import Lazily
 from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit, wait
 from .wsgi import SessionMiddleware, open_visit
 
-__all__ = ["CaterwaulSession", "FlaskSession", "cookie_settings"]
+__all__ = ["CaterwaulSession", "FlaskSession", "cookie_settings", "replace_sessions"]
 
 _EXTENSION = "caterwaul"
 
@@ -193,3 +193,9 @@ def _failed(sender: Flask, exception: BaseException, **_: Any) -> None:
     visit = request.environ.get("caterwaul.visit")
     if visit is not None:
         visit.fail()
+
+
+def replace_sessions(app: Flask, manager: SessionManager, cookie: CookieSettings) -> None:
+    """For `caterwaul wrap`: of an application that knows nothing of this. Its own `SESSION_COOKIE_*` count. Raises `LocalError`."""
+    CaterwaulSession(app, manager)
+    cookie_settings(app)  # says now what is wrong with them

@@ -32,8 +32,6 @@ from .sessions import ManagerOrFunction, Sessions
 
 __all__ = ["SESSION_ENDED", "TRY_AGAIN", "Session", "SessionClosed", "SessionMiddleware", "SessionPlugin", "SessionSocket", "get_session", "get_socket"]
 
-_VISIT = "caterwaul.visit"
-
 
 class SessionMiddleware(asgi.SessionMiddleware):
     """Litestar makes one for each route; all share the plugin's `sessions`."""
@@ -43,9 +41,6 @@ class SessionMiddleware(asgi.SessionMiddleware):
     def __init__(self, app: App, sessions: Sessions) -> None:
         self.app = app
         self.sessions = sessions
-
-    def entries(self, visit: Visit) -> dict[str, Any]:
-        return {**super().entries(visit), _VISIT: visit}
 
     def settle(self, scope: Any, session: Session) -> None:
         """`set_session` and `clear_session` put something else into the scope."""
@@ -90,7 +85,7 @@ async def get_socket(scope: Scope) -> SessionSocket:
 
 
 async def _failed(error: Exception, scope: Scope) -> None:
-    visit: Visit | None = scope.get(_VISIT)  # type: ignore[assignment]
+    visit: Visit | None = scope.get("caterwaul.visit")  # type: ignore[assignment]
     if visit is not None and not (isinstance(error, HTTPException) and error.status_code < 500):
         visit.fail()
     socket: SessionSocket | None = scope.get("caterwaul.socket")  # type: ignore[assignment]

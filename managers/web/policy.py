@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
+from functools import cached_property
 from typing import Any
 
 from ..base import SessionManager
@@ -31,26 +32,42 @@ UNAVAILABLE = {
 }
 
 
+Match = Callable[[str], Any]  #: true for text that a pattern matches
+
+
 class Front:
     """The sessions of one web application: a manager, a cookie, and the paths that keep nothing alive.
 
     `manager`: or a function that gives it, called at the first request of each process: so that servers may fork after this.
-    `no_touch`: shell-style patterns (`/poll/*`) of paths; reading a session there does not postpone its expiry. Writing does.
-    Safe from any thread.
+    `no_touch`: shell-style patterns (`/poll/*`) of paths; reading a session there does not postpone its expiry. Writing does. The manager's settings may name
+    more (`no_touch_paths`), and requests that have no session (`no_session_paths`, `no_session_agents`). Safe from any thread.
     """
 
     def __init__(self, manager: SessionManager | Callable[[], SessionManager], cookie: CookieSettings | None = None, no_touch: Sequence[str] = ()) -> None:
         self._manager = manager if isinstance(manager, Lazily) else Lazily(manager if callable(manager) else lambda: manager)
         self.cookie = cookie or CookieSettings()
         self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
-        self._no_touch = re.compile("|".join(map(translate, no_touch))).match if no_touch else _never
+        self._no_touch_here = no_touch
 
     @property
     def manager(self) -> SessionManager:
         return self._manager()
 
-    def ticket(self, cookies: Iterable[str]) -> Ticket:
-        """What the values of the request's `Cookie` fields say."""
+    @cached_property
+    def _no_touch(self) -> Match:
+        return _any_of([*self._no_touch_here, *self.manager.settings.no_touch_paths])
+
+    @cached_property
+    def _no_session(self) -> tuple[Match, Match]:
+        """Of the path, of the `User-Agent`."""
+        settings = self.manager.settings
+        return _any_of(settings.no_session_paths), _any_of(settings.no_session_agents, re.IGNORECASE)
+
+    def ticket(self, cookies: Iterable[str], path: str, agent: Callable[[], str]) -> Ticket:
+        """What the values of the request's `Cookie` fields say, if a request for this path by this `User-Agent` may have a session."""
+        no_path, no_agent = self._no_session
+        if (no_path is not _never and no_path(path)) or (no_agent is not _never and no_agent(agent())):
+            return _WITHOUT
         ticket = read_cookie(self.cookie, cookies)
         if ticket.found and ticket.id is None:
             self.cookies_ignored += ticket.found
@@ -84,13 +101,18 @@ class Visit:
         self.keeps_alive = touches  #: reading postpones the session's expiry
         self._touches = touches
         self._in_use = True
-        self._over = False  # nothing more to save
+        self._over = ticket.without  # nothing more to save
         self._failed = False
         self._released = False
         self._restarted = False  # a session of this request has ended, and another may follow
         self.wrote = False  #: something was committed, besides touches
         self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
         self.renews = True  #: a cookie with an age is set at each use, not only after writing
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether this node is the session's primary: where a sticky balancer should send its requests."""
+        return self._front.manager.is_primary(self.session)
 
     def save(self) -> Receipt | None:
         """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
@@ -122,7 +144,7 @@ class Visit:
         assert following is not None, "a new session is nobody else's"
         following.accessed = True
         self.session = following
-        self._over, self._restarted = False, True
+        self._over, self._restarted = self._ticket.without, True
         manager.release(before)
         return receipt
 
@@ -178,7 +200,7 @@ class Visit:
     def _cookie(self) -> str | None:
         """The value of `Set-Cookie`, or None: the browser has the right one, or none is due."""
         session, ticket, settings = self.session, self._ticket, self._front.cookie
-        if session.unknown:
+        if session.unknown or ticket.without:
             return None
         if session.ended or (session.new and self._restarted):
             return delete_cookie(settings) if ticket.found else None
@@ -212,4 +234,9 @@ def _words(value: str) -> set[str]:
     return {word.partition("=")[0].strip().lower() for word in value.split(",")}
 
 
-_never: Callable[[str], Any] = lambda path: None  # noqa: E731
+def _any_of(patterns: Sequence[str], flags: int = 0) -> Match:
+    return re.compile("|".join(map(translate, patterns)), flags).match if patterns else _never
+
+
+_never: Match = lambda text: None  # noqa: E731
+_WITHOUT = Ticket(without=True)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from os import urandom
 from typing import Any
 
+from pyramid.config import Configurator
 from pyramid.interfaces import ISession, ISessionFactory
 from pyramid.response import FileIter, Response
 from zope.interface import implementer
@@ -32,7 +33,7 @@ from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 from .streaming import Stream
 from .wsgi import open_visit
 
-__all__ = ["PyramidSession", "SessionFactory", "includeme"]
+__all__ = ["PyramidSession", "SessionFactory", "includeme", "replace_sessions"]
 
 _CSRF = "_csrft_"
 _FLASH = "_f_"
@@ -136,3 +137,11 @@ def _refuse(response: Any, error: SessionUnavailable) -> None:
 def includeme(config: Any) -> None:
     """`config.include`: the answer where a session cannot be saved. An application's own view of `SessionUnavailable` takes its place."""
     config.add_exception_view(_unavailable, context=SessionUnavailable)
+
+
+def replace_sessions(router: Any, manager: SessionManager, cookie: CookieSettings) -> None:
+    """For `caterwaul wrap`: of an application that is made already. Its own factory does not say what its cookie is like, so `cookie` counts."""
+    config = Configurator(registry=router.registry)
+    includeme(config)
+    config.set_session_factory(SessionFactory(manager, cookie))
+    config.commit()

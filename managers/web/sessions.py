@@ -36,9 +36,9 @@ class Sessions:
     def watch(self) -> Watch:
         return Watch(self.front.manager)
 
-    async def admit(self, cookies: Iterable[str], origin: Origin, path: str) -> Visit:
-        """The session that the `Cookie` fields of a request name, opened."""
-        return await self._open(self.front.ticket(cookies), origin, path)
+    async def admit(self, cookies: Iterable[str], origin: Origin, path: str, agent: Callable[[], str]) -> Visit:
+        """The session that the `Cookie` fields of a request name, opened. `agent()`: its `User-Agent`."""
+        return await self._open(self.front.ticket(cookies, path, agent), origin, path)
 
     async def reopen(self, visit: Visit, path: str, frozen: bool) -> Visit:
         """The session of this visit opened again, with what others have written meanwhile; `frozen`: the headers are sent.
@@ -46,7 +46,7 @@ class Sessions:
         The visit itself if it has none, or if nobody can say at the moment.
         """
         old = visit.session
-        if old.id is None or old.ended:
+        if old.id is None or old.new or old.ended:
             return visit
         found = await self._open(Ticket(old.id, token=old.token), ("", ""), path)
         if found.session.unknown:

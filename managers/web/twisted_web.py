@@ -45,7 +45,8 @@ class SessionRequest(server.Request):
         channel: Any = self.channel  # HTTP/1.1 or a stream of HTTP/2; both know their site
         self.site = channel.site
         front: Front = channel.site.front
-        ticket = front.ticket(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"cookie", ()))
+        cookies = (value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"cookie", ()))
+        ticket = front.ticket(cookies, self.path.decode("latin-1"), lambda: (self.getHeader(b"user-agent") or b"").decode("latin-1"))
         client: Any = self.getClientAddress()
         origin = (getattr(client, "host", ""), ",".join(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"x-forwarded-for", ())))
         session = front.local(ticket, origin)

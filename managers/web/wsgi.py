@@ -59,11 +59,12 @@ class SessionMiddleware:
 
 def open_visit(front: Front, environ: dict[str, Any]) -> Visit:
     """The request begins: its session, opened. Waits if other nodes have to be asked."""
-    ticket, origin = front.ticket((environ.get("HTTP_COOKIE", ""),)), origin_of(environ)
+    path, origin = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin_of(environ)
+    ticket = front.ticket((environ.get("HTTP_COOKIE", ""),), path, lambda: environ.get("HTTP_USER_AGENT", ""))
     session = front.local(ticket, origin)
     if session is None:
         session = front.manager.open(ticket.id, ticket.token)
-    return front.admit(ticket, session, environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin)
+    return front.admit(ticket, session, path, origin)
 
 
 def origin_of(environ: dict[str, Any]) -> Origin:

@@ -25,10 +25,12 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return results[0]
 
 
-def scope_of(kind: str, path: str, cookies: Iterable[str] = (), client: str = "192.0.2.1", forwarded: str = "", **more: Any) -> dict[str, Any]:
+def scope_of(kind: str, path: str, cookies: Iterable[str] = (), client: str = "192.0.2.1", forwarded: str = "", agent: str = "", **more: Any) -> dict[str, Any]:
     headers = [(b"host", b"shop"), *((b"cookie", value.encode("latin-1")) for value in cookies)]
     if forwarded:
         headers.append((b"x-forwarded-for", forwarded.encode()))
+    if agent:
+        headers.append((b"user-agent", agent.encode()))
     return {
         "type": kind, "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "scheme": "https", "path": path, "raw_path": path.encode(),
         "query_string": b"", "root_path": "", "headers": headers, "client": (client, 4711), "server": ("shop", 443), "state": {}, "extensions": {},

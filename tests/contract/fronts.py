@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -68,6 +68,7 @@ class Call:
     settings: CookieSettings | None = None
     client: str = "192.0.2.1"
     forwarded: str = ""  #: X-Forwarded-For
+    agent: str = ""  #: User-Agent
 
 
 def count(session: Any) -> Page:
@@ -432,8 +433,32 @@ class FrontContract(Driven):
         assert world.touches(session_id) == before
         self.get(node, look, cookie, path="/news", no_touch=["/poll/*"])
         assert world.touches(session_id) == before + 1
+        node.settings = replace(node.settings, no_touch_paths=["/feed"])
+        for path in ("/feed", "/poll/news"):
+            self.get(node, look, cookie, path=path, no_touch=["/poll/*"])
+        assert world.touches(session_id) == before + 1
         self.get(node, count, cookie, path="/poll/news", no_touch=["/poll/*"])
         assert world.contents(session_id) == {"n": 2}
+
+    @pytest.mark.parametrize("asked", [{"path": "/assets/a.css"}, {"agent": "Mozilla/5.0 (compatible; GoogleBOT/2.1)"}], ids=["path", "agent"])
+    def test_where_no_session_is_opened_one_lasts_for_the_request(self, world: Any, asked: dict[str, str]) -> None:
+        def busy(session: Any) -> Page:
+            assert count(session).body == b"1"
+            cycle(session)
+            assert session["n"] == 1
+            end(session)
+            return Page()
+
+        node = world.node()
+        cookie = self.begin(node)
+        node.settings = replace(node.settings, no_session_paths=["/assets/*", "/health"], no_session_agents=["*bot*"])
+        commits = node.commits
+        for handler in (count, busy):
+            for brought in (cookie, None):
+                answer = self.get(node, handler, brought, **asked)
+                assert (answer.status, answer.all("Set-Cookie")) == (200, [])
+        assert (node.commits, world.count()) == (commits, 1)
+        assert self.get(node, count, cookie, path="/shop/assets/a.css", agent="Firefox").body == b"2"
 
     # --- streaming ---
 

@@ -36,7 +36,7 @@ class ASGI(FrontContract, RoamingContract, ParallelContract, ThreadsContract):
         raise NotImplementedError
 
     def drive(self, call: Call) -> Answer:
-        scope = scope_of("http", call.path, call.cookies, call.client, call.forwarded, method=call.method)  # type: ignore[arg-type]
+        scope = scope_of("http", call.path, call.cookies, call.client, call.forwarded, call.agent, method=call.method)  # type: ignore[arg-type]
         got = serve_asgi(self.application(call), scope, call.node)
         return Answer(got.status, got.headers, got.body, got.seen)
 

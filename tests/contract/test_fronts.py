@@ -96,6 +96,8 @@ def serve_wsgi(application: Any, call: Call) -> Answer:
     environ["REMOTE_ADDR"] = call.client
     if call.forwarded:
         environ["HTTP_X_FORWARDED_FOR"] = call.forwarded
+    if call.agent:
+        environ["HTTP_USER_AGENT"] = call.agent
     setup_testing_defaults(environ)
     out, errors = Watched(lambda: call.node.commits), io.StringIO()
     handler = SimpleHandler(io.BytesIO(), out, errors, environ)
@@ -254,6 +256,8 @@ async def serve_asgi(application: Any, call: Call) -> Answer:
     headers = [(b"cookie", value.encode("latin-1")) for value in call.cookies]
     if call.forwarded:
         headers.append((b"x-forwarded-for", call.forwarded.encode()))
+    if call.agent:
+        headers.append((b"user-agent", call.agent.encode()))
     scope = {"type": "http", "method": call.method, "path": call.path, "query_string": b"", "headers": headers, "client": (call.client, 4711)}
     answer = Answer(0, [], b"")
     asked = False
@@ -368,7 +372,8 @@ class WatchedTransport(StringTransport):
 def raw_request(call: Call) -> bytes:
     cookies = "".join(f"Cookie: {value}\r\n" for value in call.cookies)
     forwarded = f"X-Forwarded-For: {call.forwarded}\r\n" if call.forwarded else ""
-    return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}{forwarded}\r\n".encode("latin-1")
+    agent = f"User-Agent: {call.agent}\r\n" if call.agent else ""
+    return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}{forwarded}{agent}\r\n".encode("latin-1")
 
 
 class TestTwistedWeb(FrontContract, RoamingContract):

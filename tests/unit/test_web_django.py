@@ -9,9 +9,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.contrib import admin, messages
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers.wsgi import WSGIHandler
 from django.core.management import call_command
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
 from django.test import Client, override_settings
@@ -21,7 +23,8 @@ from django.utils.safestring import SafeString, mark_safe
 
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.settings import ManagerSettings
-from caterwaul.managers.web.django import SessionStore
+from caterwaul.managers.web.cookies import CookieSettings
+from caterwaul.managers.web.django import SessionStore, replace_sessions, the_manager
 from caterwaul.membership.errors import LocalError
 
 from .. import django_project
@@ -366,3 +369,25 @@ def test_the_projects_settings_name_the_manager() -> None:
     assert NODE.manager.count == 1
     with pytest.raises(ImproperlyConfigured, match="set CATERWAUL = "):
         SessionStore().save()
+
+
+def test_a_project_is_wrapped_by_its_settings_or_refused() -> None:
+    djangos = "django.contrib.sessions.middleware.SessionMiddleware"
+    manager: Any = DeltaWorld().node()
+    try:
+        with override_settings(MIDDLEWARE=[djangos], SESSION_ENGINE="django.contrib.sessions.backends.file"):
+            handler = WSGIHandler()
+            replace_sessions(handler, manager, CookieSettings())
+            assert (settings.SESSION_ENGINE, settings.MIDDLEWARE, the_manager()) == (
+                "caterwaul.managers.web.django",
+                ["caterwaul.managers.web.django.SessionMiddleware"],
+                manager,
+            )
+            with pytest.raises(LocalError, match="MIDDLEWARE does not have django"):
+                replace_sessions(handler, manager, CookieSettings())
+        with override_settings(MIDDLEWARE=[djangos], SESSION_COOKIE_SAMESITE=False):
+            handler = WSGIHandler()
+            with pytest.raises(LocalError, match="cannot be wrapped: SESSION_COOKIE_SAMESITE = False"):
+                replace_sessions(handler, manager, CookieSettings())
+    finally:
+        the_manager.forget()

@@ -261,3 +261,19 @@ def test_no_touch_patterns_are_of_the_whole_path(node: Node) -> None:
     for path, commits in (("/poll/a", 1), ("/poll", 2), ("/x/app/poll/a", 3)):
         server.call(SCRIPT_NAME="/app", PATH_INFO=path, HTTP_COOKIE=cookie)
         assert node.commits == commits
+
+
+def test_a_request_may_commit_what_it_has_done_so_far_and_go_on(node: Node, world: World) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        session = environ["caterwaul.session"]
+        session["paid"] = True
+        environ["caterwaul.visit"].save()
+        assert world.contents(session.id) == {"paid": True}
+        session["sent"] = True
+        start_response("200 OK", list(PLAIN))
+        return [b""]
+
+    server = Server(app, node)
+    server.call()
+    assert list(map(world.contents, world.sessions)) == [{"paid": True, "sent": True}]
+    assert [name for name, _ in server.heads[0][1]].count("Set-Cookie") == 1
