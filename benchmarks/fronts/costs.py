@@ -20,7 +20,7 @@ from .redis_server import RedisServer, what_is_missing
 from .serving import BARE, OURS, REDIS
 from .work import CHANGE, CHANGE_ONE, READ
 
-__all__ = ["FRONTS", "REDIS_WORKS", "WORKS", "costs", "works_of"]
+__all__ = ["FRONTS", "REDIS_WORKS", "WORKS", "Timed", "costs", "figures_of", "works_of"]
 
 Repetition = dict[str, float]
 
@@ -70,9 +70,9 @@ def _repetition(serving: Process, wanted: dict[str, tuple[str, str]], block: int
         for work, answer in _blocks(serving, wanted, block).items():
             timed[work] += answer["calls"]
             used[work] += answer["cpu_s"]
-    bare = _Timed(timed[""], used[""])
-    each = {work: _Timed(timed[work], used[work]) for work in wanted}
-    return {work: _figures(bare, one, each.get(_BESIDE.get(work, ""))) for work, one in each.items()}
+    bare = Timed(timed[""], used[""])
+    each = {work: Timed(timed[work], used[work]) for work in wanted}
+    return {work: figures_of(bare, one, each.get(_BESIDE.get(work, ""))) for work, one in each.items()}
 
 
 def _blocks(serving: Process, wanted: dict[str, tuple[str, str]], requests: int) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _blocks(serving: Process, wanted: dict[str, tuple[str, str]], requests: int)
     return {work: serving.do("time", place=place, what=what, requests=requests) for work, (place, what) in {"": (BARE, READ), **wanted}.items()}
 
 
-class _Timed:
+class Timed:
     """Requests of one kind. Microseconds."""
 
     def __init__(self, calls: Sequence[int], cpu_s: float) -> None:
@@ -90,7 +90,7 @@ class _Timed:
         self.cpu = cpu_s / len(ordered) * 1e6
 
 
-def _figures(bare: _Timed, one: _Timed, over_redis: _Timed | None) -> Repetition:
+def figures_of(bare: Timed, one: Timed, over_redis: Timed | None) -> Repetition:
     cost = one.p50 - bare.p50
     figures = {
         "bare_us": bare.p50, "with_us": one.p50, "with_p99_us": one.p99, "requests_per_s": 1e6 / one.mean, "bare_per_s": 1e6 / bare.mean,
