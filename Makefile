@@ -65,6 +65,7 @@ fuzz: $(STAMP)  ## hostile bytes against every decoder for MINUTES=1, guided by 
 	CATERWAUL_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest tests/fuzz -n $(JOBS)
 
 bench: $(STAMP)  ## measure, and print a table; ARGS="--json FILE" and others: see ARGS=--help
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]' || echo "no Flask-Session or redis: going on without what is measured beside them" >&2
 	$(BIN)/python -m benchmarks $(ARGS)
 
 scale: $(STAMP)  ## simulate 100, 300 and 1000 members, and print what each does a second; ARGS=--help

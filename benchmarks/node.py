@@ -33,7 +33,7 @@ from caterwaul.membership.view import ViewChanged
 
 from .figures import percentile
 
-__all__ = ["Watch", "Writer", "digest_of", "main", "value_of"]
+__all__ = ["Node", "Watch", "Writer", "digest_of", "main", "value_of", "wait_until"]
 
 _STAMP = struct.Struct(">QQ")  # when the call began, ns, and how often this session was updated
 _CREATE_AT_ONCE = 500  # sessions created between two waits for the replicas, so that no outbox fills
@@ -49,7 +49,8 @@ def digest_of(attributes: Iterable[tuple[str, Any]]) -> str:
     """Equal exactly for equal names and values."""
     hashed = hashlib.sha256()
     for name, value in sorted(attributes):
-        hashed.update(b"%d %s %d " % (len(name), name.encode(), len(value)) + value)
+        data = value if type(value) is bytes else repr(value).encode()
+        hashed.update(b"%d %s %d " % (len(name), name.encode(), len(data)) + data)
     return hashed.hexdigest()[:16]
 
 
@@ -191,7 +192,7 @@ class _Part:
                 at = self._first
 
 
-class _Node:
+class Node:
     """The commands. Each takes keywords and returns what is answered."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
@@ -217,7 +218,7 @@ class _Node:
 
     def meet(self, members: int) -> dict[str, Any]:
         """Wait until so many members are in the view and this one is in sync with them. When that was, within 10 ms."""
-        _wait_until(lambda: len(self._cluster.members) == members and self._cluster.is_ready, f"{members} members", 0.01)
+        wait_until(lambda: len(self._cluster.members) == members and self._cluster.is_ready, f"{members} members", 0.01)
         return {"met_ns": time.monotonic_ns(), **self.about()}
 
     def create(self, **what: Any) -> dict[str, Any]:
@@ -244,7 +245,7 @@ class _Node:
 
     def hold(self, sessions: int) -> dict[str, Any]:
         """Wait until so many sessions are here and this node is in sync. When that was, within 5 ms."""
-        _wait_until(lambda: self._manager.count >= sessions and self._manager.in_sync, f"{sessions} sessions", 0.005)
+        wait_until(lambda: self._manager.count >= sessions and self._manager.in_sync, f"{sessions} sessions", 0.005)
         return {"held_ns": time.monotonic_ns(), **self.about()}
 
     def ids(self, every: int = 1) -> dict[str, Any]:
@@ -275,7 +276,7 @@ class _Node:
 
     def digests(self, ids: list[str]) -> dict[str, Any]:
         """Of each session's names and values, as an application reads them here; empty where the session is not."""
-        _wait_until(lambda: self._manager.in_sync, "sync with all members", 0.01)
+        wait_until(lambda: self._manager.in_sync, "sync with all members", 0.01)
         result = []
         for session_id in ids:
             session = self._manager.open(session_id)
@@ -291,7 +292,7 @@ class _Node:
         """Resident bytes, after everything that can be given back was; `packed`: wait until idle records are packed."""
         if packed:
             core = self._manager._core
-            _wait_until(lambda: not core.replica.in_use and not core.packing.cooling, "packed records", 0.1)
+            wait_until(lambda: not core.replica.in_use and not core.packing.cooling, "packed records", 0.1)
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         with open("/proc/self/statm") as file:
@@ -299,14 +300,14 @@ class _Node:
 
     def gone(self, name: str, since_ns: int = 0) -> dict[str, Any]:
         """Wait until this member has disappeared from the view, after `since_ns`. When that was."""
-        _wait_until(lambda: any(gone == name and at > since_ns for gone, at in self._gone), f"the loss of {name}", 0.005)
+        wait_until(lambda: any(gone == name and at > since_ns for gone, at in self._gone), f"the loss of {name}", 0.005)
         return {"gone_ns": next(at for gone, at in self._gone if gone == name and at > since_ns)}
 
     def statistics(self) -> dict[str, Any]:
         return self._cluster.statistics()
 
 
-def _wait_until(true: Callable[[], bool], what: str, step_s: float) -> None:
+def wait_until(true: Callable[[], bool], what: str, step_s: float) -> None:
     end = time.monotonic() + _WAIT_S
     while not true():
         if time.monotonic() > end:
@@ -314,8 +315,8 @@ def _wait_until(true: Callable[[], bool], what: str, step_s: float) -> None:
         time.sleep(step_s)
 
 
-def main() -> None:
-    node = _Node(json.loads(sys.stdin.readline()))
+def main(kind: type[Node] = Node) -> None:
+    node = kind(json.loads(sys.stdin.readline()))
     print(json.dumps(node.about()), flush=True)
     for line in sys.stdin:
         command, keywords = json.loads(line)

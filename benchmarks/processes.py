@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-__all__ = ["Group", "MeasureError", "Process"]
+__all__ = ["Group", "MeasureError", "Process", "free_port"]
 
 _END_S = 12.0  # a node says farewell within that
 _ROOT = Path(__file__).parent.parent
@@ -126,7 +126,7 @@ class Group:
     def __init__(self, **settings: Any) -> None:
         self._settings = settings
         self._name = f"bench-{uuid.uuid4().hex[:12]}"
-        self._seed = _free_port()
+        self._seed = free_port()
         self._started = 0
         self.nodes: list[Process] = []
 
@@ -152,9 +152,9 @@ class Group:
         self.meet()
         return self
 
-    def add(self) -> Process:
+    def add(self, module: str = "benchmarks.node") -> Process:
         """Start one more; it has listened, and met nobody yet, when this returns."""
-        node = Process(self._node_settings())
+        node = Process(self._node_settings(), module)
         self.nodes.append(node)
         return node
 
@@ -179,7 +179,7 @@ class Group:
         }
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port

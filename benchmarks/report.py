@@ -64,6 +64,11 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("sent/s", "sent_per_s"), Column("arrived/s", "arrived_per_s"), Column("cores of the node", "cores"), Column("CPU us each", "us_each"),
         Column("changes of the view", "view_changes", True), Column("dials", "dials", True), Column("senders kept", "senders_kept"),
     ]),
+    "fronts": ("what a session costs a request", [
+        Column("request without p50 us", "bare_us"), Column("with p50 us", "with_us"), Column("p99 us", "with_p99_us"), Column("requests/s with", "requests_per_s"),
+        Column("cost p50 us", "cost_us"), Column("mean us", "cost_mean_us"), Column("p99 us", "cost_p99_us"), Column("CPU us", "cost_cpu_us"),
+        Column("of Redis' cost", "of_redis"), Column("wrong", "wrong", True),
+    ]),
     "memory": ("memory of a packed session", [
         Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("sessions", "sessions"), Column("wrong", "wrong", True),
     ]),

@@ -4,6 +4,7 @@
     latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
     nodes-..., lookup-..., rebalance-...   where some members hold a session: see `spread.py`
     tls-..., sealed, forged   what security costs: see `guarded.py`
+    fronts-flask-read and others   what a session costs a request of a web framework: see `fronts/costs.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
 Rows of one kind that need the same cluster share it, each with its own repetitions; one repetition before the first warms it
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 
 from . import guarded, micro, spread
 from .figures import chosen, percentile
+from .fronts.costs import FRONTS, costs, works_of
 from .processes import Group, Process
 
 __all__ = ["FULL", "QUICK", "TINY", "Row", "Scale", "measure", "plan"]
@@ -40,11 +42,12 @@ class Scale:
     held: int  #: sessions of the rows memory, join and rejoin
     losses: int  #: processes killed for the row detect
     away_s: float  #: how long the node of the row rejoin is away, at least
+    requests: int  #: of each row fronts
 
 
-FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, nodes_ms=10_000, paced_ms=5000, held=100_000, losses=10, away_s=60.0)
-QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, nodes_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0)
-TINY = Scale(sessions=50, attributes=2, flood_ms=100, nodes_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0)
+FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, nodes_ms=10_000, paced_ms=5000, held=100_000, losses=10, away_s=60.0, requests=4000)
+QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, nodes_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0, requests=500)
+TINY = Scale(sessions=50, attributes=2, flood_ms=100, nodes_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0, requests=20)
 
 _PACED_PER_S = 200.0
 _SETTLE_S = 1.5  # after so long without anything new nothing more is coming
@@ -62,6 +65,8 @@ class Row(NamedTuple):
     acks: str = "none"
     threads: int = 1
     manager: str = "delta"
+    front: str = ""
+    work: str = ""
 
 
 def plan(selections: tuple[str, ...] = ()) -> list[Row]:
@@ -81,13 +86,14 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
         rows += [Row(f"away-{manager}", "away", 3, 1000, manager=manager)]
     rows += [Row(f"tls-{size}B-{acks}", "tls", 1, size, acks) for size in (100, 1000) for acks in ("none", "all")]
     rows += [Row("sealed", "sealed"), Row("forged", "forged")]
+    rows += [Row(f"fronts-{front}-{work}", "fronts", front=front, work=work) for front in FRONTS for work in works_of(front)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
 
 
 def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iterator[tuple[Row, list[Repetition]]]:
     """Each row with its repetitions, as soon as it is measured. `tell` hears what is going on."""
-    for (kind, replicas, size, _), together in groupby(rows, _group):
+    for (kind, replicas, size, *_), together in groupby(rows, _group):
         same = list(together)
         tell(f"{same[0].name}{f' and {len(same) - 1} more' if len(same) > 1 else ''}")
         if kind == "micro":
@@ -98,6 +104,9 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield from ((row, _spread(row, scale, repetitions)) for row in same)
         elif kind == "tls":
             yield from _encrypted(same, scale, repetitions)
+        elif kind == "fronts":
+            found = costs(same[0].front, [row.work for row in same], scale.requests, repetitions, tell)
+            yield from ((row, found[row.work]) for row in same if row.work in found)
         elif kind == "sealed":
             yield same[0], [guarded.sealed() for _ in range(repetitions)]
         elif kind == "forged":
@@ -112,9 +121,9 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], _losses(scale)
 
 
-def _group(row: Row) -> tuple[str, int, int, str]:
+def _group(row: Row) -> tuple[str, int, int, str, str]:
     """What rows that share a cluster have in common."""
-    return "flood" if row.kind == "latency" else row.kind, row.replicas, row.size, row.manager
+    return "flood" if row.kind == "latency" else row.kind, row.replicas, row.size, row.manager, row.front
 
 
 def _spread(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:

@@ -22,6 +22,7 @@ session manager, instead of `CATERWAUL`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
 from django.conf import settings
@@ -151,7 +152,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
             del response.headers[name]
         for name, value in visit.headers(before):
             if name == "Set-Cookie":
-                response.cookies.load(value)
+                _set_cookie(response.cookies, value)
             else:  # Django has one of each
                 response.headers[name] = f"{response.headers[name]}, {value}" if name in response.headers else value
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
@@ -161,6 +162,18 @@ class SessionMiddleware(DjangoSessionMiddleware):
         else:
             response.streaming_content = Stream(response.streaming_content, visit)
         return response
+
+
+def _set_cookie(cookies: SimpleCookie, text: str) -> None:
+    """`cookies.load(text)`, for what we have written ourselves: that parses anything, in five times the time."""
+    pair, *attributes = text.split("; ")
+    name, _, value = pair.partition("=")
+    morsel: Morsel[str] = Morsel()
+    morsel.set(name, value, value)
+    for attribute in attributes:
+        key, _, said = attribute.partition("=")
+        morsel[key] = said or True
+    cookies[name] = morsel
 
 
 class _Open:

@@ -349,6 +349,36 @@ class FrontContract(Driven):
         self.get(world.node(), add, cookie)
         assert self.get(world.node("node2"), look, cookie).body == b"[('cart', {'items': [1, 2]})]"
 
+    def test_a_request_decodes_only_what_it_reads(self, world: Any) -> None:
+        class Noted:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+        def decode(name: str) -> Noted:
+            decoded.append(name)
+            return Noted(name)
+
+        def fill(session: Any) -> Page:
+            for name in "abcdefghij":
+                session[name] = Noted(name)
+            return Page()
+
+        def read(session: Any) -> Page:
+            return Page(session["d"].name.encode())
+
+        def replace(session: Any) -> Page:
+            session["d"] = Noted("new")
+            return Page()
+
+        decoded: list[str] = []
+        node = world.node()
+        node.types.register(Noted, "noted", lambda noted: noted.name, decode)
+        cookie = self.get(node, fill).cookie
+        for handler, expected in ((ignore, []), (read, ["d"]), (replace, []), (read, ["new"])):
+            decoded.clear()
+            self.get(node, handler, cookie)
+            assert decoded == expected
+
     def test_two_requests_at_once_that_change_different_attributes_both_survive(self, world: Any) -> None:
         node = world.node()
         cookie = self.begin(node)

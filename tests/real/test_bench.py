@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from benchmarks.fronts.costs import FRONTS, WORKS, costs
 from benchmarks.rows import TINY, measure, plan
 
 
@@ -22,3 +25,14 @@ def test_who_was_away_gets_what_changed_and_little_more() -> None:
     assert found["changed"] == 2
     assert found["partitions"] == found["records"] == 2
     assert found["wire_bytes"] > found["changed_bytes"] == 2000
+
+
+@pytest.mark.parametrize("front", FRONTS)
+def test_the_cost_of_a_session_is_measured_in_each_front_and_no_change_is_lost(front: str) -> None:
+    found = costs(front, list(WORKS), 2 * TINY.requests, 1, lambda what: None)
+    assert list(found) == list(WORKS)
+    for (figures,) in found.values():
+        assert figures["wrong"] == 0
+        assert 0 < figures["with_us"] <= figures["with_p99_us"]
+        assert figures["requests_per_s"] > 0
+        assert "of_redis" not in figures

@@ -10,6 +10,10 @@ from click.testing import CliRunner
 from benchmarks import report
 from benchmarks.__main__ import main
 from benchmarks.figures import chosen, digits, markdown, percentile, plain, spread
+from benchmarks.fronts import work
+from benchmarks.fronts.costs import FRONTS, REDIS_WORKS, Timed, costs, figures_of
+from benchmarks.fronts.driving import Wsgi, parse
+from benchmarks.fronts.redis_server import what_is_missing
 from benchmarks.micro import commit_path
 from benchmarks.node import Watch, digest_of, value_of
 from benchmarks.rows import plan
@@ -50,6 +54,7 @@ def test_the_plan_has_every_combination_once() -> None:
     assert len([name for name in names if name.startswith("flood-")]) == 3 * 2 * 2 * 2
     assert len([name for name in names if name.startswith("latency-")]) == 3 * 2 * 2
     assert {"memory", "join", "rejoin", "detect"} <= set(names)
+    assert len([name for name in names if name.startswith("fronts-")]) == len(FRONTS) * 3 + 2 * len(REDIS_WORKS)
 
 
 def test_two_tables_say_the_same() -> None:
@@ -144,3 +149,47 @@ def test_a_selection_of_nothing_is_a_mistake() -> None:
     result = CliRunner().invoke(main, ["--rows", "nonsense"])
     assert result.exit_code == 2
     assert "no row is called" in result.output
+
+
+def test_a_session_costs_what_a_request_takes_longer_with_it() -> None:
+    bare, ours, redis = (Timed([base * 1000, (base + 1) * 1000, (base + 20) * 1000], cpu_s=base * 3e-6) for base in (10, 30, 110))
+    figures = figures_of(bare, ours, redis)
+    assert (figures["bare_us"], figures["with_us"], figures["with_p99_us"]) == (11, 31, 50)
+    assert (figures["cost_us"], figures["cost_mean_us"], figures["cost_p99_us"]) == pytest.approx((20, 20, 20))
+    assert figures["cost_cpu_us"] == pytest.approx(20)
+    assert figures["requests_per_s"] == pytest.approx(1e6 / 37)
+    assert figures["of_redis"] == pytest.approx(20 / 100)
+    assert "of_redis" not in figures_of(bare, redis, None)
+
+
+def test_without_a_redis_server_its_rows_are_skipped_and_it_is_said_why(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert what_is_missing() == "no redis-server on the PATH"
+    said: list[str] = []
+    assert costs("flask", list(REDIS_WORKS), 10, 1, said.append) == {}
+    assert said == ["no redis-server on the PATH: skipping fronts-flask-read-redis, fronts-flask-change-redis"]
+
+
+def test_the_application_under_measurement_counts_its_changes_in_one_attribute_of_ten() -> None:
+    session: dict[str, str] = {}
+    assert work.handle(work.BEGIN, session) == work.handle(work.READ, None)
+    assert len(session) == work.ATTRIBUTES
+    assert {len(value) for value in session.values()} == {100}
+    before = dict(session)
+    assert int(work.handle(work.CHANGE, session)) == 1
+    assert int(work.handle(work.READ, session)) == 1
+    assert len(dict(before.items() ^ session.items())) == 1
+
+
+def test_a_request_that_is_not_answered_well_stops_the_measurement() -> None:
+    def broken(environ: dict[str, object], start_response) -> list[bytes]:  # type: ignore[no-untyped-def]
+        start_response("503 Service Unavailable", [])
+        return [b""]
+
+    with pytest.raises(RuntimeError, match="the application answered 503"):
+        Wsgi(broken).time(work.READ, ["none"])
+
+
+def test_an_answer_is_read_from_its_bytes() -> None:
+    answer = parse(b"HTTP/1.1 200 OK\r\nVary: Cookie\r\nset-cookie: sid=abc.n1; Path=/\r\n\r\nbody")
+    assert answer == (200, "abc.n1", b"body")
