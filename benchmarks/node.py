@@ -14,6 +14,7 @@ import gc
 import hashlib
 import json
 import os
+import random
 import resource
 import struct
 import sys
@@ -272,6 +273,33 @@ class Node:
         return {
             "p50_us": percentile(calls, 0.5) / 1e3, "p99_us": percentile(calls, 0.99) / 1e3, "missing": missing,
             "near_hits": self._manager.statistics()["near_hits"],
+        }  # fmt: skip
+
+    def serve(self, ids: list[str], ms: int, rate: float, write_every: int, size: int, seed: int) -> dict[str, Any]:
+        """Requests for any of these sessions, `rate` a second: each reads, one in `write_every` also writes."""
+        chance, manager = random.Random(seed), self._manager
+        reads: list[int] = []
+        writes: list[int] = []
+        missing, due = 0, time.monotonic_ns()
+        end = due + ms * 1_000_000
+        while due < end:
+            time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+            due += int(1e9 / rate)
+            writing = (len(reads) + len(writes)) % write_every == write_every - 1
+            began = time.monotonic_ns()
+            session = manager.open(chance.choice(ids))
+            missing += session.new or session.unknown
+            session.get("a0")
+            if writing:
+                session["a0"] = value_of(size, seed)
+                manager.commit(session)
+            manager.release(session)
+            (writes if writing else reads).append(time.monotonic_ns() - began)
+        reads.sort()
+        writes.sort()
+        return {
+            "requests": len(reads) + len(writes), "missing": missing, "read_p50_us": percentile(reads, 0.5) / 1e3, "read_p99_us": percentile(reads, 0.99) / 1e3,
+            "write_p50_us": percentile(writes, 0.5) / 1e3, "write_p99_us": percentile(writes, 0.99) / 1e3,
         }  # fmt: skip
 
     def digests(self, ids: list[str]) -> dict[str, Any]:

@@ -152,9 +152,9 @@ class Group:
         self.meet()
         return self
 
-    def add(self, module: str = "benchmarks.node") -> Process:
-        """Start one more; it has listened, and met nobody yet, when this returns."""
-        node = Process(self._node_settings(), module)
+    def add(self, module: str = "benchmarks.node", **node_table: Any) -> Process:
+        """Start one more, with more of the table `[node]`; it has listened, and met nobody yet, when this returns."""
+        node = Process(self._node_settings(node_table), module)
         self.nodes.append(node)
         return node
 
@@ -168,10 +168,10 @@ class Group:
         for node in self.nodes:
             node.answer()
 
-    def _node_settings(self) -> dict[str, Any]:
+    def _node_settings(self, node_table: dict[str, Any]) -> dict[str, Any]:
         self._started += 1
         return {
-            "node": {"name": f"n{self._started}", "host": "127.0.0.1", "port": 0 if self.nodes else self._seed},
+            "node": {"name": f"n{self._started}", "host": "127.0.0.1", "port": 0 if self.nodes else self._seed, **node_table},
             "cluster": {"name": self._name},
             "membership": {"discovery": ["static"], "seeds": [f"127.0.0.1:{self._seed}"]},
             "admin": {"socket": ""},

@@ -50,6 +50,12 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("s from process start until settled", "seconds"), Column("bytes moved", "moved_bytes"), Column("fair share of all bytes", "ideal_bytes"),
         Column("moved/share", "moved_ideal"), Column("sessions on the joiner", "joiner_holds"), Column("sessions", "sessions"),
     ]),
+    "prefork": ("two hosts of four workers, one write in five requests", [
+        Column("members", "members"), Column("requests/s", "requests_per_s"), Column("read p50 us", "read_p50_us"), Column("p99 us", "read_p99_us"),
+        Column("write p50 us", "write_p50_us"), Column("p99 us", "write_p99_us"), Column("CPU us/request, all", "cpu_request_us"),
+        Column("CPU ms/s when idle, all", "cpu_idle_ms"), Column("MB, all", "memory_mb"), Column("MB for the sessions", "sessions_mb"), Column("sessions", "sessions"),
+        Column("missing", "missing", True), Column("wrong", "wrong", True),
+    ]),
     "tls": ("updates as fast as they go to one replica, encrypted and in the clear by turns", [
         Column("updates/s with TLS", "updates_per_s"), Column("in the clear", "clear_per_s"), Column("clear/TLS", "ratio"),
         Column("call p50 us with TLS", "call_p50_us"), Column("in the clear", "clear_p50_us"),

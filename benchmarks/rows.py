@@ -3,6 +3,7 @@
     flood-2r-100B-none-1t     deltas per second: two replicas, attribute of 100 bytes, acks none, one application thread
     latency-2r-100B-all       200 commits a second: from the call to visible on the slowest replica
     nodes-..., lookup-..., rebalance-...   where some members hold a session: see `spread.py`
+    prefork-full, prefork-lite   workers of one host as members that hold sessions or do not: see `prefork.py`
     tls-..., sealed, forged   what security costs: see `guarded.py`
     fronts-flask-read and others   what a session costs a request of a web framework: see `fronts/costs.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import guarded, micro, spread
+from . import guarded, micro, prefork, spread
 from .figures import chosen, percentile
 from .fronts.costs import FRONTS, costs, works_of
 from .processes import Group, Process
@@ -84,6 +85,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
     for manager in spread.KINDS[1:]:
         rows += [Row(f"lookup-{manager}", "lookup", 3, 100, manager=manager), Row(f"rebalance-{manager}", "rebalance", 3, 1000, manager=manager)]
         rows += [Row(f"away-{manager}", "away", 3, 1000, manager=manager)]
+    rows += [Row(f"prefork-{shape}", "prefork", manager=shape) for shape in prefork.SHAPES]
     rows += [Row(f"tls-{size}B-{acks}", "tls", 1, size, acks) for size in (100, 1000) for acks in ("none", "all")]
     rows += [Row("sealed", "sealed"), Row("forged", "forged")]
     rows += [Row(f"fronts-{front}-{work}", "fronts", front=front, work=work) for front in FRONTS for work in works_of(front)]
@@ -102,6 +104,8 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield from _updates(same, replicas, size, scale, repetitions)
         elif kind in ("nodes", "lookup", "rebalance", "away"):
             yield from ((row, _spread(row, scale, repetitions)) for row in same)
+        elif kind == "prefork":
+            yield from ((row, prefork.requests(row.manager, scale.held // 5, scale.paced_ms, repetitions)) for row in same)
         elif kind == "tls":
             yield from _encrypted(same, scale, repetitions)
         elif kind == "fronts":

@@ -30,6 +30,7 @@ from .lifespan import node_lifespan
 from .logins import LoginDesk
 from .node import Node
 from .settings import Settings, load
+from .workers import as_worker
 
 __all__ = ["ClusterManager"]
 
@@ -60,7 +61,7 @@ class ClusterManager:
 
     @property
     def name(self) -> str:
-        """The node's name."""
+        """The node's name. Where `node.workers` is `lite`, from the start on the worker's own."""
         return self.settings.node.name
 
     # -- life
@@ -77,6 +78,8 @@ class ClusterManager:
         inside = inside_reactor()
         self._reactor = find_reactor()
         self._pid = os.getpid()
+        if self.settings.node.workers == "lite":
+            self.settings = as_worker(self.settings, self._pid)
         self._node = node = Node(self.settings, self._reactor, types=self._types)
         node.subscribe(self._event)
         if inside:

@@ -47,6 +47,7 @@ from .security.service import Security
 from .settings import Settings
 from .transport import PlainTcp, TlsTcp
 from .web import WebService
+from .workers import is_worker
 
 __all__ = ["Node"]
 
@@ -191,8 +192,9 @@ class Node:
         if self._web is not None:
             self._web.serve(self, self.managers[settings.web.manager], settings.cookies[settings.web.manager])
         self.membership = membership = MembershipService(
-            channel.me, self._discoverable(security), settings.cluster.name, channel, self._reactor, rng=self._rng, sealer=security.sealer
-        )
+            channel.me, self._discoverable(security), settings.cluster.name, channel, self._reactor, rng=self._rng, sealer=security.sealer,
+            seed_port=settings.node.port,
+        )  # fmt: skip
         membership.subscribe(self._event)
         channel.on_traffic = membership.heard
         channel.on_refused = membership.unreachable
@@ -289,7 +291,7 @@ class Node:
     def _member(self, payload: dict[str, Any]) -> Member:
         node = self.settings.node
         return Member(
-            uid=self._entropy(UID_BYTES), name=node.name, host=node.host, port=node.port, domain=node.domain, zone=node.zone,
+            uid=self._entropy(UID_BYTES), name=node.name, host=node.host, port=0 if is_worker(node) else node.port, domain=node.domain, zone=node.zone,
             machine=node.machine, weight=node.weight, payload=payload,
         )  # fmt: skip
 

@@ -33,6 +33,12 @@ class NodeSettings:
         minimum=0,
         maximum=1000,
     )
+    workers: str = knob(
+        "full",
+        "What a `ClusterManager` that is given this file is. `full`: this node. `lite`: a worker beside this node, which `caterwaul node` runs with the same file on the same "
+        "host: it holds no session, is called `NAME+PID`, and finds the node by `port`. Cookies name the node, whichever worker answered. For servers of several processes.",
+        choices=("full", "lite"),
+    )
     drain_on_term: bool = knob(
         False,
         "At SIGTERM (and when the process ends in good order) hand all sessions over first, as `caterwaul drain` does. "

@@ -330,9 +330,9 @@ class SessionManager:
     def is_in_sync_with(self, uid: bytes) -> bool:
         return uid == self._uid or uid in self._core.entropy.in_sync
 
-    def has_member(self, name: str) -> bool:
-        """Whether a node of this name takes part."""
-        return any(member.name == name for member in self._core.placement.view)
+    def has_member(self, route: str) -> bool:
+        """Whether a member that cookies call so takes part."""
+        return any(member.route == route for member in self._core.placement.view)
 
     def remaining(self) -> tuple[int, int]:
         """While this member announces no weight: (sessions and tombstones that are not handed over yet, sessions that nobody else can hold)."""

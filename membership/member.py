@@ -2,7 +2,7 @@
 
 The `uid` is random and new at each start, so it *is* the incarnation: a process that restarts on the same address is
 another member, and nothing that the old one sent can be mistaken for the new one's. The `name` stays (it is the route
-that a load balancer puts into cookies); the address says where to dial.
+that a load balancer puts into cookies; workers of one host share theirs); the address says where to dial.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any
 
 from .errors import LocalError, RemoteError
 
-__all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "Member", "is_address", "require_name"]
+__all__ = ["PROTOCOL_MAX", "PROTOCOL_MIN", "UID_BYTES", "WORKER_MARK", "Member", "is_address", "require_name"]
 
 UID_BYTES = 16
+#: Stands between the name of a host's node and the process id in the name of a worker beside it. No node that people name has it in its name.
+WORKER_MARK = "+"
 #: The range of protocol versions this build speaks. A link uses the highest that both ends know.
 PROTOCOL_MIN, PROTOCOL_MAX = 1, 2
 
@@ -29,7 +31,7 @@ class Member:
     """Identity and placement labels of one process. Equal, hashed and ordered by `uid` alone; immutable, so any thread may read it."""
 
     uid: bytes  #: 16 random bytes, new at each process start
-    name: str  #: stable name, the balancer's route
+    name: str  #: stable name; of a worker beside a host's node that node's name and its process id, ``NODE+PID``
     host: str  #: IP address other members dial; on the wire never a name
     port: int  #: TCP port of the channel
     domain: str = ""  #: members of another domain hold none of our sessions
@@ -54,6 +56,11 @@ class Member:
     @property
     def address(self) -> tuple[str, int]:
         return self.host, self.port
+
+    @property
+    def route(self) -> str:
+        """What cookies and certificates call it, so that balancers find it: its name, for a worker that of its host's node."""
+        return self.name.partition(WORKER_MARK)[0]
 
     @property
     def version(self) -> int:

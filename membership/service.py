@@ -49,19 +49,19 @@ class MembershipService(Service):
     """Runs once, from `startService` to `stopService`. In the reactor's thread, except `view`, `everyone` and `me`, which any thread may read.
 
     `sealer`: of datagrams, `PlainDatagrams` for one that seals nothing; None: this member sends none and believes none. `discoveries`: instead of
-    those that the settings name. Raises `LocalError` for settings that cannot work.
+    those that the settings name. `seed_port`: of addresses without one; 0: this member's. Raises `LocalError` for settings that cannot work.
     """
 
     def __init__(
         self, me: Member, settings: MembershipSettings, cluster: str, channel: Channel, reactor: Any, *,
-        rng: Random, sealer: DatagramSealer | None, discoveries: Sequence[Discovery] | None = None,
+        rng: Random, sealer: DatagramSealer | None, discoveries: Sequence[Discovery] | None = None, seed_port: int = 0,
     ) -> None:  # fmt: skip
         self._channel = channel
         self._reactor = reactor
         self._sealer = sealer
         self._group = Group(me, settings, cluster, rng)
         self._driver = Driver(_Batches(self._group), reactor, self._perform)
-        self._discoveries = list(discoveries) if discoveries is not None else discoveries_of(me, settings, reactor, self.datagram)
+        self._discoveries = list(discoveries) if discoveries is not None else discoveries_of(me, settings, reactor, self.datagram, seed_port)
         self._subscribers: list[Subscriber] = []
         self._effects: deque[Effect] = deque()
         self._performing = False
@@ -277,20 +277,21 @@ class _Batches:
         return self._group.deadline()
 
 
-def discoveries_of(me: Member, settings: MembershipSettings, reactor: Any, received: Callable[[bytes], None]) -> list[Discovery]:
-    """Those that `settings.discovery` names. `received` gets datagrams. Raises `LocalError` for a list that is missing or malformed."""
+def discoveries_of(me: Member, settings: MembershipSettings, reactor: Any, received: Callable[[bytes], None], port: int = 0) -> list[Discovery]:
+    """Those that `settings.discovery` names. `received` gets datagrams; `port`: of addresses without one; 0: this member's. Raises `LocalError` for a list that is missing or malformed."""
     built: list[Discovery] = []
+    port = port or me.port
     for kind in settings.discovery:
         match kind:
             case "multicast":
                 interface = settings.multicast_interface or (me.host if isIPAddress(me.host) and me.host != "0.0.0.0" else "")
                 built.append(MulticastDiscovery(settings, interface, reactor, received))
             case "static":
-                built.append(StaticDiscovery(settings.seeds, me.port, settings.seed_retry_s, reactor))
+                built.append(StaticDiscovery(settings.seeds, port, settings.seed_retry_s, reactor))
             case "dns":
-                built.append(DnsDiscovery(settings.dns_names, me.port, settings.dns_poll_s, reactor))
+                built.append(DnsDiscovery(settings.dns_names, port, settings.dns_poll_s, reactor))
             case "file":
-                built.append(FileDiscovery(settings.seeds_file, me.port, settings.file_poll_s, settings.seed_retry_s, reactor))
+                built.append(FileDiscovery(settings.seeds_file, port, settings.file_poll_s, settings.seed_retry_s, reactor))
             case _:
                 raise LocalError(f"membership.discovery: {kind!r} is none of multicast, static, dns, file")
     return built

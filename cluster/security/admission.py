@@ -25,10 +25,10 @@ class Identity:
     shown: Any = None
 
     def require(self, member: Member) -> None:
-        """Raises `HandshakeRefused` if a member of this identity cannot be that one."""
+        """Raises `HandshakeRefused` if a member of this identity cannot be that one. Workers show the certificate of their host's node."""
         if self.uid and member.uid != self.uid:
             raise HandshakeRefused("identity", "the member in HELLO is not the one that proved the secret")
-        if self.name and member.name != self.name:
+        if self.name and member.route != self.name:
             raise HandshakeRefused("identity", f"a certificate for {self.name!r} was shown by a member that calls itself {member.name!r}")
 
 

@@ -18,6 +18,7 @@ from ...membership.channel import Channel
 from ...membership.discovery.base import Poller
 from ...membership.driver import Driver
 from ...membership.errors import LocalError
+from ...membership.member import WORKER_MARK
 from ...membership.sealing import DatagramSealer, PlainDatagrams, SealedDatagrams
 from ...membership.secret import Secret
 from ..tables import NodeSettings, SecuritySettings
@@ -50,7 +51,7 @@ class Security:
 
     def __init__(self, settings: SecuritySettings, node: NodeSettings, cluster: str, uid: bytes, entropy: Callable[[int], bytes]) -> None:
         self._settings = settings
-        self._node = node.name
+        self._node = node.name.partition(WORKER_MARK)[0]  # a worker shows the certificate of its host's node
         self._is_local = ip_address(node.host).is_loopback
         self._cluster = cluster
         self._driver: Driver | None = None

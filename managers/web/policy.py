@@ -206,7 +206,7 @@ class Visit:
             return delete_cookie(settings) if ticket.found else None
         if session.new or session.id is None:  # an id alone is no session: what was set may have been taken away again
             return None
-        route = self._front.manager.me.name
+        route = self._front.manager.me.route
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
         if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
             return None

@@ -1,4 +1,4 @@
-"""The examples as users run them: the frameworks' own servers, gunicorn and waitress, as real processes that are killed, recycled and reloaded.
+"""The examples as users run them: the frameworks' own servers, gunicorn, uWSGI, waitress and `twist web`, as real processes that are killed, recycled and reloaded.
 
 A node of the test watches who comes, who goes, and whether they said so.
 """
@@ -128,14 +128,19 @@ class Shop:
             socket = ""
             [managers.default]
             read_your_writes = "cluster"
+            acks = "one"  # a worker is killed right after its answer
             '''
         )
         assert self.watch.about
 
-    def start(self, *command: str, name: str = "", port: int = 0) -> Server:
+    def start(self, *command: str, name: str = "", port: int = 0, path: str = "") -> Server:
         port = port or free_port()
         arguments = [argument.replace("PORT", str(port)) for argument in command]
-        server = Server(arguments, port, {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"})
+        server = Server(
+            arguments,
+            port,
+            {"NODE_TOML": str(self.toml), "NODE": name, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), path))), "PYTHONUNBUFFERED": "1"},
+        )
         self.servers.append(server)
         return server
 
@@ -211,6 +216,93 @@ def test_a_recycled_gunicorn_worker_leaves_with_a_farewell(shop: Shop) -> None:
     assert len(pids) >= 2, "the worker was recycled meanwhile"
     until(lambda: shop.gone()[0] >= 1, what="the old one left with a farewell")
     assert shop.gone()[1] == 0
+
+
+UWSGI = shutil.which("uwsgi", path=Path(sys.executable).parent)
+RUN = "import os, sys; os.execv(sys.argv[1], sys.argv[1:])"
+
+
+def start_uwsgi(shop: Shop, *more: str) -> Server:
+    if UWSGI is None:
+        pytest.skip("uWSGI is not installed; pip builds it where there is a C compiler")
+    common = ("--http-socket", "127.0.0.1:PORT", "--master", "--die-on-term", "--need-app", "--home", sys.prefix)
+    return shop.start("-c", RUN, UWSGI, *common, *more, "--module", "examples.uwsgi_app:app")
+
+
+def test_uwsgi_gives_each_forked_worker_a_node_and_stops_them_in_order(shop: Shop) -> None:
+    server = start_uwsgi(shop, "--processes", "2", "--enable-threads")
+    until(lambda: len(shop.names) == 2, 40, "a node for each worker, none for the master")
+    first = [int(name.rpartition("-")[2]) for name in shop.names]
+    until(lambda: server.answers)
+    browser = Browser()
+    for count in range(1, 9):  # whichever worker it comes to
+        assert browser.cart(server.port, "/add/x") == " ".join(["x"] * count)
+    os.kill(browser.pid, signal.SIGKILL)
+    until(lambda: shop.gone() == (0, 1), what="a worker was killed")
+    assert browser.cart(server.port, "/add/x") == " ".join(["x"] * 9)
+    until(lambda: len(shop.names) == 2, 20, "uWSGI has started another")
+    until(lambda: server.answers not in (0, *first), 20, "which serves; before that uWSGI forgets that it should end")
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(30) == 0
+    until(lambda: shop.gone() == (2, 1), what="both workers say farewell")
+
+
+def test_a_recycled_uwsgi_worker_leaves_with_a_farewell(shop: Shop) -> None:
+    server = start_uwsgi(shop, "--processes", "1", "--enable-threads", "--max-requests", "5", "--min-worker-lifetime", "0")
+    until(lambda: len(shop.names) == 1, 40)
+    browser = Browser()
+    pids = set()
+    for count in range(1, 9):
+        assert browser.cart(server.port, "/add/x") == " ".join(["x"] * count), server.log
+        pids.add(browser.pid)
+    assert len(pids) >= 2, "the worker was recycled meanwhile"
+    until(lambda: shop.gone()[0] >= 1, what="the old one left with a farewell")
+    assert shop.gone()[1] == 0
+
+
+TWIST = ("-m", "twisted", "--log-format", "text", "web", "--listen", "tcp:PORT:interface=127.0.0.1", "--wsgi")
+EARLY = """
+import os
+
+from flask import Flask, session
+from twisted.internet import reactor
+
+from caterwaul import ClusterManager
+from caterwaul.managers.web.flask import CaterwaulSession
+
+app = Flask(__name__)
+cluster = ClusterManager(os.environ["NODE_TOML"], **{"node.name": os.environ["NODE"]})
+reactor.callWhenRunning(cluster.start)
+CaterwaulSession(app, cluster.manager)
+
+
+@app.route("/")
+@app.route("/add/<thing>")
+def show(thing=""):
+    if thing:
+        session.setdefault("cart", []).append(thing)
+    return f"cart: {' '.join(session.get('cart', []))} (process {os.getpid()})"
+"""
+
+
+def test_twist_web_has_the_node_in_its_own_reactor_and_leaves_with_it(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "early.py").write_text(EARLY)
+    lazy = shop.start(*TWIST, "examples.flask_app.app", name="lazy")
+    until(lambda: lazy.listens, 40)
+    assert shop.names == [], "the application is loaded before the reactor runs, so nothing has started yet"
+    browser = Browser()
+    assert browser.cart(lazy.port, "/add/apple") == "apple"
+    early = shop.start(*TWIST, "early.app", name="early", path=str(tmp_path))
+    until(lambda: shop.names == ["early", "lazy"], 40, "this one joins before its first request")
+    until(lambda: early.answers)
+    assert browser.cart(early.port, "/add/pear") == "apple pear"
+    lazy.kill()
+    until(lambda: shop.gone() == (0, 1), what="a death without a farewell")
+    assert browser.cart(early.port) == "apple pear"
+    early.signal(signal.SIGTERM)
+    assert early.process.wait(30) == -signal.SIGTERM, "twist ends by the signal it got, after its services have stopped"
+    until(lambda: shop.gone() == (1, 1), what="it says farewell although atexit never runs")
+    assert "Traceback" not in early.log
 
 
 def test_waitress_leaves_with_a_farewell_when_it_is_interrupted(shop: Shop) -> None:
