@@ -73,7 +73,7 @@ class SessionCore:
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         ms = int(settings.lookup_timeout_s * 1000)
         self.finding = Finding(
-            me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable, self.logins
+            me, self.say, self.replica, self.entropy, ms, self.freshness, self.moving, self._cut, self.sure, self.awake, self.servable, self.logins, now_ms
         )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)

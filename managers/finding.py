@@ -25,6 +25,7 @@ from .tokens import Written, claimed, is_of
 
 __all__ = ["Finding"]
 
+_YOUNG_MS, _YOUNG_ASKS = 10_000, 16  # a member that has just started may not see all yet, and asks so many others
 _ELSEWHERE = (ELSEWHERE, LEFT, EARLY)  # it lives, with others
 
 
@@ -46,6 +47,7 @@ class Finding:
         awake: Callable[[int], bool],
         servable: Callable[[bytes, int], Entry | None],
         logins: Logins,
+        now_ms: int,
     ) -> None:
         self.me = me
         self._say = speaker
@@ -53,6 +55,7 @@ class Finding:
         self._departed = replica.departed
         self._entropy = entropy
         self.lookups = Lookups(speaker, timeout_ms, self._conclude)
+        self.young_until_ms = now_ms + _YOUNG_MS
         self._freshness = freshness
         self._moving = moving
         self._cut = cut
@@ -72,6 +75,8 @@ class Finding:
             peers = [*dict.fromkeys((*peers, *(uid for uid in more if uid in placement.view and uid != self.me)))]
         elif entry is None and len(peers) < 2:
             peers += [uid for uid in placement.peers() if uid in self._entropy.in_sync and uid not in peers][: 2 - len(peers)]
+        if now_ms < self.young_until_ms and not placement.everywhere:  # by the views of others, who see more, the keepers may be others
+            peers += [uid for uid in placement.peers() if uid not in peers][:_YOUNG_ASKS]
         authors = claimed(token)
         peers += [uid for uid in placement.peers() if authors and is_of(uid, authors) and uid not in peers]
         peers = peers or list(placement.peers()[:2])
