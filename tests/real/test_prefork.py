@@ -61,10 +61,11 @@ class Hosts:
 
     def __init__(self, cluster: Cluster, directory: Path) -> None:
         self.watch = cluster.start("watch", node={"weight": 0})
-        assert self.watch.about
         self.a, self.b = (Host(name, cluster, directory) for name in ("web1", "web2"))
-        until(lambda: [len(self.workers(host)) for host in (self.a, self.b)] == [2, 2], 60, self.a.server.log)
-        assert {"web1", "web2"} <= set(self.watch.names)
+
+    def meet(self) -> None:
+        until(lambda: [len(self.workers(host)) for host in (self.a, self.b)] == [2, 2], 60, "two workers on each host")
+        until(lambda: {"web1", "web2"} <= set(self.watch.names), 30, "and its node")
         for host in (self.a, self.b):
             until(lambda host=host: host.server.answers, 30)  # type: ignore[misc]
 
@@ -85,6 +86,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         made = Hosts(cluster, tmp_path)
         for host in (made.a, made.b):
             ending.callback(host.end)
+        made.meet()
         yield made
 
 
