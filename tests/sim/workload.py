@@ -168,7 +168,7 @@ class Workload:
             self._world.counters["reads"] += 1
             node.manager.commit(session)
         elif dice < 0.92 and session.id is not None:
-            self._cycle(user, node, cookie, session)
+            self._cycle(user, node, cookie, session, dice)
         elif dice < 0.93 and session.id is not None:
             self._invalidate(user, node, cookie, session)
         elif dice < 0.932:
@@ -247,14 +247,19 @@ class Workload:
             self._set_cookie(user, cookie, session, {attribute: (token, node.me.uid) for attribute, (token, _) in kept.items()})
         receipt.deferred().addCallback(lambda done: self._checkers.ended_on(ended, done.confirmed))
 
-    def _cycle(self, user: _User, node: SimNode, cookie: Cookie, session: Session) -> None:
+    def _cycle(self, user: _User, node: SimNode, cookie: Cookie, session: Session, dice: float) -> None:
+        """A new id: by logging in, or for its own sake, and then the login is that of the old id."""
         old = session.id
         assert old is not None
-        session.cycle_id()
-        session.principal = user.name
+        if dice < 0.91 or session.principal is None:
+            session.login(user.name)
+            login = user.name, dict(node.epochs.current.get(principal_key("default", user.name), {}))
+            self._world.counters["logins"] += 1
+        else:
+            session.cycle_id()
+            login = self.history.logins[old]
         assert session.id is not None
-        self.history.logins[session.id] = user.name, dict(node.epochs.current.get(principal_key("default", user.name), {}))
-        self._world.counters["logins"] += 1
+        self.history.logins[session.id] = login
         self._end(user, node, cookie, session, old)
 
     def _end_all(self, user: _User, node: SimNode) -> None:
