@@ -75,7 +75,7 @@ class Finding:
             peers = [*dict.fromkeys((*peers, *(uid for uid in more if uid in placement.view and uid != self.me)))]
         elif entry is None and len(peers) < 2:
             peers += [uid for uid in placement.peers() if uid in self._entropy.in_sync and uid not in peers][: 2 - len(peers)]
-        if now_ms < self.young_until_ms and not placement.everywhere:  # by the views of others, who see more, the keepers may be others
+        if entry is None and now_ms < self.young_until_ms and not placement.everywhere:  # by the views of others, who see more, the keepers may be others
             peers += [uid for uid in placement.peers() if uid not in peers][:_YOUNG_ASKS]
         authors = claimed(token)
         peers += [uid for uid in placement.peers() if authors and is_of(uid, authors) and uid not in peers]
