@@ -91,8 +91,8 @@ BROKEN = """
         yield
     app = Starlette(lifespan=lifespan)
 """
-#: A browser of these tests goes from one process to the other as no sticky balancer would send it.
-TABLES = {"managers.default": {"read_your_writes": "cluster"}, "managers.default.cookie": {"name": "sid", "secure": False}}
+#: A browser of these tests goes from one process to the other as no sticky balancer would send it, and what it wrote must outlive a kill right after the answer.
+TABLES = {"managers.default": {"read_your_writes": "cluster", "acks": "all"}, "managers.default.cookie": {"name": "sid", "secure": False}}
 #: What a library that is imported has to say of itself.
 QUIET = ("ignore:'cgi' is deprecated", "ignore:pkg_resources is deprecated", "ignore:Deprecated call to")
 WRAP = "import os, sys; os.chdir(sys.argv.pop(1)); from caterwaul.cluster.cli import main; main()"
