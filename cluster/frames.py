@@ -29,7 +29,7 @@ COMPRESSION_SHIFT = 1  #: the two bits above MORE: how the whole message is comp
 _FLAGS_MAX = 5  # MORE | (zstd << COMPRESSION_SHIFT); compression 3 is not assigned
 
 CONTROL_FRAME_MAX = 64 * 1024  #: what the length of any frame but DATA may say
-DATA_FRAME_MAX = 1024 * 1024  #: what the length of a DATA frame may say
+DATA_FRAME_MAX = 256 * 1024  #: what the length of a DATA frame may say: the dearest takes less than 20 ms to decode
 _REASON_MAX = 300  # characters of a reason; longer ones are cut when written
 
 #: ``(HELLO, map)``, ``(REFUSE, reason)``, ``(CONTROL | DATA, number, now_ms, flags, payload)``, ``(ACK, control_n, data_n)``

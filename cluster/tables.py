@@ -90,7 +90,7 @@ class ChannelSettings:
 
     chunk_bytes: int = knob(
         16384, "Largest piece of a message in one data frame; control frames go between pieces. Larger costs probes their latency on slow links.",
-        minimum=1024, maximum=1024 * 1024 - 64,
+        minimum=1024, maximum=256 * 1024 - 64,
     )  # fmt: skip
     ahead_bytes: int = knob(
         65536, "Bytes given to the transport ahead of need. Larger fills fast long links, and delays control frames behind data.", minimum=4096

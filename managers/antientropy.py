@@ -31,7 +31,7 @@ from ..membership.effects import Send
 from .changes import KEY_BYTES
 from .digests import Digests, digest
 from .entry import Entry, is_whole
-from .messages import Differ, Inventory, Session, Speaker, Sums
+from .messages import AT_ONCE, Differ, Inventory, Session, Speaker, Sums
 from .placement import HEAD, NOTHING, PARTITIONS, WHOLE, partition_of
 from .replica import Replica
 
@@ -315,7 +315,7 @@ class AntiEntropy:
         for session in sessions:
             batch.append(session)
             size += len(session.body or b"") + KEY_BYTES
-            if size >= _MESSAGE_BYTES:
+            if size >= _MESSAGE_BYTES or len(batch) >= AT_ONCE:
                 sends.append(Send((peer,), self._say.records(batch)))
                 self.bytes_sent += size
                 batch, size = [], 0

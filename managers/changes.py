@@ -27,6 +27,7 @@ KEY_BYTES = 16
 _SMALL = tuple(bytes((n,)) for n in range(24)) + tuple(bytes((0x18, n)) for n in range(24, 256))
 _NAMES: dict[str, bytes] = {}  # encoded attribute names: an application has few
 _NAMES_MAX = 4096
+_DELTAS_MAX = 2048  # in one message; a batch is of 15 KiB, and no delta has less than 30 bytes
 
 
 def _uint(n: int) -> bytes:
@@ -113,8 +114,8 @@ def encode_batch(prefix: bytes, deltas: list[bytes]) -> bytes:
 
 def check_deltas(deltas: Any) -> None:
     """The schema of a batch's deltas, all before any is applied. Raises `RemoteError`."""
-    if type(deltas) is not list:
-        raise RemoteError("deltas: not an array")
+    if type(deltas) is not list or len(deltas) > _DELTAS_MAX:
+        raise RemoteError(f"deltas: not an array of {_DELTAS_MAX} at most")
     try:
         for delta in deltas:
             key, counter, previous, seen, changes, accessed = delta[:6]

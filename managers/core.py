@@ -234,8 +234,7 @@ class SessionCore:
             if now_ms >= self._wanted.get(key, 0) and (len(self._wanted) < _WANTED_MAX or key in self._wanted):
                 self._wanted[key] = now_ms + _WANT_AGAIN_MS
                 wants.append(key)
-        if wants:
-            effects.append(Send((peer,), self.say.want(wants)))
+        effects += [Send((peer,), self.say.want(part)) for part in m.parts(wants)]
         if outcome.tells:
             effects += self.entropy.records(peer, list(dict.fromkeys(outcome.tells)))
         if outcome.spreads:
@@ -302,7 +301,7 @@ class SessionCore:
         self.moving.watchers.changed(effect.key for effect in over)
         told = gather((group, (effect.key, effect.head)) for effect in over for group in self.placement.heads(effect.key, effect.head.primary))
         rest = [effect for effect in effects if not isinstance(effect, Ended)]
-        return rest + [Send(group, self.say.heads(heads)) for group, heads in told]
+        return rest + [Send(group, self.say.heads(part)) for group, heads in told for part in m.parts(heads)]
 
     def link_opened(self, now_ms: int, peer: bytes, resumed: bool) -> list[Effect]:
         self._cut.discard(peer)

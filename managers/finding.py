@@ -170,7 +170,7 @@ class Finding:
         if in_vain:
             self._departed.silent(key, now_ms)
         handover, verdicts = self._moving.handover, {verdict for uid, verdict in question.answers.items() if uid not in in_vain}
-        if SILENT in verdicts or (in_vain and self._replica.held(key) is None):
+        if SILENT in verdicts or not verdicts or (in_vain and self._replica.held(key) is None):
             is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
             return self.lookups.end(key, FOUND if is_found else UNSURE)
         if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
@@ -186,8 +186,7 @@ class Finding:
             return self.lookups.end(key, FOUND)
         if not self._exists(key) and ELSEWHERE not in verdicts:
             return self.lookups.end(key, GONE if verdicts == {ABSENT} and not question.doubted else UNSURE)
-        self.lookups.again(key, now_ms)
-        return []
+        return self.lookups.again(key, now_ms)
 
     def recover(self, key: bytes, peers: Sequence[bytes], now_ms: int) -> list[Effect]:
         """What is here of this session may be out of date: ask these, and who may have what went from here. Nobody: it is all there is."""

@@ -108,10 +108,14 @@ class Lookups:
                 effects += self.end(key, UNSURE)
         return effects
 
-    def again(self, key: bytes, now_ms: int) -> None:
-        """Ask all of them once more in a moment. What they say then is no more certain than what they have said now."""
+    def again(self, key: bytes, now_ms: int) -> list[Effect]:
+        """Ask all of them once more in a moment, if there is time. What they say then is no more certain than what they have said now."""
+        question = self._pending[key]
+        if now_ms >= question.expires_ms:
+            return self.end(key, UNSURE)
         self._again[key] = now_ms + _AGAIN_MS
-        self._pending[key].doubted = True
+        question.doubted = True
+        return []
 
     def end(self, key: bytes, verdict: int) -> list[Effect]:
         """Whoever waits for this hears FOUND, GONE or UNSURE."""

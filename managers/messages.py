@@ -7,8 +7,8 @@ link is found again by reconciling. Builders return `Message`s; readers check ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from ..membership.channel import CONTROL, DATA, Message, Waiter
 from ..membership.codec import encode
@@ -17,7 +17,7 @@ from ..membership.member import UID_BYTES
 from .changes import KEY_BYTES
 from .heads import COUNTER_MAX, Head, Ours, head_from_wire, head_to_wire
 from .placement import PARTITIONS
-from .record import Touches
+from .record import TOUCHES_MAX, Touches
 
 __all__ = ["Differ", "Inventory", "Session", "Speaker", "Sums"]
 
@@ -39,7 +39,17 @@ _SERIAL_BYTES = 8
 DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 _MARKED_BYTES = KEY_BYTES + 1 + DIGEST_BYTES
-_KEYS_MAX = 65536
+
+ITEMS_MAX = 4096  #: sessions that a list may speak of: what older members send at most, and some tens of milliseconds to whoever reads it
+AT_ONCE = 1000  #: and what this one sends
+
+
+_T = TypeVar("_T")
+
+
+def parts(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Cut so that each is for one message; none of nothing."""
+    return (items[i : i + AT_ONCE] for i in range(0, len(items), AT_ONCE))
 
 
 class Session(NamedTuple):
@@ -191,7 +201,7 @@ def _is_ms(value: object) -> bool:
 
 
 def _list(value: object, what: str) -> list[Any]:
-    need(type(value) is list and len(value) <= _KEYS_MAX, what)
+    need(type(value) is list and len(value) <= ITEMS_MAX, what)
     return value  # type: ignore[return-value]
 
 
@@ -203,12 +213,13 @@ def read_keys(value: object, what: str) -> list[bytes]:
 
 def _read_touches(value: object, ours: Ours, what: str) -> Touches:
     """A flat array (origin, counter, ms, ...), at most one triple per origin."""
-    flat = _list(value, what)
-    need(len(flat) % 3 == 0 and len(flat) <= 3 * 4096, what)
+    need(type(value) is list and len(value) % 3 == 0 and len(value) <= 3 * TOUCHES_MAX, what)
+    flat: list[Any] = value  # type: ignore[assignment]
     for i in range(0, len(flat), 3):
         need(type(flat[i]) is bytes and len(flat[i]) == UID_BYTES and _is_ms(flat[i + 1]) and flat[i + 1] >= 0 and _is_ms(flat[i + 2]), what)
     if len(flat) == 3:
         return flat[0], flat[1], ours(flat[2])
+    need(len({*flat[::3]}) * 3 == len(flat), what)
     for i in range(2, len(flat), 3):
         flat[i] = ours(flat[i])
     return tuple(flat)
@@ -311,7 +322,7 @@ def read_covered(message: list[Any]) -> tuple[int, int, dict[bytes, bytes | None
 
 def read_marks(value: object, what: str) -> list[tuple[bytes, bytes]]:
     """(key, mark) of a CHECK or CHECKED."""
-    need(type(value) is bytes and len(value) % _MARKED_BYTES == 0 and len(value) <= _KEYS_MAX * _MARKED_BYTES, what)
+    need(type(value) is bytes and len(value) % _MARKED_BYTES == 0 and len(value) <= ITEMS_MAX * _MARKED_BYTES, what)
     assert type(value) is bytes
     items = [(value[i : i + KEY_BYTES], value[i + KEY_BYTES : i + _MARKED_BYTES]) for i in range(0, len(value), _MARKED_BYTES)]
     need(all(mark[:1] in (HEAD_MARK, RECORD_MARK, TRUTH_MARK) for _, mark in items), what)

@@ -16,7 +16,7 @@ from .antientropy import AntiEntropy
 from .entry import Entry, is_whole
 from .handover import Handover
 from .heads import LIVE, Head
-from .messages import Session, Speaker
+from .messages import Session, Speaker, parts
 from .near import NearCache, Watchers
 from .placement import WHOLE, Groups, Placement, Uids, gather, partition_of
 from .record import Record
@@ -131,7 +131,7 @@ class Moving:
                 and (head.primary != entry.primary or entry.head.state != LIVE)
             ):
                 tells.append((peer, (key, entry.head)))
-        return [Send((uid,), self._say.heads(heads)) for uid, heads in gather(tells)]
+        return [Send((uid,), self._say.heads(part)) for uid, heads in gather(tells) for part in parts(heads)]
 
     def pass_on(self, sessions: Iterable[Session], grown: Container[bytes], peer: bytes) -> list[Effect]:
         """Of these, which `peer` gave, ours have grown by some (`grown`), or were in doubt and have more than they: our session's primary gets that, and tells
@@ -178,7 +178,7 @@ class Moving:
         heads = ((entry.primary, (key, entry.head)) for key, entry in entries if entry is not None and entry.head is not None)
         to_others = ((named, item) for named, item in heads if named in placement.view and named not in (self.me, peer))
         shown = gather((named, item) for named, item in to_others if placement.depth(self.me, item[0], named) == WHOLE)
-        return [Send((uid,), self._say.heads(some)) for uid, some in shown]
+        return [Send((uid,), self._say.heads(part)) for uid, some in shown for part in parts(some)]
 
     def merged(self, keys: Sequence[bytes], peer: bytes, now_ms: int) -> None:
         """Something came for these: tell who reads them from us, and see that each is where it should be."""
@@ -231,7 +231,7 @@ class Moving:
         return effects, tasks.recover
 
     def tell_readers(self) -> list[Send]:
-        return [Send((uid,), self._say.changed(keys)) for uid, keys in self.watchers.take()]
+        return [Send((uid,), self._say.changed(part)) for uid, keys in self.watchers.take() for part in parts(keys)]
 
     def prune(self, key: bytes, entry: Entry, record: Record) -> bool:
         """Let this session's record forget what was removed, if it has too much of that and this member leads it; others are to get the whole then."""

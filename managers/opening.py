@@ -37,6 +37,7 @@ __all__ = ["Opening"]
 _log = Logger()
 _STANDS_MS = 1000  # an answer that was no session
 _KEPT_MAX = 4096
+_QUESTIONS_MAX = 6  # of one request: where it is, what its browser wrote, the first again; and the same once more, whatever the view does meanwhile
 _is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
 
 
@@ -49,6 +50,7 @@ class _Question(NamedTuple):
     missing: Written | None = None  #: commits to wait for; None: the session is looked for
     waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
     placement: Placement | None = None  #: of when it came up
+    left: int = _QUESTIONS_MAX
     found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
@@ -212,8 +214,11 @@ class Opening:
 
     def _follow(self, found: Session | _Question, give: Callable[[Session], None]) -> None:
         """Ask until there is a session. Reactor's thread, so that nothing comes between an answer and the use of what it has brought."""
-        if isinstance(found, _Question):
-            self._ask(found, lambda verdict: self._follow(self._try_on(found, verdict), give))
+        if isinstance(found, _Question) and not found.left:
+            give(self._made(unknown=True))
+        elif isinstance(found, _Question):
+            question = found._replace(left=found.left - 1)
+            self._ask(question, lambda verdict: self._follow(self._try_on(question, verdict), give))
         else:
             give(found)
 

