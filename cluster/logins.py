@@ -97,22 +97,22 @@ class LoginDesk:
                     deferLater(self._clock, _HEALED_S, lambda name=name: ensureDeferred(self._check_all(name))).addErrback(_complain)
 
     def _logged_in(self, name: str, event: LoggedIn) -> None:
-        if not self._managers[name].has_number(event.key):
+        if not self._managers[name].users.has_number(event.key):
             ensureDeferred(self._number(name, principal_key(name, event.principal), event.key)).addErrback(_complain)
 
     async def _number(self, name: str, whose: bytes, key: bytes) -> None:
         """Give a login its number, now that the others can be asked, and see that there are not too many."""
         others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
-        self._managers[name].number_login(key, 1 + max(others, default=0))
+        self._managers[name].users.number_login(key, 1 + max(others, default=0))
         await self._limit(name, [whose])
 
     async def _check_all(self, name: str) -> None:
         """Those of whom this member leads a session; who else has one does the same for the rest."""
         self._checking.discard(name)
         manager = self._managers[name]
-        principals = manager.principals_here()
+        principals = manager.users.principals_here()
         for at in range(0, len(principals), _TOGETHER):
-            led = {login.whose for login in manager.logins_of(principals[at : at + _TOGETHER]) if login.leads}
+            led = {login.whose for login in manager.users.logins_of(principals[at : at + _TOGETHER]) if login.leads}
             if led:
                 await self._limit(name, sorted(led))
 
@@ -184,11 +184,11 @@ class LoginDesk:
         if op not in (_OF, _END) or len(keys) > _TOGETHER or not all(type(key) is bytes and len(key) == KEY_BYTES for key in keys):
             raise RemoteError("logins: malformed")
         if op == _OF:
-            return [list(login) for login in manager.logins_of(keys)[:_ANSWER_MAX]]
+            return [list(login) for login in manager.users.logins_of(keys)[:_ANSWER_MAX]]
         whose = body[2] if len(body) > 2 else b""
         if type(whose) is not bytes or len(whose) not in (0, KEY_BYTES):
             raise RemoteError("logins: malformed")
-        ended = DeferredList([manager.end_login(key, whose).deferred() for key in keys], consumeErrors=True)
+        ended = DeferredList([manager.users.end_login(key, whose).deferred() for key in keys], consumeErrors=True)
         return ended.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
 
 

@@ -8,9 +8,9 @@ effects after it has let go of the lock. *Waiters* block on a receipt or a look-
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
@@ -18,7 +18,6 @@ from twisted.logger import Logger
 from ..membership.channel import Channel, Message, Waiter
 from ..membership.driver import Driver
 from ..membership.effects import Effect, Send
-from ..membership.errors import LocalError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .committing import Committing
@@ -30,37 +29,18 @@ from .lookup import LookupEnded
 from .messages import DELTAS
 from .opening import Opening
 from .placement import Strategy
-from .principals import EPOCHS, YOUNGEST, Epoch, number_bytes
-from .receipts import DONE, DROPPED, Joined, Receipt
-from .record import LOGIN, LOGIN_NUMBER
 from .session import Session
 from .settings import ManagerSettings
-from .summaries import LoginHere, logins_here, summaries
+from .summaries import summaries
 from .surveying import compare, items_of, page
 from .throttle import Throttle
 from .transient import Transients
+from .users import EpochBook, Users
 from .values import ValueTypes
 
-__all__ = ["EpochBook", "SessionManager"]
+__all__ = ["SessionManager"]
 
 _log = Logger()
-
-
-class EpochBook(Protocol):
-    """Where managers read epochs, and write new ones. `current`: by principal's key. `on_change(key)` is called in the reactor's thread when one has grown."""
-
-    current: Mapping[bytes, Epoch]
-    on_change: list[Callable[[bytes], object]]
-
-    @property
-    def has_joined(self) -> bool:
-        """Whether all epochs are here that the others had when this member came. Any thread."""
-
-    def reserve(self) -> Epoch:
-        """What the next epoch will be. Any thread."""
-
-    def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
-        """Every login of this principal that does not know of the reserved epoch is over. Any thread, never waits: the receipt says who knows."""
 
 
 class SessionManager:
@@ -95,7 +75,6 @@ class SessionManager:
         self._core = SessionCore(
             self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms(), {} if epochs is None else epochs.current
         )
-        self._epochs = epochs
         self._listeners = Listeners(self._uid, self.types)
         self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
@@ -103,7 +82,11 @@ class SessionManager:
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
         self._transients = Transients(settings)
-        self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self._stamp)
+        self._made: Callable[..., Session]
+        #: Who is logged in.
+        self.users = Users(name, self._core, channel, self._lock, self._committing, epochs, lambda *parts: self._made(*parts), self._rearm)
+        self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self.users.stamp)
+        self.end_all = self.users.end_all
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
@@ -127,10 +110,7 @@ class SessionManager:
 
     def start(self) -> None:
         self._channel.attach(self.name, self)
-        if self._epochs is not None:
-            epochs = self._epochs
-            epochs.on_change.append(self._epoch_changed)
-            self._core.logins.epochs_are_known = lambda: epochs.has_joined
+        self.users.start()
         self._driver.start()
 
     def flush(self) -> None:
@@ -245,81 +225,12 @@ class SessionManager:
         if self._deadline_ms() < self._committing.armed_ms:
             self._driver.rearm()
 
-    # -- who is logged in
-
-    def end_all(self, principal: str | None, but: Session | None = None) -> Receipt:
-        """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, if its own login is not over
-        already, and is committed.
-
-        Never blocks; the receipt is `satisfied` when all members that can answer know of it: none of them serves such a session any more. `unconfirmed` names
-        those that cannot. Sessions on the other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where
-        there is no node underneath, and what `commit` raises (the others have ended then).
-        """
-        epochs = self._epochs
-        if epochs is None:
-            raise LocalError(f"manager {self.name!r} is not part of a node: nobody keeps the epochs of its principals")
-        reserved, kept = epochs.reserve(), DONE
-        try:
-            if but is not None and but.id is not None and but.principal is not None and principal in (None, but.principal):
-                kept = self._keep(but, but.principal, reserved)  # goes out before the epoch
-        finally:
-            ended = epochs.advance(self._core.logins.key_of(principal), reserved)
-        deaf = [member.name for member in self.view if EPOCHS not in member.managers and member.uid != self._uid]
-        return Joined((kept, ended), deaf)
-
-    def _keep(self, session: Session, principal: str, reserved: Epoch) -> Receipt:
-        with self._lock:
-            lasting = self._core.logins.lasting(principal, session.hidden(LOGIN), reserved)
-        if lasting is not None:
-            session.write(LOGIN, lasting)
-        return self.commit(session, session.acks)
-
-    def _stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
-        with self._lock:
-            return self._core.logins.stamp(principal, about)
-
-    def _epoch_changed(self, whose: bytes) -> None:
-        """Logins here may be over. Reactor's thread."""
-        with self._lock:
-            self._core.expiry.look_soon(self._core.logins.affected(whose), self._channel.now_ms())
-        self._rearm()
-
-    def logins_of(self, whose: Sequence[bytes]) -> list[LoginHere]:
-        """The sessions of these principals (`principal_key`) that are held here."""
-        with self._lock:
-            return [login for one in whose for login in logins_here(self._core, one, self._channel.now_ms())]
-
-    def has_number(self, key: bytes) -> bool:
-        """Whether the login of this session, held here, has one."""
-        with self._lock:
-            return self._core.logins.number(key) < YOUNGEST
-
-    def number_login(self, key: bytes, number: int) -> None:
-        """The login of this session, held here, gets its number, now that it is known."""
-        with self._lock:
-            entry = self._core.replica.held(key)
-            record = self._core.replica.record(key, entry) if entry is not None else None
-        if record is not None and entry is not None:
-            session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
-            session.write(LOGIN_NUMBER, number_bytes(number))
-            self.commit(session, touch=False)
-
-    def end_login(self, key: bytes, whose: bytes) -> Receipt:
-        """`end`, if it is this principal's (`b""`: whoever's)."""
-        entry = self._core.replica.get(key)
-        return self.end(key) if not whose or (entry is not None and entry.principal == whose) else DROPPED
+    # -- knowing
 
     @property
     def knows_all(self) -> bool:
         """Whether this member holds every session."""
         return self._core.placement.everywhere
-
-    def principals_here(self) -> list[bytes]:
-        """Keys of all principals who have sessions here."""
-        with self._lock:
-            return self._core.logins.principals()
-
-    # -- knowing
 
     @property
     def in_sync(self) -> bool:

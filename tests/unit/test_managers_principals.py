@@ -249,7 +249,7 @@ def test_logging_out_takes_the_login_away(net: Net) -> None:
     net.managers[0].end_all("alice")
     net.deliver()
     assert lives(net, session_id) == [True] * 3
-    assert net.managers[0].logins_of([principal_key(MANAGER, "alice")]) == []
+    assert net.managers[0].users.logins_of([principal_key(MANAGER, "alice")]) == []
 
 
 def test_epochs_go_when_nothing_can_be_left_that_they_would_end() -> None:
@@ -342,7 +342,7 @@ def test_a_login_gives_a_new_id_and_says_what_it_is_told(net: Net) -> None:
     assert session.id not in (None, before)
     assert lives(net, before) == [False] * 3
     assert session["n"] == 1
-    found = [login for manager in net.managers for login in manager.logins_of([principal_key(MANAGER, "alice")])]
+    found = [login for manager in net.managers for login in manager.users.logins_of([principal_key(MANAGER, "alice")])]
     assert {login.key for login in found} == {session.key}
     assert all(dict(login.about) == {"device": "Firefox", "address": "192.0.2.7"} for login in found)
 
@@ -373,7 +373,7 @@ def test_logins_where_not_all_is_known_have_no_number_yet() -> None:
     second = log_in(net, 0, "alice")
     net.managers[0].end_all("bob")
     net.deliver()
-    numbers = [login.number for login in net.managers[0].logins_of([principal_key(MANAGER, "alice")])]
+    numbers = [login.number for login in net.managers[0].users.logins_of([principal_key(MANAGER, "alice")])]
     assert numbers == [YOUNGEST, 1]
     assert lives(net, second) == [True, True]
 

@@ -265,8 +265,8 @@ def test_a_near_copy_says_nothing_of_logins() -> None:
     holders = net.managers[0]._core.placement.holders(key_of(session_id), b"")
     reader = next(number for number, m in enumerate(net.members) if m.uid not in holders)
     net.managers[reader].release(net.opened(reader, session_id))
-    assert net.managers[reader].logins_of([ALICE]) == []
-    assert not net.managers[reader].end_login(key_of(session_id), principal_key(MANAGER, "bob")).satisfied
+    assert net.managers[reader].users.logins_of([ALICE]) == []
+    assert not net.managers[reader].users.end_login(key_of(session_id), principal_key(MANAGER, "bob")).satisfied
     assert lives(net, session_id) == [True] * 4
 
 
@@ -287,5 +287,5 @@ def test_a_principal_that_was_removed_and_pruned_elsewhere_leaves_the_index() ->
     net.deliver()
     net.managers[0].end_all("alice")
     net.deliver()
-    assert [manager.logins_of([ALICE]) for manager in net.managers] == [[], []]
+    assert [manager.users.logins_of([ALICE]) for manager in net.managers] == [[], []]
     assert lives(net, session_id) == [True, True]

@@ -1,0 +1,142 @@
+"""Who is logged in: what a manager's applications and the rest of the cluster ask and do about principals.
+
+The core's `Logins` (`principals.py`) knows which sessions here are whose, and which logins are over. This is the shell around it: any thread, under the
+manager's lock. Ending everything of a principal is one new epoch, which the node's `EpochBook` spreads; what it ends it need not find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from ..membership.channel import Channel
+from ..membership.errors import LocalError
+from .committing import Committing
+from .core import SessionCore
+from .lock import PoliteLock
+from .principals import EPOCHS, YOUNGEST, Epoch, number_bytes
+from .receipts import DONE, DROPPED, Joined, Receipt
+from .record import LOGIN, LOGIN_NUMBER
+from .session import Session
+from .summaries import LoginHere, logins_here
+
+__all__ = ["EpochBook", "Users"]
+
+
+class EpochBook(Protocol):
+    """Where managers read epochs, and write new ones. `current`: by principal's key. `on_change(key)` is called in the reactor's thread when one has grown."""
+
+    current: Mapping[bytes, Epoch]
+    on_change: list[Callable[[bytes], object]]
+
+    @property
+    def has_joined(self) -> bool:
+        """Whether all epochs are here that the others had when this member came. Any thread."""
+
+    def reserve(self) -> Epoch:
+        """What the next epoch will be. Any thread."""
+
+    def advance(self, whose: bytes, reserved: Epoch) -> Receipt:
+        """Every login of this principal that does not know of the reserved epoch is over. Any thread, never waits: the receipt says who knows."""
+
+
+class Users:
+    """`made` builds a session (arguments after `entropy`); `rearm` has the manager's timer look at its deadlines again (reactor's thread)."""
+
+    def __init__(
+        self,
+        name: str,
+        core: SessionCore,
+        channel: Channel,
+        lock: PoliteLock,
+        committing: Committing,
+        epochs: EpochBook | None,
+        made: Callable[..., Session],
+        rearm: Callable[[], None],
+    ) -> None:
+        self._name = name
+        self._core = core
+        self._channel = channel
+        self._lock = lock
+        self._committing = committing
+        self._epochs = epochs
+        self._made = made
+        self._rearm = rearm
+
+    def start(self) -> None:
+        """Hear of epochs from now on. Reactor's thread."""
+        if self._epochs is not None:
+            epochs = self._epochs
+            epochs.on_change.append(self._epoch_changed)
+            self._core.logins.epochs_are_known = lambda: epochs.has_joined
+
+    def _epoch_changed(self, whose: bytes) -> None:
+        """Logins here may be over. Reactor's thread."""
+        with self._lock:
+            self._core.expiry.look_soon(self._core.logins.affected(whose), self._channel.now_ms())
+        self._rearm()
+
+    def end_all(self, principal: str | None, but: Session | None = None) -> Receipt:
+        """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, if its own login is not over
+        already, and is committed.
+
+        Never blocks; the receipt is `satisfied` when all members that can answer know of it: none of them serves such a session any more. `unconfirmed` names
+        those that cannot. Sessions on the other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where
+        there is no node underneath, and what `commit` raises (the others have ended then).
+        """
+        epochs = self._epochs
+        if epochs is None:
+            raise LocalError(f"manager {self._name!r} is not part of a node: nobody keeps the epochs of its principals")
+        reserved, kept = epochs.reserve(), DONE
+        try:
+            if but is not None and but.id is not None and but.principal is not None and principal in (None, but.principal):
+                kept = self._keep(but, but.principal, reserved)  # goes out before the epoch
+        finally:
+            ended = epochs.advance(self._core.logins.key_of(principal), reserved)
+        me = self._channel.me.uid
+        deaf = [member.name for member in self._core.placement.view if EPOCHS not in member.managers and member.uid != me]
+        return Joined((kept, ended), deaf)
+
+    def _keep(self, session: Session, principal: str, reserved: Epoch) -> Receipt:
+        with self._lock:
+            lasting = self._core.logins.lasting(principal, session.hidden(LOGIN), reserved)
+        if lasting is not None:
+            session.write(LOGIN, lasting)
+        return self._committing.commit(session, session.acks)
+
+    def stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
+        """What a login of this principal is to say, and its number (`Logins.stamp`)."""
+        with self._lock:
+            return self._core.logins.stamp(principal, about)
+
+    # -- for the other members (`cluster/logins.py`)
+
+    def logins_of(self, whose: Sequence[bytes]) -> list[LoginHere]:
+        """The sessions of these principals (`principal_key`) that are held here."""
+        with self._lock:
+            return [login for one in whose for login in logins_here(self._core, one, self._channel.now_ms())]
+
+    def principals_here(self) -> list[bytes]:
+        """Keys of all principals who have sessions here."""
+        with self._lock:
+            return self._core.logins.principals()
+
+    def has_number(self, key: bytes) -> bool:
+        """Whether the login of this session, held here, has one."""
+        with self._lock:
+            return self._core.logins.number(key) < YOUNGEST
+
+    def number_login(self, key: bytes, number: int) -> None:
+        """The login of this session, held here, gets its number, now that it is known."""
+        with self._lock:
+            entry = self._core.replica.held(key)
+            record = self._core.replica.record(key, entry) if entry is not None else None
+        if record is not None and entry is not None:
+            session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
+            session.write(LOGIN_NUMBER, number_bytes(number))
+            self._committing.commit(session, touch=False)
+
+    def end_login(self, key: bytes, whose: bytes) -> Receipt:
+        """End this session, if it is this principal's (`b""`: whoever's)."""
+        entry = self._core.replica.get(key)
+        return self._committing.end(key) if not whose or (entry is not None and entry.principal == whose) else DROPPED
