@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..membership.driver import Driver
 from ..membership.effects import Effect, Send
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
+from .budget import memory_bytes
 from .committing import Committing
 from .core import SessionCore
 from .freshness import WaitEnded
@@ -65,6 +67,7 @@ class SessionManager:
         epochs: EpochBook | None = None,
     ) -> None:
         self.name = name
+        settings = settings if settings.memory_max_bytes else replace(settings, memory_max_bytes=memory_bytes() // 2)
         self._kind = kind
         self.settings = settings
         self.types = types or ValueTypes()
@@ -297,7 +300,7 @@ class SessionManager:
     def statistics(self) -> dict[str, int]:
         core, replica = self._core, self._core.replica
         return {
-            "sessions": replica.live, "tombstones": replica.tombstones, "commits": self._committing.commits, "commits_dropped": self._committing.dropped,
+            "sessions": replica.live, "tombstones": replica.tombstones, "memory_bytes": replica.bytes, "memory_max_bytes": core.budget.most_bytes, "commits": self._committing.commits, "commits_dropped": self._committing.dropped,
             "sessions_refused": self._committing.refused, "creations_refused": self.throttle.creations_refused, "lookups_refused": self.throttle.lookups_refused,
             "deltas_received": self.deltas_received, "conflicts": replica.conflicts, "gaps": replica.gaps, "repeats": replica.repeats,
             "late_deltas_dropped": replica.dropped, "tombstones_forgotten": replica.forgotten, "revivals": replica.revivals, "expired": core.expiry.expired,

@@ -116,13 +116,21 @@ class Committing:
             if not session.new:
                 self.dropped += 1
                 return False
-            if session.previous_id is None and replica.live >= self._settings.sessions_max:  # a new id is no new session
-                self.refused += 1
-                raise SessionRefused(f"{replica.live} sessions are held already (sessions_max)", 503)
+            if session.previous_id is None:  # a new id is no new session
+                self._check_room()
         elif (entry.head is not None and entry.head.state) or self._is_logged_out(session, entry):
             self.dropped += 1
             return False
         return entry
+
+    def _check_room(self) -> None:
+        replica, budget = self._core.replica, self._core.budget
+        if replica.live >= self._settings.sessions_max:
+            self.refused += 1
+            raise SessionRefused(f"{replica.live} sessions are held already (sessions_max)", 503)
+        if budget.is_full:
+            self.refused += 1
+            raise SessionRefused(f"{replica.live} sessions take {replica.bytes} bytes of {budget.most_bytes} already (memory_max_bytes)", 503)
 
     def _is_logged_out(self, session: Session, entry: Entry) -> bool:
         """Its login is over, and this is not another one."""

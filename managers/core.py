@@ -17,6 +17,7 @@ from ..membership.member import PROTOCOL_MIN
 from ..membership.view import View, ViewChanged
 from . import messages as m
 from .antientropy import AntiEntropy
+from .budget import Budget
 from .changes import KEY_BYTES, check_deltas
 from .comparing import Comparing
 from .dialogue import Dialogue, Reader
@@ -56,6 +57,7 @@ class SessionCore:
         self.replica = Replica(me)
         self.in_use: dict[bytes, int] = {}  #: open requests by key
         self.eternal = False  #: no session of this manager ever ends, whatever a peer says
+        self.budget = Budget(self.replica, settings.memory_max_bytes, settings.tombstones_max)
         near = NearCache(settings.near_cache_max)
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
@@ -167,7 +169,7 @@ class SessionCore:
         for key in fresh:
             self.expiry.look_soon(self.logins.note(key), now_ms)
             self.expiry.schedule(key, now_ms)
-        self.replica.forget_over(self.settings.tombstones_max)
+        self.replica.forget_over(self.budget.tombstones_max)
 
     def _deltas(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         origin = message[2]
@@ -373,6 +375,7 @@ class SessionCore:
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         if not self.placement.everywhere:
+            self.moving.near.most = 0 if self.budget.is_full else self.settings.near_cache_max
             moved, recover = self.moving.tick(now_ms)
             effects += moved
             effects += [effect for key, peers in recover for effect in self.finding.recover(key, peers, now_ms)]

@@ -22,6 +22,7 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from ..membership.member import UID_BYTES
+from .merging import Version
 
 __all__ = ["Departed"]
 
@@ -47,6 +48,21 @@ class Departed:
         self._bytes = 0  # of `applied`, all together
         self._left: OrderedDict[bytes, int] = OrderedDict()  # key -> our last commit in a copy that went
         self._names: OrderedDict[bytes, bytes] = OrderedDict()  # key -> our name there, where that is not our own
+        self._used = 0  # the highest counter of our commits
+        self._spent = 0  # up to here we may have used counters in copies that are not here any more
+
+    def next_version(self, key: bytes, applied: Mapping[bytes, int], top: int) -> Version:
+        """That of our next commit to a record with these commits, and this highest counter. None is used twice, though a copy that comes back to us may lack commits of ours."""
+        counter = max(top, self._spent) + 1
+        return counter, self.author(key, applied, counter)
+
+    def use(self, version: Version) -> Version:
+        self._used = max(self._used, version[0])
+        return version
+
+    def spend(self) -> None:
+        """Something went from here."""
+        self._spent = self._used
 
     def parted(self, key: bytes, applied: Mapping[bytes, int], trusted: Sequence[bytes]) -> None:
         """A copy with these commits goes, as these members have confirmed them. If it is an older one, what was in the newer is not forgotten."""

@@ -1,4 +1,4 @@
-"""Records that nobody uses become one bytes object each: a third of the memory, at the price of unpacking the next time.
+"""Records that nobody uses become one bytes object each: a third of the memory, at the price of unpacking the next time. What was used is weighed (`budget.py`).
 
 A sweep begins every `pack_ms` and packs what was not used since the one before, some at a time, so that nobody waits long for the lock.
 """
@@ -44,13 +44,16 @@ class Packing:
     def _pack(self) -> None:
         for _ in range(min(_AT_ONCE, len(self.cooling))):
             key = self.cooling.pop()
-            entry = self._replica.get(key) if key not in self._replica.in_use else None
-            if entry is not None and type(entry.body) is Record:
+            entry = self._replica.get(key)
+            if entry is None or type(entry.body) is not Record:
+                continue
+            if key not in self._replica.in_use:
                 if entry.body.partial:
                     self._parts.append(key)
                     self._replica.in_use.add(key)
                 else:
                     entry.body = entry.body.pack()
+            self._replica.weigh(entry)
 
     def take_parts(self) -> list[bytes]:
         """Keys of which only commits have come since the sweep before."""

@@ -20,6 +20,7 @@ from typing import Any
 from .departed import Departed
 from .entry import Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
+from .merging import Version
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, PRINCIPAL, Clash, Record, Touches, clashes, merge_touches, touched
 
@@ -33,15 +34,13 @@ class Replica:
         self.me = me
         self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
         self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
-        self.live = 0
-        self.tombstones = 0
+        self.live = self.tombstones = 0
+        self.bytes = 0  #: what all of it takes, about (`budget.py`)
         self.events: list[Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
         self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
         self.on_gone: Callable[[bytes, Entry], object] = lambda key, entry: None  #: called before a live session, or its record, leaves this member
         self.departed = Departed(me)
-        self._used = 0  # the highest counter of our commits
-        self._spent = 0  # up to here we may have used counters in copies that are not here any more
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
         self.forgotten = 0  #: tombstones dropped before their time
         self.conflicts = self.repeats = self.gaps = self.dropped = self.revivals = 0
@@ -95,7 +94,7 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            counter, author = self._use(key, record)
+            counter, author = self.departed.use(self.next_version(key, record))
             record.write(counter, author, changes)
             entry = Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms))
             self._insert(key, entry, me)
@@ -105,7 +104,7 @@ class Replica:
         record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
         self.in_use.add(key)
         applied = record.applied
-        counter, author = self._use(key, record)
+        counter, author = self.departed.use(self.next_version(key, record))
         previous = applied.get(author, 0)
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: last for origin, last in applied.items() if origin != author}
@@ -116,15 +115,9 @@ class Replica:
             self.fresh.append(key)
         return author, counter, previous, seen, False
 
-    def next_version(self, key: bytes, record: Record | None) -> tuple[int, bytes]:
-        """That of our next commit to this record (None: to a new one). None is used twice, though a copy that comes back to us may lack commits of ours."""
-        counter = max(record.counter if record is not None else 0, self._spent) + 1
-        return counter, self.departed.author(key, record.applied if record is not None else {}, counter)
-
-    def _use(self, key: bytes, record: Record) -> tuple[int, bytes]:
-        version = self.next_version(key, record)
-        self._used = max(self._used, version[0])
-        return version
+    def next_version(self, key: bytes, record: Record | None) -> Version:
+        """That of our next commit to this record (None: to a new one)."""
+        return self.departed.next_version(key, record.applied, record.counter) if record is not None else self.departed.next_version(key, {}, 0)
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
@@ -182,6 +175,8 @@ class Replica:
             in_use.add(key)
             ordered, clashed = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4], key)
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
+            if not entry.weight:
+                self.weigh(entry)
             if clashed:
                 self._clashed(clashed)
             if IDLE_LIMIT in delta[4] or PRINCIPAL in delta[4]:
@@ -279,7 +274,7 @@ class Replica:
             self.revivals += 1
             self.tombstones -= 1
             self.on_gone(key, entry)
-            del self.partitions[partition_of(key)][key]
+            self._remove(key)
             entry = None
             if head is None or mine.version > head.version:
                 head = revived(mine)
@@ -297,6 +292,7 @@ class Replica:
             entry.created_ms = min(entry.created_ms, created_ms) if entry.body is not None else created_ms
             if entry.body is None:
                 entry.body = body
+                self.weigh(entry)
             else:
                 record = self.record(key, entry)
                 assert record is not None
@@ -333,7 +329,7 @@ class Replica:
 
     def drop(self, key: bytes, confirmed: Sequence[bytes] = ()) -> None:
         """Placement does not want it here any more, and others have it: those who have `confirmed` that."""
-        entry = self.partitions[partition_of(key)].pop(key, None)
+        entry = self._remove(key)
         self._parted(key, entry, confirmed)
         if entry is not None:
             if entry.head is None or entry.head.state == LIVE:
@@ -347,9 +343,10 @@ class Replica:
         self._parted(key, entry, confirmed)
         if entry is not None:
             entry.body, entry.touches = None, ()
+            self.weigh(entry)
 
     def _parted(self, key: bytes, entry: Entry | None, confirmed: Sequence[bytes]) -> None:
-        self._spent = self._used
+        self.departed.spend()
         self.changed[partition_of(key)] = 1
         if entry is None:
             return
@@ -362,7 +359,7 @@ class Replica:
         """Drop a tombstone whose retention is over."""
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state:
-            del self.partitions[partition_of(key)][key]
+            self._remove(key)
             self.changed[partition_of(key)] = 1
             self.tombstones -= 1
 
@@ -380,6 +377,8 @@ class Replica:
 
     def _insert(self, key: bytes, entry: Entry, by: bytes | None = None) -> None:
         self.partitions[key[0] << 4 | key[1] >> 4][key] = entry
+        if entry.body is None or type(entry.body) is bytes or entry.body.registers:  # type: ignore[union-attr]
+            self.weigh(entry)  # else with the commit that follows
         if entry.head is None or entry.head.state == LIVE:
             self.live += 1
             self.events.append(Created(key, by))
@@ -398,3 +397,15 @@ class Replica:
         self.events.append(Destroyed(key, Entry(entry.head, entry.body, entry.created_ms, entry.touches), head))
         self.fresh.append(key)
         entry.head, entry.body, entry.touches = head, None, ()
+        self.weigh(entry)
+
+    def _remove(self, key: bytes) -> Entry | None:
+        entry = self.partitions[partition_of(key)].pop(key, None)
+        self.bytes -= entry.weight if entry is not None else 0
+        return entry
+
+    def weigh(self, entry: Entry) -> None:
+        """It has come, or changed."""
+        self.bytes -= entry.weight
+        entry.weight = entry.weigh()
+        self.bytes += entry.weight

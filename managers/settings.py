@@ -108,6 +108,12 @@ class ManagerSettings:
         minimum=0,
     )
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
+    memory_max_bytes: int = knob(
+        0,
+        "Bytes that sessions and tombstones held here may take, about. At nine tenths new sessions are refused (503, `sessions_refused`), after copies that are only cached went; "
+        "those that exist are served and replicated on. 0: half of what the process may use, by its cgroup or the machine.",
+        minimum=0,
+    )
     no_session_paths: list[str] = knob(
         [],
         "Shell-style patterns (`/static/*`, `/health`) of paths for which no session is opened: it is empty there, and what is written goes with the request. "

@@ -25,7 +25,7 @@ from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.tokens import claimed, is_of, uncovered
 from caterwaul.membership.view import ViewChanged
-from tests.doubles import unmarked_changes, wrong_sums
+from tests.doubles import unmarked_changes, wrong_sums, wrong_weights
 
 from .copies import difference
 from .history import Add, Cookie, Ended, History, Out, Write, token_in
@@ -434,6 +434,8 @@ class Checkers:
         for node in self.cluster.nodes.values():
             if wrong := unmarked_changes(node.manager) or (node.manager._core.digests.uniform and wrong_sums(node.manager)):
                 self.fail("S5", f"{node.reactor.name} has wrong sums of partitions {wrong[:5]}: a change that nobody marked")
+            if wrong_weight := wrong_weights(node.manager):
+                self.fail("F26", f"{node.reactor.name}: {wrong_weight}")
         alive = {node.reactor.name for node in self.cluster.nodes.values()}
         for ended in self.history.ended.values():
             entry = self._anywhere(key_of(ended.session_id)).manager._core.replica.get(key_of(ended.session_id))
