@@ -50,6 +50,8 @@ def _append(session: Any, manager: Any, wanted: dict[str, str]) -> dict[str, Any
     session.setdefault(_COUNT, Counter()).add(1)
     if "pad" in wanted:  # bytes that no compression makes fewer, so that there is something to move
         session["pad"] = os.urandom(int(wanted["pad"]))
+    if "idle" in wanted:
+        session.max_idle_s = float(wanted["idle"])
     return _commit(session, manager, wanted)
 
 

@@ -1,4 +1,4 @@
-"""A cap on the memory of one node: F26 of docs/faults.md. With a limit on sessions that fits, it stays under it; without, the kernel kills it, or gives it no more."""
+"""A cap on the memory of one node: F26 of docs/faults.md. With a budget or a limit on sessions that fits, it stays under it; without, the kernel kills it, or gives it no more."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ Measured = Callable[..., None]
 SESSION_BYTES = 200_000
 CAP_BYTES = 64 << 20  # more than a node has after its start: some 300 such sessions
 SESSIONS_MAX = 100
+BUDGET_BYTES = 20 << 20  # some 90 such sessions
 OUTBOX_BYTES = 4 << 20
 
 
@@ -39,10 +40,10 @@ class Flood:
         self._numbers = count()
         self._over = Event()
 
-    def one(self) -> bool:
-        """Whether it got a session."""
+    def one(self, idle_s: float | None = None) -> bool:
+        """Whether it got a session (which ends by itself when nobody used it for so long)."""
         number = next(self._numbers)
-        path = f"/append?list=flood&token={number}&pad={SESSION_BYTES}"
+        path = f"/append?list=flood&token={number}&pad={SESSION_BYTES}" + (f"&idle={idle_s}" if idle_s else "")
         try:
             status, found, cookie = self._clients.get(self._nodes[number % len(self._nodes)], "POST", path)
         except OSError:
@@ -97,6 +98,42 @@ def test_f26_a_cap_on_memory_that_the_limit_on_sessions_keeps(measured: Measured
         assert lab.views() == before
         assert len(flood.made) <= SESSIONS_MAX + 9
         assert flood.refused == [503] * refused
+        assert not clients.history.failed(begun, flooded)
+        assert p99_s <= 1.0
+
+
+@capped
+def test_f26_a_cap_on_memory_that_the_budget_keeps(measured: Measured) -> None:
+    """At nine tenths of `memory_max_bytes` new sessions are refused with 503, and counted, by every node; no node holds more than the budget, b stays far under its cap.
+    Sessions whose time is over go by themselves and make room; all others, which want to be used, are served as before."""
+    with Lab(3, managers__default__memory_max_bytes=BUDGET_BYTES, managers__default__expire_check_s=0.5) as lab, Clients(lab) as clients:
+        lab.start()
+        for name in "abc":
+            clients.add(name)
+        clients.watch(3.0)
+        before, begun = lab.views(), time.monotonic()
+        flood = Flood(clients, lab.nodes)
+
+        def held(key: str) -> int:
+            return max(int(node.statistics()["managers"]["default"][key]) for node in lab.nodes)
+
+        with (cap := lab["b"].memory(CAP_BYTES)):
+            while len(flood.made) < 30:
+                flood.one(idle_s=20.0)
+            while len(flood.refused) < len(flood.made):
+                flood.one()
+            flooded, made, most, most_held = time.monotonic(), len(flood.made), cap.most_bytes, held("memory_bytes")
+            assert not cap.has_killed
+            room_s = seconds_until(lambda: held("memory_bytes") < BUDGET_BYTES * 0.8, 25.0, "those whose time is over make room", flooded)
+            assert all(flood.one() for _ in range(9)), "there is room again"
+            settle_s, verdict = clients.settle("abc", 10.0)
+        refused = sum(int(node.statistics()["managers"]["default"]["sessions_refused"]) for node in lab.nodes)
+        p99_s = clients.history.quantile_s(begun, flooded, 0.99)
+        measured(made=made, refused=refused, most_bytes=most, most_held=most_held, room_s=room_s, p99_s=p99_s, settle_s=settle_s, found=verdict.found)
+        assert lab.views() == before
+        assert most_held <= BUDGET_BYTES
+        assert flood.refused == [503] * refused
+        assert refused >= made
         assert not clients.history.failed(begun, flooded)
         assert p99_s <= 1.0
 
