@@ -76,7 +76,8 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("of Redis' cost", "of_redis"), Column("wrong", "wrong", True),
     ]),
     "memory": ("memory of a packed session", [
-        Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("sessions", "sessions"), Column("wrong", "wrong", True),
+        Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("counted by memory_max_bytes", "counted_bytes"),
+        Column("sessions", "sessions"), Column("wrong", "wrong", True),
     ]),
     "join": ("a joiner", [
         Column("s from process start", "from_spawn_s"), Column("s from node start", "from_start_s"), Column("s from first contact", "from_contact_s"),

@@ -260,7 +260,8 @@ def _memory(scale: Scale) -> Repetition:
         group.replicas[0].do("hold", sessions=scale.held)
         after = [node.do("memory", packed=True)["bytes"] for node in group.nodes]
         each = [(now - then) / scale.held for now, then in zip(after, before, strict=True)]
-        return {"primary_bytes": each[0], "replica_bytes": each[1], "sessions": scale.held, "wrong": _wrong(group, every=100)}
+        counted = group.replicas[0].do("statistics")["managers"]["default"]["memory_bytes"] / scale.held
+        return {"primary_bytes": each[0], "replica_bytes": each[1], "counted_bytes": counted, "sessions": scale.held, "wrong": _wrong(group, every=100)}
 
 
 def _joins(scale: Scale, repetitions: int) -> list[Repetition]:
