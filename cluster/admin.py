@@ -65,6 +65,12 @@ class Administered(Protocol):
 
     def rehearse(self, lose: Sequence[str]) -> Deferred[dict[str, Any]]: ...
 
+    def snapshot_overview(self) -> dict[str, Any]: ...
+
+    def snapshot_page(self, manager: str, member: str, after: str) -> Deferred[dict[str, Any]]: ...
+
+    def snapshot_restore(self, manager: str, data: bytes, as_used: bool) -> Deferred[dict[str, Any]]: ...
+
     def drain_report(self) -> dict[str, Any]: ...
 
     def begin_drain(self) -> dict[str, Any]: ...
@@ -89,7 +95,7 @@ class AdminService:
     def listen_unix(self, path: Path) -> None:
         """Raises `LocalError` when somebody else answers at the path, or it cannot be listened on."""
         prepare_path(path)
-        site = _quiet(Site(admin_resource(self._node)))
+        site = _quiet(Site(admin_resource(self._node, with_contents=True)))
         try:
             self._ports.append(self._reactor.listenUNIX(os.fspath(path), site, mode=0o600))
         except CannotListenError as error:
@@ -190,8 +196,8 @@ class _Answer(Resource):
         return NOT_DONE_YET
 
 
-def admin_resource(node: Administered) -> Resource:
-    """What a node answers, by path."""
+def admin_resource(node: Administered, with_contents: bool = False) -> Resource:
+    """What a node answers, by path. `with_contents`: also what sessions contain, to who may read this process's memory anyway."""
     root, health = Resource(), Resource()
     for parent, name, make in (
         (root, b"members", lambda request: (200, {"members": node.members_report()})),
@@ -208,7 +214,22 @@ def admin_resource(node: Administered) -> Resource:
     root.putChild(b"logins", _Answer(lambda request: (200, node.logins_report(_argument(request, b"manager", ""), _argument(request, b"principal", "")))))
     root.putChild(b"logout", _Answer(None, lambda request: _logout(node, request)))
     root.putChild(b"leave", _Answer(None, lambda request: node.end()))
+    if with_contents:
+        snapshot = Resource()
+        snapshot.putChild(b"", _Answer(lambda request: (200, node.snapshot_overview())))
+        snapshot.putChild(b"page", _Answer(lambda request: (200, _page(node, request))))
+        snapshot.putChild(b"restore", _Answer(None, lambda request: _restore(node, request)))
+        root.putChild(b"snapshot", snapshot)
     return root
+
+
+def _page(node: Administered, request: Request) -> Deferred[dict[str, Any]]:
+    return node.snapshot_page(_argument(request, b"manager", ""), _argument(request, b"member", ""), _argument(request, b"after", ""))
+
+
+def _restore(node: Administered, request: Request) -> Deferred[dict[str, Any]]:
+    content: Any = request.content
+    return node.snapshot_restore(_argument(request, b"manager", ""), content.read(), _argument(request, b"as_used", "") == "1")
 
 
 def _arguments(request: Request, name: bytes) -> list[str]:

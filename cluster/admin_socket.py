@@ -102,17 +102,19 @@ def find_running(name: str = "") -> list[Running]:
     return found
 
 
-def ask(path: Path, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
+def ask(path: Path, target: str, method: str = "GET", timeout_s: float = ANSWER_S, body: bytes = b"") -> Any:
     """One request over the socket: the decoded JSON. Raises `LocalError` saying whether nobody runs there, or what was answered."""
-    return answer_of(_UnixConnection(path, timeout_s), str(path), target, method, {}, timeout_s)
+    return answer_of(_UnixConnection(path, timeout_s), str(path), target, method, {}, timeout_s, body)
 
 
-def answer_of(connection: http.client.HTTPConnection, where: str, target: str, method: str, headers: Mapping[str, str], timeout_s: float) -> Any:
+def answer_of(
+    connection: http.client.HTTPConnection, where: str, target: str, method: str, headers: Mapping[str, str], timeout_s: float, body: bytes = b""
+) -> Any:
     """The same over a connection that is not made yet. `where`: for errors."""
     try:
-        connection.request(method, target, headers=dict(headers))
+        connection.request(method, target, body=body or None, headers=dict(headers))
         response = connection.getresponse()
-        body = json.loads(response.read())
+        found = json.loads(response.read())
     except (FileNotFoundError, ConnectionRefusedError):
         raise LocalError(f"no node is running at {where}") from None
     except PermissionError:
@@ -123,9 +125,9 @@ def answer_of(connection: http.client.HTTPConnection, where: str, target: str, m
         raise LocalError(f"the node at {where} gave no usable answer: {error}") from None
     finally:
         connection.close()
-    if response.status >= 400 and "error" in body:
-        raise LocalError(f"the node at {where} answered: {body['error']}")
-    return body
+    if response.status >= 400 and "error" in found:
+        raise LocalError(f"the node at {where} answered: {found['error']}")
+    return found
 
 
 def _is_alive(pid: int) -> bool:

@@ -5,6 +5,7 @@ Nothing here decides; it asks the parts of the node, and puts what they say into
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from .draining import Drain
 from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .settings import Settings
+from .snapshots import SnapshotDesk
 
 __all__ = ["Administration", "Parts"]
 
@@ -34,6 +36,7 @@ class Parts(Protocol):
     drain: Drain | None
     rehearsal: Rehearsal | None
     logins: LoginDesk | None
+    snapshots: SnapshotDesk | None
 
     @property
     def is_ready(self) -> bool: ...
@@ -118,6 +121,18 @@ class Administration:
             raise LocalError("the node is not started")
         return self._node.rehearsal.run(self._node.view, lose)
 
+    def snapshot_overview(self) -> dict[str, Any]:
+        """Whom to ask for what; see `SnapshotDesk`."""
+        return self._snapshots().overview(self._node.view)
+
+    def snapshot_page(self, manager: str, member: str, after: str) -> Deferred[dict[str, Any]]:
+        """One page of the sessions that this member (its uid) answers for."""
+        found = self._snapshots().page(self._node.view, manager, _key(member, "member", exact=True), _key(after, "after"))
+        return found.addCallback(lambda page: {**page, "items": b64encode(page["items"]).decode(), "after": page["after"].hex()})
+
+    def snapshot_restore(self, manager: str, data: bytes, as_used: bool) -> Deferred[dict[str, Any]]:
+        return self._snapshots().restore(manager, data, as_used)
+
     def drain_report(self) -> dict[str, Any]:
         """How far a drain is; see `Drain.report`."""
         return self._draining().report()
@@ -146,6 +161,11 @@ class Administration:
         if self._node.logins is None:
             raise LocalError("the node is not started")
         return self._node.logins
+
+    def _snapshots(self) -> SnapshotDesk:
+        if self._node.snapshots is None:
+            raise LocalError("the node is not started")
+        return self._node.snapshots
 
     def _draining(self) -> Drain:
         if self._node.drain is None:

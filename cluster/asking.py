@@ -30,7 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 class Asked(Protocol):
     """A running node's admin service. Its methods raise `LocalError` saying why there is no answer."""
 
-    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
+    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S, body: bytes = b"") -> Any:
         """One request: the decoded JSON."""
 
     def answers(self) -> bool:
@@ -41,8 +41,8 @@ class _OnSocket:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
-        return ask(self._path, target, method, timeout_s)
+    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S, body: bytes = b"") -> Any:
+        return ask(self._path, target, method, timeout_s, body)
 
     def answers(self) -> bool:
         return answers(self._path)
@@ -63,9 +63,9 @@ class _OverTcp:
         self._headers = {"Authorization": f"Bearer {read_lines(token_file)[0]}"} if token_file is not None else {}
         self._trust = _trust_of(certificates) if certificates is not None else None
 
-    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S) -> Any:
+    def ask(self, target: str, method: str = "GET", timeout_s: float = ANSWER_S, body: bytes = b"") -> Any:
         connection = self._connection(timeout_s)
-        return answer_of(connection, self._url, target, method, self._headers, timeout_s)
+        return answer_of(connection, self._url, target, method, self._headers, timeout_s, body)
 
     def answers(self) -> bool:
         try:

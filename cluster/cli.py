@@ -7,10 +7,8 @@ standard output, everything else to standard error; `--json` gives programs one 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +26,8 @@ from .draining import DRAINED, DRAINING, SERVING
 from .foreground import configured, read_settings, run_node
 from .login_commands import logins, logout
 from .security.commands import ca, secret
-from .text_tables import print_table, size_text, time_text
+from .snapshot_commands import snapshot
+from .text_tables import print_table, progress_bar, size_text, time_text
 from .wrap_command import wrap
 
 __all__ = ["main"]
@@ -69,6 +68,7 @@ main.add_command(secret)
 main.add_command(ca)
 main.add_command(logins)
 main.add_command(logout)
+main.add_command(snapshot)
 main.add_command(wrap)
 
 
@@ -204,7 +204,7 @@ def drain(ctx: click.Context, node: Asked, as_json: bool, timeout_s: float, stay
 def _watch_drain(node: Asked, timeout_s: float) -> dict[str, Any]:
     """Begin a drain, and show how far it is until it is over or the time is."""
     report: dict[str, Any] = node.ask("/drain", "POST")
-    with _bar(1000, "handing over") as advance:
+    with progress_bar(1000, "handing over") as advance:
         shown = 0
 
         def over() -> bool:
@@ -301,22 +301,12 @@ def demo(
     ctx.exit(run_check(layout, visitors, writes, logs, as_json, rolling) if check else run_demo(layout, port, logs))
 
 
-@contextmanager
-def _bar(length: int, label: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda steps: None
-        return
-    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
-        yield bar.update
-
-
 def _progress(items: Iterable[T], length: int, label: str) -> Iterator[T]:
     """The items, with a bar when there are enough of them to wait for."""
     if length <= 2 * _PAGE:
         yield from items
         return
-    with _bar(length, label) as advance:
+    with progress_bar(length, label) as advance:
         for item in items:
             advance(1)
             yield item

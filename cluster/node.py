@@ -45,6 +45,7 @@ from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .security.service import Security
 from .settings import Settings
+from .snapshots import SnapshotDesk
 from .transport import PlainTcp, TlsTcp
 from .web import WebService
 from .workers import is_worker
@@ -84,6 +85,7 @@ class Node:
         self._admin: AdminService | None = None
         self.drain: Drain | None = None  #: from the start on
         self.rehearsal: Rehearsal | None = None
+        self.snapshots: SnapshotDesk | None = None
         self.on_leave: Callable[[], object] | None = None  #: ends the process that is only this node; None: the process is somebody else's
         self._subscribers: list[Subscriber] = []
         self._stopped: Deferred[None] | None = None
@@ -205,6 +207,7 @@ class Node:
         placed = {name: engine for name, engine in self.engines.items() if engine is not epochs}  # epochs stay here whatever the weight
         self.drain = Drain(channel, placed, settings.node.weight, settings.node.drain_notice_s, self._reactor)
         self.rehearsal = Rehearsal(channel, placed, self._reactor)
+        self.snapshots = SnapshotDesk(channel, self.engines, settings.cluster.name)
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s

@@ -1,12 +1,14 @@
-"""How commands show things to people: columns, sizes, times."""
+"""How commands show things to people: columns, sizes, times, progress."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
-__all__ = ["print_table", "size_text", "time_text"]
+__all__ = ["print_table", "progress_bar", "size_text", "time_text"]
 
 
 def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -28,3 +30,13 @@ def time_text(time_s: float) -> str:
     if time_s < 100:
         return f"{time_s:.1f} s"
     return f"{time_s / 60:.0f} min" if time_s < 100 * 60 else f"{time_s / 3600:.0f} h"
+
+
+@contextmanager
+def progress_bar(length: int, label: str) -> Iterator[Callable[[int], None]]:
+    """On standard error, if that is a terminal. Gives what tells it of steps."""
+    if not sys.stderr.isatty():
+        yield lambda steps: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield bar.update

@@ -33,6 +33,7 @@ from .opening import Opening
 from .placement import Strategy
 from .session import Session
 from .settings import ManagerSettings
+from .snapshots import Snapshots
 from .summaries import summaries
 from .surveying import compare, items_of, page
 from .throttle import Throttle
@@ -82,6 +83,7 @@ class SessionManager:
         self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
         self.end = self._committing.end
+        self.snapshots = Snapshots(self._core, channel, self._lock, self._committing, self.flush)
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
         self._transients = Transients(settings)

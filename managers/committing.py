@@ -301,9 +301,19 @@ class Committing:
 
     def _ending(self, told: Groups, copied: Groups) -> Waiting:
         """A receipt for all that can answer, of those who hear of the end and those who get what the new id holds."""
-        messages = Counter(uid for groups in (told, copied) for group in groups for uid in group)
+        return self._receipt_of(Counter(uid for groups in (told, copied) for group in groups for uid in group))
+
+    def _receipt_of(self, messages: Mapping[bytes, int]) -> Waiting:
+        """For so many messages to each of these, as far as they can answer."""
         able = [uid for uid in messages if not self._channel.is_degraded(uid)]
         return self._receipt(len(able), list(messages), {uid: messages[uid] for uid in able}, strict=False)
+
+    def receipt_of(self, messages: Mapping[bytes, int]) -> Waiting:
+        """The same, and it ends when its time is over."""
+        waiting = self._receipt_of(messages)
+        if waiting.needs_wait:
+            self.waitings.append(waiting)
+        return waiting
 
     def _touch(self, key: bytes) -> None:
         """The session was used. Told to the others after `save_period_s`, at the latest."""
