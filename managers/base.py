@@ -21,13 +21,13 @@ from ..membership.driver import Driver
 from ..membership.effects import Effect, Send
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
-from .budget import memory_bytes
 from .committing import Committing
 from .core import SessionCore
 from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
 from .lookup import LookupEnded
+from .memory import memory_bytes
 from .messages import DELTAS
 from .opening import Opening
 from .placement import Strategy

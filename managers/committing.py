@@ -169,7 +169,7 @@ class Committing:
             session.created_ms = session.created_ms or now_ms
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
-            session.settle(changes, record.registers if record is not None else {}, replica.next_version(key, record))
+            session.settle(changes, record.registers if record is not None else {}, replica.departed.next_version(key, record))
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
         author, counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
         session.committed(changes, (counter, author))
@@ -256,7 +256,9 @@ class Committing:
             record = replica.record(ended_key, entry) if entry is not None else None
             contents = {}
             if record is not None:
-                contents = session.contents(changes, record.registers, replica.next_version(ended_key, record), replica.next_version(session.key, None))
+                contents = session.contents(
+                    changes, record.registers, replica.departed.next_version(ended_key, record), replica.departed.next_version(session.key, None)
+                )
             named = placement.appoint(session.key)
             waiting = self._end(ended_key, state, placement.others(session.key, named) if contents else None)
             if waiting is None:

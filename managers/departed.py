@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ..membership.member import UID_BYTES
 from .merging import Version
+from .record import Record
 
 __all__ = ["Departed"]
 
@@ -51,12 +52,14 @@ class Departed:
         self._used = 0  # the highest counter of our commits
         self._spent = 0  # up to here we may have used counters in copies that are not here any more
 
-    def next_version(self, key: bytes, applied: Mapping[bytes, int], top: int) -> Version:
-        """That of our next commit to a record with these commits, and this highest counter. None is used twice, though a copy that comes back to us may lack commits of ours."""
-        counter = max(top, self._spent) + 1
-        return counter, self.author(key, applied, counter)
+    def next_version(self, key: bytes, record: Record | None) -> Version:
+        """That of our next commit to this record (None: to a new one). None is used twice, though a copy that comes back to us may lack commits of ours."""
+        counter = max(record.counter if record is not None else 0, self._spent) + 1
+        return counter, self.author(key, record.applied if record is not None else {}, counter)
 
-    def use(self, version: Version) -> Version:
+    def use(self, key: bytes, record: Record) -> Version:
+        """The same, and it is made now."""
+        version = self.next_version(key, record)
         self._used = max(self._used, version[0])
         return version
 

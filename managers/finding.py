@@ -20,6 +20,7 @@ from .messages import ABSENT, ELSEWHERE, EMPTY, FOUND, GONE, LEFT, UNSURE, Sessi
 from .moving import Moving
 from .placement import WHOLE, partition_of
 from .principals import Logins
+from .record import Record
 from .replica import Replica
 from .tokens import Written, claimed, is_of
 
@@ -230,10 +231,17 @@ class Finding:
         entry = self._replica.get(key)
         return entry is not None and entry.body is not None and not is_whole(entry)
 
+    def take_parts(self, key: bytes) -> None:
+        """Of a session of which only commits have come: nobody has more of it, so that is all there is."""
+        entry = self._replica.get(key)
+        if entry is not None and type(entry.body) is Record:
+            entry.body.partial = False
+            self._replica.changed[partition_of(key)] = 1
+
     def _settle_partial(self, key: bytes) -> list[Effect]:
         """Nobody has more of it: these parts are what is left of the session. Where all hold all, they get it now."""
         placement = self._moving.placement
-        self._replica.settle_partial(key)
+        self.take_parts(key)
         if not placement.everywhere:
             self._moving.handover.assumed(key)
             return []

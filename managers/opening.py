@@ -290,7 +290,7 @@ class Opening:
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
         core, key = self._core, about.key
         if verdict == GONE:
-            core.replica.settle_partial(key)  # nobody has more of it
+            core.finding.take_parts(key)
         entry = core.servable(key, now_ms)
         if verdict == UNSURE or (verdict == FOUND and entry is None and not core.finding.has_ended(key, now_ms)):
             first, last = self._unknown.pop(key, (now_ms, now_ms))

@@ -20,7 +20,6 @@ from typing import Any
 from .departed import Departed
 from .entry import Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
-from .merging import Version
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, PRINCIPAL, Clash, Record, Touches, clashes, merge_touches, touched
 
@@ -94,7 +93,7 @@ class Replica:
         entry = self.get(key)
         if entry is None or entry.body is None:
             record = Record()
-            counter, author = self.departed.use(self.next_version(key, record))
+            counter, author = self.departed.use(key, record)
             record.write(counter, author, changes)
             entry = Entry(live_head(counter, me, primary), record, created_ms, (me, now_ms, now_ms))
             self._insert(key, entry, me)
@@ -104,7 +103,7 @@ class Replica:
         record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
         self.in_use.add(key)
         applied = record.applied
-        counter, author = self.departed.use(self.next_version(key, record))
+        counter, author = self.departed.use(key, record)
         previous = applied.get(author, 0)
         alone = len(applied) == (1 if previous else 0)
         seen = {} if alone else {origin: last for origin, last in applied.items() if origin != author}
@@ -114,10 +113,6 @@ class Replica:
         if IDLE_LIMIT in changes or PRINCIPAL in changes:
             self.fresh.append(key)
         return author, counter, previous, seen, False
-
-    def next_version(self, key: bytes, record: Record | None) -> Version:
-        """That of our next commit to this record (None: to a new one)."""
-        return self.departed.next_version(key, record.applied, record.counter) if record is not None else self.departed.next_version(key, {}, 0)
 
     def take_over(self, key: bytes, entry: Entry) -> Head:
         """We become its primary."""
@@ -317,13 +312,6 @@ class Replica:
                 outcome.tells.append(key)
         else:
             entry.touches = touched(entry.touches, origin, counter, ms)
-
-    def settle_partial(self, key: bytes) -> None:
-        """Nobody has more of it: what is here is all there is."""
-        entry = self.get(key)
-        if entry is not None and type(entry.body) is Record:
-            entry.body.partial = False
-            self.changed[partition_of(key)] = 1
 
     # -- keeping house
 

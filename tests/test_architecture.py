@@ -20,7 +20,7 @@ MODULE_LINES_MAX, FUNCTION_LINES_MAX = 400, 50
 CORES = """
     membership/errors membership/member membership/view membership/codec membership/crowding membership/effects membership/channel membership/knobs
     membership/domains membership/messages membership/detector membership/dialling membership/group membership/networks membership/rate membership/secret membership/settings
-    managers/antientropy managers/changes managers/comparing managers/core managers/departed managers/dialogue managers/digests managers/entry managers/errors managers/expiry managers/finding managers/freshness managers/handover managers/heads managers/lookup
+    managers/antientropy managers/budget managers/changes managers/comparing managers/core managers/departed managers/dialogue managers/digests managers/entry managers/errors managers/expiry managers/finding managers/freshness managers/handover managers/heads managers/lookup
     managers/merging managers/merging_types managers/messages managers/moving managers/near managers/outbox managers/packing managers/parting managers/placement managers/principals managers/record managers/replica managers/session managers/settings
     managers/sharing managers/summaries managers/surveying managers/telling managers/tokens managers/touches managers/value_tags managers/values managers/wheel
     cluster/errors cluster/frames cluster/handshake cluster/link cluster/meeting cluster/outbox cluster/pipeline cluster/redial
@@ -40,7 +40,10 @@ PURE_ENOUGH = {
     ("managers/merging_types", "datetime"): "the same",
 }
 WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
-TELLS_DATES = {"managers/web/pyramid"}  # its sessions say when they were created, as Pyramid wants it
+TELLS_DATES = {
+    "managers/web/pyramid",  # its sessions say when they were created, as Pyramid wants it
+    "managers/snapshots", "cluster/snapshot_commands",  # no monotonic clock outlives a machine
+}  # fmt: skip
 #: Imports inside functions, and why they cannot stand at the top.
 LATE_IMPORTS = {
     ("cluster/embedding", "installed_reactor"): "importing the reactor installs it, which must happen after a fork",
@@ -77,6 +80,7 @@ WRITES_FILES = {
     "cluster/demo/nodes": "the demo's configurations and logs",
     "cluster/security/authority": "keys and certificates",
     "cluster/security/private_files": "the same, and secrets",
+    "cluster/snapshot_file": "what an operator saves of all sessions, where he says",
 }
 _WRITING = {"write_text", "write_bytes", "mkdir", "mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryDirectory", "symlink_to"}
 _STORAGE = {"sqlite3", "shelve", "dbm", "tempfile", "mmap", "shutil"}

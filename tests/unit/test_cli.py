@@ -35,7 +35,7 @@ class Node:
         self.sessions = [session(number) for number in range(sessions)]
         self.asked: list[tuple[Path, str]] = []
 
-    def ask(self, path: Path, target: str, method: str = "GET", timeout_s: float = 0.0) -> Any:
+    def ask(self, path: Path, target: str, method: str = "GET", timeout_s: float = 0.0, body: bytes = b"") -> Any:
         self.asked.append((path, target))
         if target == "/members":
             return {"members": [MEMBER, OTHER]}

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from caterwaul.managers.budget import memory_bytes
 from caterwaul.managers.entry import TOMBSTONE_BYTES
 from caterwaul.managers.errors import SessionRefused
+from caterwaul.managers.memory import memory_bytes
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.settings import ManagerSettings
 from tests.doubles import Net, wrong_weights
