@@ -9,7 +9,8 @@ import ipaddress
 import os
 from collections.abc import Container, Mapping
 
-from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings
+from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings, SsoSettings
+from ..managers.web.cookies import CookieSettings
 from ..membership.errors import LocalError
 from ..membership.member import require_name
 from ..membership.networks import in_networks, parse_networks
@@ -29,6 +30,7 @@ __all__ = [
     "check_membership",
     "check_node",
     "check_security",
+    "check_sso",
     "check_web",
     "split_address",
 ]
@@ -135,8 +137,30 @@ def check_acks(acks: str, where: str, problems: Problems) -> None:
 
 def check_manager(manager: ManagerSettings, where: str, problems: Problems) -> None:
     check_acks(manager.acks, where, problems)
+    check_times(manager, where, problems)
+
+
+def check_times(manager: ManagerSettings | SsoSettings, where: str, problems: Problems) -> None:
     if manager.idle_timeout_s and manager.absolute_timeout_s and manager.idle_timeout_s > manager.absolute_timeout_s:
         problems.add(f"{where}.idle_timeout_s", f"{manager.idle_timeout_s:g} is longer than absolute_timeout_s ({manager.absolute_timeout_s:g})")
+
+
+def check_sso(
+    shared: Mapping[str, SsoSettings],
+    shared_cookies: Mapping[str, CookieSettings],
+    managers: Mapping[str, ManagerSettings],
+    cookies: Mapping[str, CookieSettings],
+    problems: Problems,
+) -> None:
+    for name, settings in shared.items():
+        check_times(settings, f"sso.{name}", problems)
+    for name, manager in managers.items():
+        if manager.sso and manager.sso not in shared:
+            problems.add(f"managers.{name}.sso", f"there is no table [sso.{manager.sso}]")
+        elif manager.sso and cookies[name].name == shared_cookies[manager.sso].name:
+            problems.add(f"managers.{name}.cookie.name", f"{cookies[name].name} is that of [sso.{manager.sso}.cookie] too; a browser keeps one of each")
+        if manager.sso_reauthenticate and not manager.sso:
+            problems.add(f"managers.{name}.sso_reauthenticate", "is set, and sso names no table of shared logins")
 
 
 def check_admin(admin: AdminSettings, security: SecuritySettings, problems: Problems) -> None:

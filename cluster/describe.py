@@ -47,6 +47,9 @@ def entries(settings: Settings) -> Iterator[Entry]:
     for name, manager in settings.managers.items():
         yield from _of_table(f"managers.{name}", manager)
         yield from _of_table(f"managers.{name}.cookie", settings.cookies[name])
+    for name, logins in settings.sso.items():
+        yield from _of_table(f"sso.{name}", logins)
+        yield from _of_table(f"sso.{name}.cookie", settings.sso_cookies[name])
     for name, shared in settings.maps.items():
         yield from _of_table(f"maps.{name}", shared)
     yield from _of_table("admin", settings.admin)
@@ -78,7 +81,7 @@ def to_json(settings: Settings) -> str:
 def to_markdown() -> str:
     """The page docs/configuration.md: every setting with its default."""
     lines = [_PAGE_HEAD]
-    for table, group in groupby(entries(Settings.of(maps={"default": {}})), key=lambda entry: entry.table):
+    for table, group in groupby(entries(Settings.of(maps={"default": {}}, sso={"default": {}})), key=lambda entry: entry.table):
         shown = table.replace(".default", ".NAME")
         lines.append(f"\n## `[{shown}]`\n\n| setting | default | meaning |\n|---|---|---|\n")
         for entry in group:
@@ -106,7 +109,7 @@ node.toml: membership.drop_time_s: 0.2 is shorter than two heartbeats (1.0)
 ```
 
 `caterwaul config --config node.toml` prints what is in effect, with these explanations; `--json` prints it for programs.
-Several session managers, one for each application, are several tables `[managers.NAME]`; without any there is one named `default`. Each table `[maps.NAME]` makes a shared map.
+Several session managers, one for each application, are several tables `[managers.NAME]`; without any there is one named `default`. Each table `[maps.NAME]` makes a shared map, each table `[sso.NAME]` logins that applications share.
 
 This page is written by `caterwaul config --markdown`.
 """

@@ -48,6 +48,7 @@ class LoginDesk:
         self._checking: set[str] = set()
         channel.serve(_SERVICE, self._asked)
         for name, manager in managers.items():
+            manager.users.ask = partial(self._asked_for, name)
             if manager.settings.principal_sessions_max:
                 manager.listen(LoggedIn, partial(self._logged_in, name))
 
@@ -63,18 +64,8 @@ class LoginDesk:
         return ensureDeferred(self._end_everywhere(manager, key))
 
     async def _sessions_of(self, manager: str, principal: str) -> dict[str, Any]:
-        found, silent = await self._ask_all(manager, [principal_key(manager, principal)])
-        sessions = [
-            {
-                "key": login.key.hex(),
-                "node": member.name,
-                "age_s": login.age_ms / 1000,
-                "idle_s": login.idle_ms / 1000,
-                "login": login.number,
-                "about": dict(login.about),
-            }
-            for login, member in _best(found)
-        ]
+        found, silent = await self._ask_all(manager, [self._key(manager, principal)])
+        sessions = [{**login.shown(), "node": member.name} for login, member in _best(found)]
         return {"principal": principal, "sessions": sessions, "silent": sorted(silent)}
 
     async def _end_everywhere(self, manager: str, key: bytes) -> bool:
@@ -85,6 +76,13 @@ class LoginDesk:
             except LocalError as error:
                 _log.warn("{error}", error=error)
         return False
+
+    def _asked_for(self, name: str, whose: bytes) -> Deferred[list[LoginHere]]:
+        """What members hold that answer soon, for a login that is to be refused where there are too many; the youngest first. Nobody waits for one that did not answer before."""
+        manager = self._managers[name]
+        members = [member for member in self._taking_part(name) if member.uid == self._channel.me.uid or not self._channel.is_degraded(member.uid)]
+        found = ensureDeferred(self._ask_all(name, [whose], members, manager.settings.ack_timeout_s))
+        return found.addCallback(lambda answers: [login for login, _ in _best(answers[0])])
 
     # -- the limit
 
@@ -98,7 +96,7 @@ class LoginDesk:
 
     def _logged_in(self, name: str, event: LoggedIn) -> None:
         if not self._managers[name].users.has_number(event.key):
-            ensureDeferred(self._number(name, principal_key(name, event.principal), event.key)).addErrback(_complain)
+            ensureDeferred(self._number(name, self._key(name, event.principal), event.key)).addErrback(_complain)
 
     async def _number(self, name: str, whose: bytes, key: bytes) -> None:
         """Give a login its number, now that the others can be asked, and see that there are not too many."""
@@ -134,8 +132,9 @@ class LoginDesk:
         by_principal: dict[bytes, list[tuple[LoginHere, Member]]] = {}
         for login, member in await self._ask_all_best(name, whose):
             by_principal.setdefault(login.whose, []).append((login, member))
-        most = self._managers[name].settings.principal_sessions_max
-        return [one for logins in by_principal.values() for one in logins[most:]]
+        settings = self._managers[name].settings
+        order = -1 if settings.principal_sessions_policy == "refuse" else 1  # who was there first stays
+        return [one for logins in by_principal.values() for one in logins[::order][settings.principal_sessions_max :]]
 
     # -- questions
 
@@ -143,10 +142,12 @@ class LoginDesk:
         """Of each session what its primary says, else any who holds it; the youngest login first."""
         return _best((await self._ask_all(manager, whose))[0])
 
-    async def _ask_all(self, manager: str, whose: Sequence[bytes]) -> tuple[list[tuple[LoginHere, Member]], list[str]]:
-        """(what members hold, names of those that did not answer)."""
-        members = self._taking_part(manager)
-        answers = await DeferredList([ensureDeferred(self._ask(member, _OF, [manager, list(whose)])) for member in members], consumeErrors=True)
+    async def _ask_all(
+        self, manager: str, whose: Sequence[bytes], members: Sequence[Member] = (), timeout_s: float = _TIMEOUT_S
+    ) -> tuple[list[tuple[LoginHere, Member]], list[str]]:
+        """(what members hold, names of those that did not answer). `members`: only these."""
+        members = members or self._taking_part(manager)
+        answers = await DeferredList([ensureDeferred(self._ask(member, _OF, [manager, list(whose)], timeout_s)) for member in members], consumeErrors=True)
         found, silent = [], []
         for member, (is_good, answer) in zip(members, answers, strict=True):
             logins = _read(answer) if is_good else None
@@ -156,19 +157,23 @@ class LoginDesk:
                 found += [(login, member) for login in logins if login.whose in whose]
         return found, silent
 
+    def _key(self, manager: str, principal: str) -> bytes:
+        found = self._managers.get(manager)
+        return principal_key(manager if found is None else found.settings.realm(manager), principal)
+
     def _taking_part(self, manager: str) -> list[Member]:
         """This node first."""
         if manager not in self._managers:
             raise LocalError(f"no manager {manager!r}; this node has {', '.join(sorted(self._managers))}")
         return sorted(self._managers[manager].view, key=lambda member: (member.uid != self._channel.me.uid, member.uid))
 
-    async def _ask(self, member: Member, op: int, body: list[Any]) -> Any:
+    async def _ask(self, member: Member, op: int, body: list[Any], timeout_s: float = _TIMEOUT_S) -> Any:
         """Raises `LocalError`."""
         if member.uid == self._channel.me.uid:
             answer = self._asked(member, op, body)
             return await answer if isinstance(answer, Deferred) else answer
         try:
-            replies = await self._channel.request((member.uid,), _SERVICE, op, body, mode="all", timeout_s=_TIMEOUT_S)
+            replies = await self._channel.request((member.uid,), _SERVICE, op, body, mode="all", timeout_s=timeout_s)
         except ChannelError as error:
             raise LocalError(f"{member.name} does not answer: {'; '.join(error.failed.values()) or error}") from None
         return replies[member.uid]

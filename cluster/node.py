@@ -25,8 +25,9 @@ from ..managers.epochs import Epochs
 from ..managers.maps import ReplicatedMap
 from ..managers.partitioned import PartitionedManager
 from ..managers.principals import EPOCHS
-from ..managers.settings import ManagerSettings
+from ..managers.settings import SSO, ManagerSettings
 from ..managers.values import ValueTypes
+from ..managers.web.single import SingleSignOn
 from ..membership.channel import DATA, Message
 from ..membership.codec import encode
 from ..membership.errors import LocalError
@@ -74,6 +75,7 @@ class Node:
         self.logins: LoginDesk | None = None  #: from the start on
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
+        self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
         self.channel: GroupChannel | None = None
         self.membership: MembershipService | None = None
         self.security: Security | None = None  #: from the start on
@@ -187,8 +189,12 @@ class Node:
         await channel.start()
         security.start(channel, self._reactor)
         epochs = self._start_epochs(channel)
+        for name, logins in settings.sso.items():
+            self._start_engine(f"{SSO}{name}", logins.for_manager(), epochs)
         for name, chosen in settings.managers.items():
-            self.managers[name] = self._start_engine(name, chosen, epochs)
+            self.managers[name] = manager = self._start_engine(name, chosen, epochs)
+            if chosen.sso:
+                manager.single = SingleSignOn(self.engines[f"{SSO}{chosen.sso}"], settings.sso_cookies[chosen.sso], chosen.sso_reauthenticate)
         for name, shared in settings.maps.items():
             self.maps[name] = ReplicatedMap(name, self._start_engine(f"map:{name}", shared.for_manager()), shared.buckets)
         if self._web is not None:
@@ -203,7 +209,8 @@ class Node:
         channel.on_shut_out = membership.expel
         channel.on_announce = lambda me: membership.announce(me) if membership.running else None
         membership.startService()
-        self.logins = LoginDesk(channel, self.managers, self._reactor)
+        shared_logins = {name: engine for name, engine in self.engines.items() if name.startswith(SSO)}
+        self.logins = LoginDesk(channel, {**self.managers, **shared_logins}, self._reactor)
         placed = {name: engine for name, engine in self.engines.items() if engine is not epochs}  # epochs stay here whatever the weight
         self.drain = Drain(channel, placed, settings.node.weight, settings.node.drain_notice_s, self._reactor)
         self.rehearsal = Rehearsal(channel, placed, self._reactor)
@@ -226,6 +233,7 @@ class Node:
 
     def _start_epochs(self, channel: GroupChannel) -> Epochs:
         keep_s = max((manager.retention_s for manager in self.settings.managers.values()), default=0.0)
+        keep_s = max((keep_s, *(logins.for_manager().retention_s for logins in self.settings.sso.values())))
         asleep_s = self.settings.membership.drop_time_s
         self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s)
         epochs.start()

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..managers.settings import ManagerSettings, MapSettings
+from ..managers.settings import ManagerSettings, MapSettings, SsoSettings
 from ..managers.web.cookies import CookieSettings
+from ..managers.web.single import SsoCookieSettings
 from ..membership.settings import MembershipSettings
 from .config import Problems, build, nearest
 from .crosschecks import (
@@ -30,6 +31,7 @@ from .crosschecks import (
     check_membership,
     check_node,
     check_security,
+    check_sso,
     check_web,
 )
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
@@ -48,7 +50,7 @@ _TABLES: dict[str, Any] = {
     "web": WebSettings,
 }
 #: Tables that exist once for each name.
-_NAMED_TABLES = ("managers", "maps")
+_NAMED_TABLES = ("managers", "maps", "sso")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 
 
@@ -66,6 +68,8 @@ class Settings:
     managers: Mapping[str, ManagerSettings]  #: by manager name, sorted
     cookies: Mapping[str, CookieSettings]  #: `[managers.NAME.cookie]`, by manager name
     maps: Mapping[str, MapSettings]  #: by map name, sorted
+    sso: Mapping[str, SsoSettings]  #: by the name that managers give, sorted
+    sso_cookies: Mapping[str, CookieSettings]  #: `[sso.NAME.cookie]`, likewise
     source: str = ""  #: the file it was read from, empty for keywords
 
     @staticmethod
@@ -92,6 +96,8 @@ class Settings:
         """Plain nested tables, as a TOML file would hold them."""
         tables: dict[str, Any] = {name: dict(vars(getattr(self, name))) for name in _TABLES}
         tables["managers"] = {name: {**vars(manager), "cookie": dict(vars(self.cookies[name]))} for name, manager in self.managers.items()}
+        if self.sso:
+            tables["sso"] = {name: {**vars(shared), "cookie": dict(vars(self.sso_cookies[name]))} for name, shared in self.sso.items()}
         if self.maps:
             tables["maps"] = {name: dict(vars(shared)) for name, shared in self.maps.items()}
         return tables
@@ -159,11 +165,12 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
         if name not in _TABLES and name not in _NAMED_TABLES:
             problems.add(name, f"no such table{nearest(name, [*_TABLES, *_NAMED_TABLES])}")
     built = {name: build(kind, tables.get(name, {}), name, problems) for name, kind in _TABLES.items()}
-    managers, cookies = _managers(tables.get("managers", {"default": {}}), problems)
+    managers, cookies = _with_cookies("managers", ManagerSettings, CookieSettings, tables.get("managers", {"default": {}}), problems)
+    sso, sso_cookies = _with_cookies("sso", SsoSettings, SsoCookieSettings, tables.get("sso", {}), problems)
     maps = {name: build(MapSettings, table, f"maps.{name}", problems) for name, table in _named("maps", tables.get("maps", {}), problems)}
     if not built["node"].name:
         built["node"] = replace(built["node"], name=host_name())
-    settings = Settings(**built, managers=managers, cookies=cookies, maps=maps)
+    settings = Settings(**built, managers=managers, cookies=cookies, maps=maps, sso=sso, sso_cookies=sso_cookies)
     check_node(settings.node, problems)
     check_security(settings.security, settings.node, settings.membership, problems)
     check_cluster(settings.cluster, problems)
@@ -173,21 +180,23 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
+    check_sso(settings.sso, settings.sso_cookies, settings.managers, settings.cookies, problems)
     check_drain(settings.node, problems)
     check_maps(settings.maps, settings.channel, problems)
     problems.raise_if_any()
     return settings
 
 
-def _managers(tables: object, problems: Problems) -> tuple[dict[str, ManagerSettings], dict[str, CookieSettings]]:
-    managers: dict[str, ManagerSettings] = {}
+def _with_cookies(kind: str, made: Any, cookie_made: Any, tables: object, problems: Problems) -> tuple[dict[str, Any], dict[str, CookieSettings]]:
+    """`[KIND.NAME]` and `[KIND.NAME.cookie]` by name."""
+    found: dict[str, Any] = {}
     cookies: dict[str, CookieSettings] = {}
-    for name, table in _named("managers", tables, problems):
-        where = f"managers.{name}"
+    for name, table in _named(kind, tables, problems):
+        where = f"{kind}.{name}"
         cookie = table.pop("cookie", {}) if isinstance(table, dict) else {}
-        managers[name] = build(ManagerSettings, table, where, problems)
-        cookies[name] = build(CookieSettings, cookie, f"{where}.cookie", problems)
-    return managers, cookies
+        found[name] = build(made, table, where, problems)
+        cookies[name] = build(cookie_made, cookie, f"{where}.cookie", problems)
+    return found, cookies
 
 
 def _named(kind: str, tables: object, problems: Problems) -> Iterator[tuple[str, Any]]:

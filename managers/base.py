@@ -23,6 +23,7 @@ from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
+from .expiry import SharedEnded
 from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
@@ -92,6 +93,9 @@ class SessionManager:
         self.users = Users(name, self._core, channel, self._lock, self._committing, epochs, lambda *parts: self._made(*parts), self._rearm)
         self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self.users.stamp)
         self.end_all = self.users.end_all
+        self.login_deferred = self.users.login_deferred
+        #: The shared logins that its applications take part in (`web/single.py`'s `SingleSignOn`); None: none. The node sets it.
+        self.single: Any = None
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
@@ -184,6 +188,8 @@ class SessionManager:
             self._opening.found(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, WaitEnded):
             self._opening.waited(*effect.event)  # type: ignore[misc]
+        elif isinstance(effect, SharedEnded):
+            self.users.end_shared(effect.tag)
         else:
             raise AssertionError(f"unknown effect {effect!r}")
 

@@ -62,7 +62,7 @@ class SessionCore:
         self._sharing = Sharing(me, near, self.placement)
         self.digests = Digests(self.replica, int(settings.retention_s * 1000), self._sharing.sharers)
         self.entropy = AntiEntropy(me, self.say, self.replica, self.digests, self._sharing.common)
-        self.logins = Logins(name, self.replica, epochs, settings.principal_sessions_max, self.placement, lambda: self.in_sync)
+        self.logins = Logins(settings.realm(name), self.replica, epochs, settings, self.placement, lambda: self.in_sync)
         self.expiry = Expiry(me, self.say, self.replica, settings, self.in_use, self.logins)
         self.moving = Moving(
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)

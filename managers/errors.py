@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..membership.errors import LocalError
 
-__all__ = ["NotConfirmed", "SessionEnded", "SessionError", "SessionRefused", "SessionUnavailable", "SessionUnknown", "ValueDamaged", "ValueRefused"]
+__all__ = [
+    "LoginRefused",
+    "NotConfirmed",
+    "SessionEnded",
+    "SessionError",
+    "SessionRefused",
+    "SessionUnavailable",
+    "SessionUnknown",
+    "ValueDamaged",
+    "ValueRefused",
+]
 
 
 class SessionError(LocalError):
@@ -31,6 +44,21 @@ class SessionRefused(SessionUnavailable):
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
+
+
+class LoginRefused(SessionUnavailable):
+    """This principal is logged in elsewhere as often as it may be (`principal_sessions_policy = "refuse"`). The session is as it was before.
+
+    `sessions`: those that are in the way, the youngest login first, as `ClusterManager.sessions_of` has them, without `node`. An application may show them, end one
+    (`ClusterManager.end_session`), and log in again.
+    """
+
+    status = 409
+
+    def __init__(self, principal: str, sessions: Sequence[dict[str, Any]]) -> None:
+        super().__init__(f"{principal!r:.40} is logged in {len(sessions)} times, which is as often as it may be (principal_sessions_max)")
+        self.principal = principal
+        self.sessions = list(sessions)
 
 
 class NotConfirmed(SessionError):

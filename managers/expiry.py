@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..membership.effects import Effect, Send
 from .entry import Entry
@@ -26,7 +26,7 @@ from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
 
-__all__ = ["Expiry", "deadline_of", "idle_limit_ms"]
+__all__ = ["Expiry", "SharedEnded", "deadline_of", "idle_limit_ms"]
 
 _LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
 _ASK_AT_ONCE = 256
@@ -151,7 +151,8 @@ class Expiry:
             asked.add(entry.head.primary)
         if is_out:
             self._logins.ended += 1
-            return self._end(key, INVALIDATED, now_ms)
+            tag = None if self._logins.is_out(key, entry) else self._logins.tag(key)  # of one session too many
+            return [*self._end(key, INVALIDATED, now_ms), *([] if tag is None else [SharedEnded(tag)])]
         if by_age or not asked:
             self.expired += 1
             return self._end(key, EXPIRED, now_ms)
@@ -202,6 +203,12 @@ class Expiry:
     def deadline_ms(self) -> int | None:
         asked = next((question.expires_ms for question in self._questions.values()), None)  # all have the same time, so the first is the oldest
         return min((at for at in (asked, self._wheel.next_ms) if at is not None), default=None)
+
+
+class SharedEnded(NamedTuple):
+    """Effect: the login that applications share under this tag is over for all of them."""
+
+    tag: bytes
 
 
 class Ended:

@@ -6,10 +6,14 @@ more epoch, so a login that does not cover the present epochs is over, wherever 
 on the other side of a partition. Nobody has to find the sessions for that: a member that knows of the epoch does not serve them
 any more, and the one that watches over a session (`expiry.py`) ends it.
 
-A principal's sessions can be bounded too: of more than `principal_sessions_max` the youngest logins stand. The number orders logins without a
+A principal's sessions can be bounded too: of more than `principal_sessions_max` the youngest logins stand, or, where more are refused (`principal_sessions_policy`), the oldest. The number orders logins without a
 clock: one more than the highest of the same principal. Who does not hold every session does not know that: such a login has none (0) and counts as
 the youngest until its member has asked the others, or is gone. Nothing of this is kept: it follows from what is held at the moment, so
 order of arrival decides nothing. Logins of equal number stay until the second look, by when a new id's old one is gone.
+
+Applications may share logins (single sign-on, `web/single.py`). All sessions of one shared login, whichever application they are of, keep one more
+register: its *tag*, random bytes. A tag never comes again, so there is no epoch to compare: an epoch under that name says that the login is over, for all of
+them and on both sides of a partition. Principals are known by one name for all applications that share logins (`ManagerSettings.realm`).
 
 Principals are known by a hash here (`principal_key`); names stay in the sessions.
 """
@@ -28,13 +32,15 @@ from .entry import Entry
 from .errors import ValueRefused
 from .heads import COUNTER_MAX, LIVE
 from .placement import Placement
-from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, Record, Register
+from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, SIGNED_ON, Record, Register
 from .replica import Replica
+from .settings import ManagerSettings
 
-__all__ = ["EPOCHS", "KEY_BYTES", "YOUNGEST", "Epoch", "Login", "Logins", "check_login", "joined", "number_bytes", "principal_key", "read_login"]
+__all__ = ["EPOCHS", "KEY_BYTES", "TAG_BYTES", "YOUNGEST", "Epoch", "Login", "Logins", "check_login", "joined", "number_bytes", "principal_key", "read_login"]
 
 EPOCHS = "epochs:"  #: name of the manager that keeps epochs; no manager of an application can have it
 KEY_BYTES = 16
+TAG_BYTES = 16
 YOUNGEST = COUNTER_MAX  #: stands for the number that a login does not have yet
 _TEXTS_MAX_BYTES = 1000
 _CACHED_MAX_BYTES = 512
@@ -109,20 +115,25 @@ def joined(one: Epoch | None, other: Epoch | None) -> Epoch:
 
 
 class Logins:
-    """A part of the manager's core. `epochs`: those of all principals by key, kept up to date by somebody else. `most`: sessions of a principal; 0: any number.
+    """A part of the manager's core. `realm`: the name under which its principals are known. `epochs`: those of all principals by key, kept up to date by somebody else.
     `placement`: the present one, set by the core at each change of view; `in_sync()`: whether what is held is all there is. Guarded by the manager's lock."""
 
-    def __init__(self, manager: str, replica: Replica, epochs: Mapping[bytes, Epoch], most: int, placement: Placement, in_sync: Callable[[], bool]) -> None:
+    def __init__(
+        self, realm: str, replica: Replica, epochs: Mapping[bytes, Epoch], settings: ManagerSettings, placement: Placement, in_sync: Callable[[], bool]
+    ) -> None:
         self.placement = placement
         self.epochs_are_known: Callable[[], bool] = lambda: True  #: whether this member, since it started, has heard all epochs that the others had
-        self._manager = manager
+        self._realm = realm
         self._replica = replica
         self._epochs = epochs
-        self._everybody = principal_key(manager, None)
-        self._most = most
+        self._everybody = principal_key(realm, None)
+        self._most = settings.principal_sessions_max
+        self._refuses = settings.principal_sessions_policy == "refuse"
         self._in_sync = in_sync
         self._sessions: dict[bytes, Collection[bytes]] = {}  # of each principal, those held here
         self._highest: dict[bytes, int] = {}  # of each of them, the highest number seen
+        self._tags: dict[bytes, bytes] = {}  # of the sessions here whose logins are shared
+        self._tagged: dict[bytes, tuple[bytes, ...]] = {}  # of each of these tags, the sessions
         replica.on_gone = self._gone
         self.ended = 0  #: sessions that this member has ended because their login was over
 
@@ -133,7 +144,7 @@ class Logins:
     # -- logging in
 
     def key_of(self, principal: str | bytes | None) -> bytes:
-        return principal_key(self._manager, principal)
+        return principal_key(self._realm, principal)
 
     def stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
         """The values of the registers `LOGIN` and `LOGIN_NUMBER` of who logs in now."""
@@ -152,7 +163,7 @@ class Logins:
 
     def of(self, whose: bytes) -> list[bytes]:
         """Keys of the live sessions of this principal that are held here, whole, and whose logins no epoch has ended; the youngest login first."""
-        keys = [key for key in self._sessions.get(whose, ()) if (entry := self._replica.held(key)) is not None and not self._is_out(key, entry)]
+        keys = [key for key in self._sessions.get(whose, ()) if (entry := self._replica.held(key)) is not None and not self.is_out(key, entry)]
         return sorted(keys, key=lambda key: (self.number(key), key), reverse=True)
 
     def principals(self) -> list[bytes]:
@@ -163,7 +174,11 @@ class Logins:
         """The sessions here whose logins an epoch of this key may have ended."""
         if whose == self._everybody:
             return [key for keys in self._sessions.values() for key in keys]
-        return list(self._sessions.get(whose, ()))
+        return [*self._sessions.get(whose, ()), *self._tagged.get(whose, ())]
+
+    def tag(self, key: bytes) -> bytes | None:
+        """Of the shared login of a session that is held here."""
+        return self._tags.get(key)
 
     def login(self, key: bytes) -> Login:
         """What a session that is held here says of its login."""
@@ -185,11 +200,14 @@ class Logins:
         whose = entry.principal
         if whose is None:
             return False
-        return (bool(self._epochs) and self._is_out(key, entry)) or (bool(self._most) and self._is_too_many(key, whose, last_look))
+        return (bool(self._epochs) and self.is_out(key, entry)) or (bool(self._most) and self._is_too_many(key, whose, last_look))
 
-    def _is_out(self, key: bytes, entry: Entry) -> bool:
+    def is_out(self, key: bytes, entry: Entry) -> bool:
+        """Whether an epoch has ended it."""
         whose = entry.principal
-        return whose is not None and bool(self._epoch(whose)) and self._ends(self.login(key), whose)
+        if whose is None:
+            return False
+        return self._tags.get(key) in self._epochs or (bool(self._epoch(whose)) and self._ends(self.login(key), whose))
 
     def _ends(self, login: Login, whose: bytes) -> bool:
         known: Epoch = login.epoch if login.whose == whose else {}
@@ -199,10 +217,15 @@ class Logins:
         """Only where all are held; else others are asked (`cluster/logins.py`)."""
         if len(self._sessions.get(whose, ())) <= self._most or not self.placement.everywhere:
             return False
-        logins = self.of(whose)
+        logins = self._by_right(whose)
         if key not in logins[self._most :]:
             return False
-        return last_look or self.number(logins[self._most - 1]) > self.number(key)
+        return last_look or self.number(logins[self._most - 1]) != self.number(key)
+
+    def _by_right(self, whose: bytes) -> list[bytes]:
+        """`of`, those first that stay where there are too many."""
+        logins = self.of(whose)
+        return logins[::-1] if self._refuses else logins
 
     def note(self, key: bytes) -> Iterable[bytes]:
         """This session has come, has changed its principal, or has ended. Returns those that may be over by that."""
@@ -217,12 +240,13 @@ class Logins:
                 entry.principal = whose
         if whose is None:
             return ()
+        self._tie(key, self._register(key, SIGNED_ON))
         register = self._register(key, LOGIN_NUMBER)
         if register is not None and register[2] is not None:
             self._highest[whose] = max(self._highest.get(whose, 0), min(int.from_bytes(register[2][:8], "big"), YOUNGEST - 1))
         if not self._most or len(self._sessions[whose]) <= self._most:
             return ()
-        return self.of(whose)[self._most :]
+        return self._by_right(whose)[self._most :]
 
     # -- the index
 
@@ -256,6 +280,7 @@ class Logins:
         whose, entry.principal = entry.principal, None
         if whose is None:
             return
+        self._tie(key, None)
         keys = self._sessions[whose]
         if isinstance(keys, set):
             keys.discard(key)
@@ -264,3 +289,16 @@ class Logins:
         if not keys:
             del self._sessions[whose]
             self._highest.pop(whose, None)
+
+    def _tie(self, key: bytes, register: Register | None) -> None:
+        """This session is of the shared login that the register names, and of no other."""
+        tag = register[2] if register is not None and register[2] is not None and len(register[2]) == TAG_BYTES else None
+        before = self._tags.pop(key, None)
+        if before is not None and before != tag:
+            self._tagged[before] = left = tuple(one for one in self._tagged[before] if one != key)
+            if not left:
+                del self._tagged[before]
+        if tag is not None:
+            self._tags[key] = tag
+            if tag != before:
+                self._tagged[tag] = (*self._tagged.get(tag, ()), key)

@@ -26,7 +26,7 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
-    "IDLE_LIMIT", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "TOUCHES_MAX", "Clash", "Record", "Register", "Touches", "clashes", "last_access",
+    "IDLE_LIMIT", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "SIGNED_ON", "TOUCHES_MAX", "Clash", "Record", "Register", "Touches", "clashes", "last_access",
     "merge_touches", "touched",
 ]  # fmt: skip
 
@@ -35,6 +35,7 @@ Touches = tuple[Any, ...]
 PRINCIPAL = "\0principal"
 LOGIN = "\0login"
 LOGIN_NUMBER = "\0login number"
+SIGNED_ON = "\0signed on"
 IDLE_LIMIT = "\0idle"
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096

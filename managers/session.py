@@ -19,11 +19,11 @@ from typing import Any
 
 from .errors import SessionEnded, SessionError, SessionUnknown, ValueDamaged, ValueRefused
 from .heads import ID_CHANGED, INVALIDATED
+from .identity import Identity
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .merging_types import Merging
-from .principals import check_login
-from .record import IDLE_LIMIT, LOGIN, LOGIN_NUMBER, PRINCIPAL, Register
+from .record import IDLE_LIMIT, Register
 from .settings import ManagerSettings
 from .values import ValueTypes
 
@@ -39,12 +39,12 @@ def key_of(session_id: str) -> bytes:
     return sha256(session_id.encode("ascii")).digest()[:16]
 
 
-class Session(MutableMapping[str, Any]):
+class Session(Identity, MutableMapping[str, Any]):
     """`id` is None until the session was written for the first time. Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "accessed", "acks", "created_ms", "ending", "id", "key", "logged_in", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
+        "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -58,10 +58,10 @@ class Session(MutableMapping[str, Any]):
         created_ms: int = 0,
         size: int = 0,
         unknown: bool = False,
-        stamp: Callable[[str, Mapping[str, str]], tuple[bytes, bytes]] | None = None,
+        stamp: Callable[[str, Mapping[str, str], bytes, bool], tuple[bytes, bytes]] | None = None,
     ) -> None:
         self._settings = settings
-        self._stamp = stamp  # what the login of a principal is to say, see `principals.py`
+        self._stamp = stamp  # what the login of a principal is to say, see `users.py`
         self._types = types
         self._entropy = entropy
         self._registers: dict[str, Register] = {} if registers is None else registers
@@ -81,7 +81,9 @@ class Session(MutableMapping[str, Any]):
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
         self.previous_id: str | None = None  #: the id before `cycle_id`
         self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
-        self.logged_in = False  #: by this request, and not committed yet
+        self.logged_in = False
+        self.offered = None
+        self.admitted = None
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
         self.stale = False  #: commits are missing here that this browser has made (`read_your_writes`), or that this member has shown before, and nobody who could be asked has them
         self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`
@@ -214,6 +216,7 @@ class Session(MutableMapping[str, Any]):
         """End the session at commit: on every member, for good. Reads see nothing from now on."""
         self.ending = INVALIDATED
         self.accessed = True
+        self.offered = None
         self._registers, self._values, self._encoded, self.merging = {}, {}, {}, {}
 
     def cycle_id(self) -> None:
@@ -240,37 +243,6 @@ class Session(MutableMapping[str, Any]):
     def freeze_id(self) -> None:
         """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""
         self._frozen = True
-
-    @property
-    def principal(self) -> str | None:
-        """Who is logged in, as the application names them; replicated. Setting another than it was is a login. None: nobody."""
-        value = self._current(PRINCIPAL)
-        return None if value is None else value.decode("utf-8", "replace")  # a peer may have sent anything
-
-    @principal.setter
-    def principal(self, name: str | None) -> None:
-        if name is not None:
-            check_login(name, {})
-        if name == self.principal:  # no login: its epoch stays that of the one before
-            self._check_writable()
-        else:
-            self._log_in(name, {})
-
-    def login(self, principal: str, **about: str) -> None:
-        """Log in: a new id (against fixation), and `principal`, also if it is logged in already. `about`: what `ClusterManager.sessions_of` is to show of it,
-        such as ``device="Firefox on Linux", address="192.0.2.7"``; short texts. Raises `ValueRefused`, and `SessionError` when the headers are sent."""
-        check_login(principal, about)
-        self._check_changeable()
-        self._log_in(principal, about)
-        self.cycle_id()
-
-    def _log_in(self, name: str | None, about: Mapping[str, str]) -> None:
-        self._check_writable()
-        login, number = self._stamp(name, about) if name is not None and self._stamp is not None else (None, None)
-        for register, value in ((PRINCIPAL, None if name is None else name.encode()), (LOGIN, login), (LOGIN_NUMBER, number)):
-            if value != self._current(register):
-                self._put(register, value)
-        self.logged_in = name is not None
 
     def hidden(self, name: str) -> bytes | None:
         """For managers: a register that is no attribute, or an attribute's encoding."""
@@ -394,5 +366,7 @@ class Session(MutableMapping[str, Any]):
         self.ending = 0
         self.id = self.previous_id = None
         self.key = b""
+        self.logged_in = False
+        self.offered = None
         self._registers, self._values, self._encoded, self.merging, self._size = {}, {}, {}, {}, 0
         self.new = True

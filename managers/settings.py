@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from ..membership.knobs import knob
 from ..membership.networks import PRIVATE_NETWORKS
 
-__all__ = ["BUCKET_MAX_BYTES", "ManagerSettings", "MapSettings"]
+__all__ = ["BUCKET_MAX_BYTES", "SSO", "ManagerSettings", "MapSettings", "SsoSettings"]
 
 BUCKET_MAX_BYTES = 16 * 1024 * 1024  #: of a map; a bucket travels as one message, and two that merge may hold twice as much
+SSO = "sso:"  #: with the name of a table `[sso.NAME]`: its manager, which no application can have
 _NO_LIMIT = 2**40
 
 
@@ -104,8 +105,23 @@ class ManagerSettings:
     attribute_name_max_bytes: int = knob(256, "Length of an attribute's name in UTF-8 at most.", minimum=8, maximum=4096)
     principal_sessions_max: int = knob(
         0,
-        "Sessions that one principal (`session.principal`) may have at once; a login over it ends the oldest, wherever it is. 0: any number.",
+        "Sessions that one principal (`session.principal`) may have at once; for a login over it see `principal_sessions_policy`. 0: any number.",
         minimum=0,
+    )
+    principal_sessions_policy: str = knob(
+        "oldest",
+        "What a login over `principal_sessions_max` does. `oldest`: it ends the oldest, wherever that is. `refuse`: it raises `LoginRefused` (409), and those that there are stay; "
+        "where not every node holds every session, it first asks the others, for `ack_timeout_s` at most. The same on all nodes.",
+        choices=("oldest", "refuse"),
+    )
+    sso: str = knob(
+        "",
+        "Name of a table `[sso.NAME]`: this application shares its logins with all others of that name. Who logs in to one is logged in to all, and who logs out of one is logged out "
+        "of all; principals mean the same in all of them. Empty: logins are its own. The same on all nodes.",
+    )
+    sso_reauthenticate: bool = knob(
+        False,
+        "With `sso`: a login elsewhere logs nobody in here. The application is told of it (`session.signed_on`), and asks for the password; its logout counts for all.",
     )
     sessions_max: int = knob(1_000_000, "Sessions held at most; more are refused at creation. A merge never refuses.", minimum=1)
     memory_max_bytes: int = knob(
@@ -149,6 +165,10 @@ class ManagerSettings:
         """What all members of a manager must have in common: its type, and how many backups."""
         return self.type if self.type == "delta" else f"{self.type}/{self.backups}"
 
+    def realm(self, name: str) -> str:
+        """Under which name the principals of the manager of this name are known: those of applications that share logins are the same."""
+        return f"{SSO}{self.sso}" if self.sso else name
+
 
 @dataclass(frozen=True)
 class MapSettings:
@@ -187,3 +207,34 @@ class MapSettings:
     def kind(self) -> str:
         """What all members of a map must have in common."""
         return f"{self.for_manager().kind}/{self.buckets}"
+
+
+@dataclass(frozen=True)
+class SsoSettings:
+    """Table `[sso.NAME]` of the configuration file: logins that applications share (`web/single.py`)."""
+
+    type: str = knob(
+        "delta",
+        "Which members hold a shared login. `delta`: every member of the domain, so that no request asks. `partitioned`: `backups` + 1 nodes by its key; for many nodes. "
+        "The same on all nodes.",
+        choices=("delta", "partitioned"),
+    )
+    backups: int = knob(1, "Copies besides the first, for type `partitioned`. The same on all nodes.", minimum=0, maximum=16)
+    idle_timeout_s: float = knob(
+        1800.0,
+        "A shared login that no application was used with for this long logs nobody in any more; sessions have limits of their own. 0: never.",
+        minimum=0.0,
+    )
+    absolute_timeout_s: float = knob(43200.0, "Nor does one this old, whatever its use. 0: never.", minimum=0.0)
+    principal_sessions_max: int = knob(
+        0,
+        "Shared logins that one principal may have at once, which is browsers; one more ends the oldest, with its sessions in all applications. 0: any number.",
+        minimum=0,
+    )
+
+    def for_manager(self) -> ManagerSettings:
+        """Of the manager underneath. A login is there for the request that follows it, wherever that goes."""
+        return ManagerSettings(
+            type=self.type, backups=self.backups, idle_timeout_s=self.idle_timeout_s, absolute_timeout_s=self.absolute_timeout_s,
+            principal_sessions_max=self.principal_sessions_max, read_your_writes="cluster",
+        )  # fmt: skip

@@ -24,6 +24,10 @@ class LoginHere(NamedTuple):
     leads: bool
     about: Mapping[str, str]
 
+    def shown(self) -> dict[str, Any]:
+        """To applications and operators."""
+        return {"key": self.key.hex(), "age_s": self.age_ms / 1000, "idle_s": self.idle_ms / 1000, "login": self.number, "about": dict(self.about)}
+
 
 def logins_here(core: SessionCore, whose: bytes, now_ms: int) -> list[LoginHere]:
     """The sessions of this principal that are held here, the youngest login first."""

@@ -6,13 +6,20 @@ manager's lock. Ending everything of a principal is one new epoch, which the nod
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Protocol
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.python.threadable import isInIOThread
 
 from ..membership.channel import Channel
 from ..membership.errors import LocalError
 from .committing import Committing
 from .core import SessionCore
+from .errors import LoginRefused, SessionError
 from .lock import PoliteLock
 from .principals import EPOCHS, YOUNGEST, Epoch, number_bytes
 from .receipts import DONE, DROPPED, Joined, Receipt
@@ -62,6 +69,10 @@ class Users:
         self._epochs = epochs
         self._made = made
         self._rearm = rearm
+        settings = core.settings
+        self._most = settings.principal_sessions_max if settings.principal_sessions_policy == "refuse" else 0
+        #: Asks the other members for the sessions of a principal (by key), the youngest login first. Reactor's thread; None: there are none to ask.
+        self.ask: Callable[[bytes], Deferred[list[LoginHere]]] | None = None
 
     def start(self) -> None:
         """Hear of epochs from now on. Reactor's thread."""
@@ -84,18 +95,28 @@ class Users:
         those that cannot. Sessions on the other side of a partition end when it heals, also those that log in there meanwhile. Raises `LocalError` where
         there is no node underneath, and what `commit` raises (the others have ended then).
         """
-        epochs = self._epochs
-        if epochs is None:
-            raise LocalError(f"manager {self._name!r} is not part of a node: nobody keeps the epochs of its principals")
-        reserved, kept = epochs.reserve(), DONE
+        reserved, kept = self._book().reserve(), DONE
         try:
             if but is not None and but.id is not None and but.principal is not None and principal in (None, but.principal):
                 kept = self._keep(but, but.principal, reserved)  # goes out before the epoch
         finally:
-            ended = epochs.advance(self._core.logins.key_of(principal), reserved)
+            ended = self._advance(self._core.logins.key_of(principal), reserved)
+        return Joined((kept, ended))
+
+    def end_shared(self, tag: bytes) -> Receipt:
+        """End a login that applications share: its sessions in all of them, on every member. As `end_all`."""
+        return self._advance(tag, self._book().reserve())
+
+    def _book(self) -> EpochBook:
+        if self._epochs is None:
+            raise LocalError(f"manager {self._name!r} is not part of a node: nobody keeps the epochs of its principals")
+        return self._epochs
+
+    def _advance(self, whose: bytes, reserved: Epoch) -> Receipt:
         me = self._channel.me.uid
         deaf = [member.name for member in self._core.placement.view if EPOCHS not in member.managers and member.uid != me]
-        return Joined((kept, ended), deaf)
+        ended = self._book().advance(whose, reserved)
+        return Joined((ended,), deaf) if deaf else ended
 
     def _keep(self, session: Session, principal: str, reserved: Epoch) -> Receipt:
         with self._lock:
@@ -104,10 +125,72 @@ class Users:
             session.write(LOGIN, lasting)
         return self._committing.commit(session, session.acks)
 
-    def stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
-        """What a login of this principal is to say, and its number (`Logins.stamp`)."""
+    def stamp(self, principal: str, about: Mapping[str, str], key: bytes, asks: bool) -> tuple[bytes, bytes]:
+        """What a login of this principal in the session of this key is to say, and its number (`Logins.stamp`). Raises `LoginRefused`; `asks`: other members are asked
+        about that, if need be."""
+        if self._most:
+            self._check(principal, key, asks)
         with self._lock:
             return self._core.logins.stamp(principal, about)
+
+    # -- where a login too many is refused
+
+    def login_deferred(self, session: Session, principal: str, **about: str) -> Deferred[None]:
+        """`session.login`, in the reactor's thread. Fails with what that raises, `LoginRefused` for one."""
+
+        def answered(found: list[LoginHere]) -> None:
+            self.login(session, found, principal, **about)
+
+        found = self._found(principal)
+        return succeed([]).addCallback(answered) if found is None else found.addCallback(answered)
+
+    def login_soon(self, principal: str, give: Callable[[list[LoginHere]], object]) -> bool:
+        """From any thread: ask the others now, and have `give(found)` called in the reactor's thread, for `login`. False: there is nothing to ask."""
+        if not self._must_ask:
+            return False
+
+        def ask() -> None:
+            found = self._found(principal)
+            if found is None:
+                give([])
+            else:
+                found.addCallback(give).addErrback(lambda _: give([]))
+
+        self._channel.wake(ask)
+        return True
+
+    def login(self, session: Session, found: list[LoginHere], principal: str, **about: str) -> None:
+        """`session.login`, now that others have answered. Raises what that raises."""
+        self._refuse(principal, found, session.key)
+        session.admitted = principal
+        session.login(principal, **about)
+
+    @property
+    def _must_ask(self) -> bool:
+        return bool(self._most) and self.ask is not None and not self._core.placement.everywhere
+
+    def _found(self, principal: str) -> Deferred[list[LoginHere]] | None:
+        """Reactor's thread."""
+        return self.ask(self._core.logins.key_of(principal)) if self._must_ask and self.ask is not None else None
+
+    def _check(self, principal: str, key: bytes, asks: bool) -> None:
+        """Raises `LoginRefused`."""
+        self._refuse(principal, self.logins_of([self._core.logins.key_of(principal)]), key)
+        if not asks or not self._must_ask:
+            return
+        if isInIOThread() or _in_asyncio():
+            raise SessionError(
+                "a login may have to wait for other nodes: use `await log_in(manager, session, ...)` of caterwaul.managers.web.waiting, or `manager.login_deferred`"
+            )
+        heard: SimpleQueue[list[LoginHere]] = SimpleQueue()
+        self.login_soon(principal, heard.put)
+        with suppress(Empty):  # the question ends by itself, if the reactor is alive
+            self._refuse(principal, heard.get(timeout=self._core.settings.ack_timeout_s + 1.0), key)
+
+    def _refuse(self, principal: str, found: list[LoginHere], key: bytes) -> None:
+        others = [login for login in found if login.key != key] if self._most else []
+        if self._most and len(others) >= self._most:
+            raise LoginRefused(principal, [login.shown() for login in others])
 
     # -- for the other members (`cluster/logins.py`)
 
@@ -137,6 +220,19 @@ class Users:
             self._committing.commit(session, touch=False)
 
     def end_login(self, key: bytes, whose: bytes) -> Receipt:
-        """End this session, if it is this principal's (`b""`: whoever's)."""
-        entry = self._core.replica.get(key)
-        return self._committing.end(key) if not whose or (entry is not None and entry.principal == whose) else DROPPED
+        """End this session, if it is this principal's (`b""`: whoever's). If its login is shared that ends too: it would log in again by itself."""
+        with self._lock:
+            entry, tag = self._core.replica.get(key), self._core.logins.tag(key)
+        if whose and (entry is None or entry.principal != whose):
+            return DROPPED
+        ended = self._committing.end(key)
+        return ended if tag is None or ended is DROPPED else Joined((ended, self.end_shared(tag)))
+
+
+def _in_asyncio() -> bool:
+    """Whether this thread turns a loop, which must not wait."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

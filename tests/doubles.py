@@ -156,6 +156,7 @@ class Net:
         self.flights: dict[tuple[bytes, bytes], deque[tuple[Message, int]]] = {}
         self.held: set[tuple[bytes, bytes]] = set()
         self.settings = settings or ManagerSettings()
+        self._more: list[list[SessionManager]] = []  # other managers of all members
         self.epochs: list[Epochs] = []  #: with `epochs`, one a member
         self._has_epochs = epochs
         self.managers: list[SessionManager] = [self._manager(m) for m in self.members]
@@ -175,7 +176,21 @@ class Net:
 
     def engines(self, number: int) -> list[SessionManager]:
         """All of one member: its manager, and what keeps its epochs."""
-        return [self.managers[number], *self.epochs[number : number + 1]]
+        return [self.managers[number], *self.epochs[number : number + 1], *(managers[number] for managers in self._more)]
+
+    def add(self, name: str, settings: ManagerSettings, kind: type[SessionManager] = DeltaManager) -> list[SessionManager]:
+        """One more manager on each member."""
+        made: Any = kind
+        managers: list[SessionManager] = [
+            made(name, self.channels[m.uid], settings, clock=self.clock, entropy=self.rng.randbytes, epochs=self.epochs[number] if self.epochs else None)
+            for number, m in enumerate(self.members)
+        ]
+        self._more.append(managers)
+        for manager in managers:
+            manager.start()
+            manager.view_changed(ViewChanged(manager._core.placement.view, self.view(), frozenset()))
+        self.deliver()
+        return managers
 
     def view(self) -> View:
         return View.of(1, [m for m in self.members if m.uid in self.alive])

@@ -88,7 +88,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
     async def __acall__(self, request: Any) -> Any:
         ticket = self._ticket(request)
         session = self.front.local(ticket, origin_of(request.META))
-        self._begin(request, ticket, await aopen_session(ticket.id, ticket.token) if session is None else session)
+        visit = self._begin(request, ticket, await aopen_session(ticket.id, ticket.token) if session is None else session)
+        if visit.wanted is not None:
+            shared, login = visit.wanted
+            visit.sign_on(await aopen_session(login.id, login.token, shared))
         with _Open(request):
             response = await self.get_response(request)
             try:
@@ -100,7 +103,10 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def process_request(self, request: Any) -> None:
         ticket = self._ticket(request)
         session = self.front.local(ticket, origin_of(request.META))
-        self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
+        visit = self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
+        if visit.wanted is not None:
+            shared, login = visit.wanted
+            visit.sign_on(open_session(login.id, login.token, shared))
 
     def process_response(self, request: Any, response: Any) -> Any:
         try:
@@ -115,13 +121,14 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def _ticket(self, request: Any) -> Ticket:
         return self.front.ticket((request.META.get("HTTP_COOKIE", ""),), request.path, lambda: request.META.get("HTTP_USER_AGENT", ""))
 
-    def _begin(self, request: Any, ticket: Ticket, session: Session) -> None:
+    def _begin(self, request: Any, ticket: Ticket, session: Session) -> Visit:
         visit = self.front.admit(ticket, session, request.path, origin_of(request.META))
         request.session = store = SessionStore(ticket.id, visit)
         request.caterwaul_visit = visit
         if is_over(store, session):
-            visit.restart()
+            visit.restart(by_time=True)
             store._bind(visit)
+        return visit
 
     def _save(self, request: Any, response: Any) -> Receipt | None:
         """As Django: nothing for a 5xx; every time, if it is told to."""
@@ -151,7 +158,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
         for name, _ in before:
             del response.headers[name]
         for name, value in visit.headers(before):
-            if name == "Set-Cookie":
+            if name == "Set-Cookie":  # the session's, and perhaps that of a shared login
                 _set_cookie(response.cookies, value)
             else:  # Django has one of each
                 response.headers[name] = f"{response.headers[name]}, {value}" if name in response.headers else value

@@ -16,6 +16,7 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.contrib.auth import BACKEND_SESSION_KEY, HASH_SESSION_KEY, SESSION_KEY, get_user
 from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
 from django.core.exceptions import ImproperlyConfigured
@@ -25,6 +26,7 @@ from django.utils.safestring import SafeString
 
 from ...membership.errors import LocalError
 from ..base import SessionManager
+from ..errors import LoginRefused
 from ..receipts import DROPPED, Receipt
 from ..session import Session
 from .cookies import CookieSettings, Ticket, read_cookie
@@ -80,7 +82,13 @@ def _logged_in(*, request: Any, user: Any, **_: Any) -> None:
     """Whose session it is, so that all of a user's can be found and ended (`ClusterManager.sessions_of`, `SessionManager.end_all`)."""
     session = getattr(request, "session", None)
     if isinstance(session, SessionStore):
-        session.principal = str(user.pk)
+        try:
+            session.principal = str(user.pk)
+        except LoginRefused:  # whoever catches it shows a page to nobody
+            for name in (SESSION_KEY, BACKEND_SESSION_KEY, HASH_SESSION_KEY):
+                session.pop(name, None)
+            request.user = get_user(request)
+            raise
 
 
 user_logged_in.connect(_logged_in)
@@ -90,10 +98,10 @@ class SessionStore(SessionBase):
     """A session as Django has it. `session_key`: an id, or all that the cookie holds. Not for two threads at a time.
 
     Writes raise `ValueRefused` where a value is set, `SessionUnknown` while nobody knows the session (the middleware answers 503).
-    `acks`, `principal`, `quarantined`, `stale`, `unknown` are those of `Session`.
+    `acks`, `principal`, `quarantined`, `signed_on`, `stale`, `unknown` are those of `Session`.
     """
 
-    acks, principal, quarantined, stale, unknown = (Underneath() for _ in range(5))
+    acks, principal, quarantined, signed_on, stale, unknown = (Underneath() for _ in range(6))
 
     def __init__(self, session_key: str | None = None, visit: Visit | None = None) -> None:
         ticket = read_cookie(_AS_VALUE, (f"{_AS_VALUE.name}={session_key}",)) if session_key and visit is None else Ticket()
@@ -271,15 +279,15 @@ class SessionStore(SessionBase):
             session.max_idle_s = seconds
 
 
-def open_session(key: str | None, token: str = "") -> Session:
-    session = _front.manager.open_local(key, token)
-    return _front.manager.open(key, token) if session is None else session
+def open_session(key: str | None, token: str = "", front: Front = _front) -> Session:
+    session = front.manager.open_local(key, token)
+    return front.manager.open(key, token) if session is None else session
 
 
-async def aopen_session(key: str | None, token: str = "") -> Session:
+async def aopen_session(key: str | None, token: str = "", front: Front = _front) -> Session:
     """From memory if this node may say, else in a thread."""
-    session = _front.manager.open_local(key, token)
-    return await sync_to_async(_front.manager.open, thread_sensitive=False)(key, token) if session is None else session
+    session = front.manager.open_local(key, token)
+    return await sync_to_async(front.manager.open, thread_sensitive=False)(key, token) if session is None else session
 
 
 async def awaited(receipt: Receipt | None) -> None:
@@ -293,10 +301,10 @@ def _exists(session: Session) -> bool:
     return session.id is not None or session.unknown
 
 
-def _end(session: Session) -> Receipt | None:
+def _end(session: Session, by_time: bool = False) -> Receipt | None:
     visit = _front.admit(Ticket(session.id), session, "", _NOBODY)
     try:
-        visit.end()
+        visit.end(by_time)
         return visit.save()
     finally:
         visit.release()
@@ -313,5 +321,5 @@ def is_over(store: SessionStore, session: Session) -> bool:
 def _unless_over(store: SessionStore, session: Session) -> Session:
     if not is_over(store, session):
         return session
-    _end(session)
+    _end(session, by_time=True)
     return open_session(None)

@@ -37,7 +37,7 @@ class SessionFacade(MutableMapping[str, Any]):
     """Attributes and errors as of `Session`. Of one request; not for two threads at a time."""
 
     id, new, unknown, ended, quarantined, stale = (Underneath() for _ in range(6))
-    acks, principal, max_idle_s = (Underneath() for _ in range(3))
+    acks, principal, signed_on, max_idle_s = (Underneath() for _ in range(4))
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit

@@ -75,6 +75,8 @@ class FlaskSession(SessionFacade, SessionMixin):
             self.invalidate()  # which says why not
         for name in list(self):
             del self[name]
+        if self.principal is not None:
+            self.principal = None
         self.cleared = True
 
 

@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fnmatch import translate
 from functools import cached_property
 from typing import Any
 
 from ..base import SessionManager
 from ..errors import SessionRefused, SessionUnknown
-from ..receipts import Receipt
+from ..receipts import DROPPED, Joined, Receipt
 from ..session import Session
 from ..throttle import Origin
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
 from .lazily import Lazily
+from .single import SignOn
 
 __all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit", "wait"]
 
@@ -28,6 +30,7 @@ RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
 #: What `SessionUnavailable` becomes: its status with words, and a body.
 UNAVAILABLE = {
     503: ("503 Service Unavailable", b"The session cannot be changed at the moment. Please try again.\n"),
+    409: ("409 Conflict", b"You are logged in elsewhere as often as you may be. Log out there, and try again.\n"),
     429: ("429 Too Many Requests", b"Too many sessions from this address. Please try again.\n"),
 }
 
@@ -54,6 +57,12 @@ class Front:
         return self._manager()
 
     @cached_property
+    def shared(self) -> Front | None:
+        """Of the logins that the application shares with others (`single.py`)."""
+        group = self.manager.single
+        return None if group is None else Front(group.manager, group.cookie)
+
+    @cached_property
     def _no_touch(self) -> Match:
         return _any_of([*self._no_touch_here, *self.manager.settings.no_touch_paths])
 
@@ -68,6 +77,12 @@ class Front:
         no_path, no_agent = self._no_session
         if (no_path is not _never and no_path(path)) or (no_agent is not _never and no_agent(agent())):
             return _WITHOUT
+        if self.shared is not None:
+            cookies = list(cookies)
+            return replace(self._read(cookies), shared=self.shared._read(cookies))
+        return self._read(cookies)
+
+    def _read(self, cookies: Iterable[str]) -> Ticket:
         ticket = read_cookie(self.cookie, cookies)
         if ticket.found and ticket.id is None:
             self.cookies_ignored += ticket.found
@@ -79,7 +94,7 @@ class Front:
         return session if session is not None or self.manager.throttle.may_ask(origin) else self.manager.unknown()
 
     def admit(self, ticket: Ticket, session: Session, path: str, origin: Origin) -> Visit:
-        """The request begins. `path` without query."""
+        """The request begins. `path` without query. If the visit has something `wanted`, open it and give it to `Visit.sign_on` before the application runs."""
         if ticket.id is not None and session.id is None and not session.unknown:
             self.manager.throttle.missed(origin)
         return Visit(self, ticket, session, not self._no_touch(path), origin)
@@ -89,7 +104,7 @@ class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
     __slots__ = (
-        "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_ticket", "_touches", "keeps_alive", "max_age_s", "renews", "session", "wrote",
+        "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_sign_on", "_ticket", "_touches", "keeps_alive", "max_age_s", "renews", "session", "wrote",
     )  # fmt: skip
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
@@ -108,6 +123,19 @@ class Visit:
         self.wrote = False  #: something was committed, besides touches
         self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
         self.renews = True  #: a cookie with an age is set at each use, not only after writing
+        shared = front.shared
+        self._sign_on = None if shared is None or ticket.without else SignOn(shared, front.manager.single.reauthenticates, ticket.shared, session, origin)
+
+    @property
+    def wanted(self) -> tuple[Front, Ticket] | None:
+        """A login that the browser has in other applications, and that other nodes have to be asked for: to be opened with this front."""
+        ticket = None if self._sign_on is None else self._sign_on.wanted
+        return None if ticket is None or self._front.shared is None else (self._front.shared, ticket)
+
+    def sign_on(self, found: Session) -> None:
+        """What was `wanted`."""
+        assert self._sign_on is not None, "wanted"
+        self._sign_on.opened(found, self.session)
 
     @property
     def is_primary(self) -> bool:
@@ -127,7 +155,14 @@ class Visit:
         self._touches = False  # once is enough
         self.wrote = self.wrote or session.modified
         self._over = session.ended  # nothing can follow that
-        return self._front.manager.commit(session, session.acks, touch)
+        if self._sign_on is None:
+            return self._front.manager.commit(session, session.acks, touch)
+        shared = self._sign_on.settle(session, touch)
+        receipt = self._front.manager.commit(session, session.acks, touch)
+        if receipt is DROPPED:
+            self._sign_on.dropped()
+            return receipt
+        return receipt if shared is None else Joined((receipt, shared))
 
     def _begins(self) -> bool:
         """Whether the commit makes a session that was not there; said once."""
@@ -135,23 +170,29 @@ class Visit:
         self._known = True
         return not known and session.previous_id is None and (session.id is None or session.id != self._ticket.id)
 
-    def restart(self) -> Receipt | None:
-        """End the session now, and give what is written from here on to another. The caller waits as after `save`. Raises what that raises."""
-        manager, before = self._front.manager, self.session
-        self.end()
+    def restart(self, by_time: bool = False) -> Receipt | None:
+        """End the session now, and give what is written from here on to another. The caller waits as after `save`. Raises what that raises. `by_time`: see `end`."""
+        manager, before, sign_on = self._front.manager, self.session, self._sign_on
+        self.end(by_time)
         receipt = self.save()
         following = manager.open_local(None)
         assert following is not None, "a new session is nobody else's"
         following.accessed = True
         self.session = following
+        if by_time and sign_on is not None:
+            self._sign_on = sign_on
+            sign_on.offer(following)
         self._over, self._restarted = self._ticket.without, True
         manager.release(before)
         return receipt
 
-    def end(self) -> None:
-        """The session ends with the next `save`. Raises `SessionUnknown`: a logout must not seem to have worked."""
+    def end(self, by_time: bool = False) -> None:
+        """The session ends with the next `save`. Raises `SessionUnknown`: a logout must not seem to have worked. `by_time`: its time has come; that is no logout, which
+        would count for other applications too."""
         if self.session.unknown:
             raise SessionUnknown("the members that could know this session do not answer, so it cannot be ended; try again in a moment")
+        if by_time:
+            self._sign_on = None
         self.session.invalidate()
 
     def fail(self) -> None:
@@ -161,9 +202,9 @@ class Visit:
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The response's headers with the session's. From here on the id cannot change."""
         session = self.session
-        cookie = None if self._failed else self._cookie()
+        cookies = [] if self._failed else [cookie for cookie in (self.cookie(), self._sign_on and self._sign_on.cookie()) if cookie]
         session.freeze_id()
-        if cookie is None and not session.accessed:
+        if not cookies and not session.accessed:
             return list(headers)
         made = []
         private = varies = False
@@ -181,8 +222,7 @@ class Visit:
             made.append(("Vary", "Cookie"))
         if not private:
             made.append(("Cache-Control", "no-store"))
-        if cookie is not None:
-            made.append(("Set-Cookie", cookie))
+        made += [("Set-Cookie", cookie) for cookie in cookies]
         return made
 
     def release(self) -> None:
@@ -196,8 +236,10 @@ class Visit:
         if self._in_use:
             self._in_use = False
             self._front.manager.release(self.session)
+            if self._sign_on is not None:
+                self._sign_on.release()
 
-    def _cookie(self) -> str | None:
+    def cookie(self) -> str | None:
         """The value of `Set-Cookie`, or None: the browser has the right one, or none is due."""
         session, ticket, settings = self.session, self._ticket, self._front.cookie
         if session.unknown or ticket.without:

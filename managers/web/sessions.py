@@ -60,4 +60,7 @@ class Sessions:
         return found
 
     async def _open(self, ticket: Ticket, origin: Origin, path: str) -> Visit:
-        return self.front.admit(ticket, await opened(self.front, ticket, origin), path, origin)
+        visit = self.front.admit(ticket, await opened(self.front, ticket, origin), path, origin)
+        if visit.wanted is not None:
+            visit.sign_on(await opened(*visit.wanted, origin))
+        return visit

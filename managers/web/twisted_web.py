@@ -126,10 +126,19 @@ class SessionRequest(server.Request):
         return reason
 
     def _opened(self, session: Any, ticket: Ticket, front: Front, origin: Origin) -> None:
-        self._visit = front.admit(ticket, session, self.path.decode("latin-1"), origin)
+        visit = self._visit = front.admit(ticket, session, self.path.decode("latin-1"), origin)
         self.caterwaul_session = session
+        if visit.wanted is None:
+            self._begin(visit)
+        else:
+            shared, login = visit.wanted
+            shared.manager.open_deferred(login.id, login.token).addCallback(visit.sign_on).addCallback(lambda _: self._begin(visit)).addErrback(
+                self._not_opened
+            )
+
+    def _begin(self, visit: Visit) -> None:
         if self._disconnected:
-            self._visit.release()
+            visit.release()
         else:
             super().process()
 
@@ -153,11 +162,14 @@ class SessionRequest(server.Request):
         before = [(name, value) for name in ("Vary", "Cache-Control") for value in headers.getRawHeaders(name, ())]
         for name, _ in before:
             headers.removeHeader(name)
+        cookies = []
         for name, value in visit.headers(before):
-            if name == "Set-Cookie":  # Twisted puts `cookies` in place of the header, so all of them go there
-                self.cookies = [*headers.getRawHeaders(b"Set-Cookie", ()), *self.cookies, value.encode("ascii")]
+            if name == "Set-Cookie":
+                cookies.append(value.encode("ascii"))
             else:
                 headers.addRawHeader(name, value)
+        if cookies:  # Twisted puts `cookies` in place of the header, so all of them go there
+            self.cookies = [*headers.getRawHeaders(b"Set-Cookie", ()), *self.cookies, *cookies]
         self._hold(receipt)
 
     def _hold(self, receipt: Receipt | None) -> None:

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from ..base import SessionManager
 from ..receipts import Receipt
 from ..session import Session
+from ..summaries import LoginHere
 from ..throttle import Origin
 from .cookies import Ticket
 from .policy import Front
 
-__all__ = ["confirmed", "heard", "opened"]
+__all__ = ["confirmed", "heard", "log_in", "opened"]
 
 T = TypeVar("T")
 
@@ -41,6 +43,17 @@ async def confirmed(receipt: Receipt | None) -> None:
     if receipt is not None and receipt.needs_wait:
         await heard(lambda give: receipt.when_final(lambda: give(None)), _CONFIRMED_S, lambda: None)
         receipt.wait()  # it is final: raises or returns
+
+
+async def log_in(manager: SessionManager, session: Session, principal: str, **about: str) -> None:
+    """`session.login` without blocking the loop, where other nodes may have to be asked first (`principal_sessions_policy = "refuse"`). Raises what that raises."""
+
+    def begin(give: Callable[[list[LoginHere]], None]) -> None:
+        if not manager.users.login_soon(principal, give):
+            give([])
+
+    found: list[LoginHere] = await heard(begin, manager.settings.ack_timeout_s + 1.0, list)
+    manager.users.login(session, found, principal, **about)
 
 
 async def heard(

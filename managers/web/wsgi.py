@@ -15,8 +15,9 @@ from typing import Any
 
 from ..base import SessionManager
 from ..errors import SessionUnavailable
+from ..session import Session
 from ..throttle import Origin
-from .cookies import CookieSettings
+from .cookies import CookieSettings, Ticket
 from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
 
 __all__ = ["SessionMiddleware", "open_visit"]
@@ -61,10 +62,15 @@ def open_visit(front: Front, environ: dict[str, Any]) -> Visit:
     """The request begins: its session, opened. Waits if other nodes have to be asked."""
     path, origin = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin_of(environ)
     ticket = front.ticket((environ.get("HTTP_COOKIE", ""),), path, lambda: environ.get("HTTP_USER_AGENT", ""))
+    visit = front.admit(ticket, _opened(front, ticket, origin), path, origin)
+    if visit.wanted is not None:
+        visit.sign_on(_opened(*visit.wanted, origin))
+    return visit
+
+
+def _opened(front: Front, ticket: Ticket, origin: Origin) -> Session:
     session = front.local(ticket, origin)
-    if session is None:
-        session = front.manager.open(ticket.id, ticket.token)
-    return front.admit(ticket, session, path, origin)
+    return front.manager.open(ticket.id, ticket.token) if session is None else session
 
 
 def origin_of(environ: dict[str, Any]) -> Origin:

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred
 
 from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.session import Session, key_of
-from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.settings import SSO, ManagerSettings, SsoSettings
+from caterwaul.managers.web.single import SingleSignOn, SsoCookieSettings
 
 from ..doubles import Net
 
@@ -20,8 +21,8 @@ from ..doubles import Net
 class DeltaWorld:
     """`node1` and `node2`, in sync after each request unless links are held."""
 
-    def __init__(self, settings: ManagerSettings | None = None) -> None:
-        self.net = Net(2, settings)
+    def __init__(self, settings: ManagerSettings | None = None, epochs: bool = False) -> None:
+        self.net = Net(2, settings, epochs=epochs)
         self.unknown: set[str] = set()
         self.remote: set[str] = set()
         self._touches: Counter[bytes] = Counter()
@@ -86,6 +87,7 @@ class DeltaNode:
         self.settings = manager.settings
         self.types = manager.types
         self.throttle = manager.throttle
+        self.single = manager.single
         self.open_now: list[Session] = []
         self.receipts: list[Watched] = []
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
@@ -145,6 +147,54 @@ class DeltaNode:
         self.world.carry()
 
 
+class SharedWorld(DeltaWorld):
+    """Two applications that share their logins."""
+
+    def __init__(self) -> None:
+        chosen = ManagerSettings(sso="main")
+        super().__init__(chosen, epochs=True)
+        self.applications = {"shop": self.net.managers, "blog": self.net.add("blog", chosen)}
+        self.logins = self.net.add(f"{SSO}main", SsoSettings().for_manager())
+        self.cookie = SsoCookieSettings(name="__Secure-sso", domain="example.org")
+        self.reauthenticates: set[str] = set()
+
+    def node(self, name: str = "node1", application: str = "shop") -> DeltaNode:
+        number = next(number for number, m in enumerate(self.net.members) if m.name == name)
+        node = DeltaNode(self, self.applications[application][number])
+        logins: Any = SharedLogins(node, self.logins[number])
+        node.single = SingleSignOn(logins, self.cookie, application in self.reauthenticates)
+        return node
+
+    @property
+    def entries_in_use(self) -> int:
+        return sum(len(manager._core.in_use) for manager in self.logins)
+
+
+class SharedLogins:
+    """What holds them, with receipts that the application's node shows."""
+
+    def __init__(self, node: DeltaNode, manager: Any) -> None:
+        self.node = node
+        self.manager = manager
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.manager, name)
+
+    @property
+    def users(self) -> SharedLogins:
+        return self
+
+    def end_shared(self, tag: bytes) -> Watched:
+        return self._watched(self.manager.users.end_shared(tag))
+
+    def commit(self, *arguments: Any) -> Watched:
+        return self._watched(self.manager.commit(*arguments))
+
+    def _watched(self, receipt: Any) -> Watched:
+        self.node.receipts.append(Watched(self.node.world, receipt))
+        return self.node.receipts[-1]
+
+
 class Watched:
     """A receipt; the other member hears of the commit when somebody waits."""
 
@@ -170,6 +220,10 @@ class Watched:
     def when_final(self, callback: Callable[[], None]) -> None:
         self.waiting.append(None)
         self.receipt.when_final(callback)
+
+    @property
+    def satisfied(self) -> bool:
+        return bool(self.receipt.satisfied)
 
     def confirm(self) -> None:
         self.world.carry()

@@ -65,6 +65,7 @@ class Node:
         self.lookups: list[tuple[Deferred[Session], str]] = []
         self.commits = 0
         self.throttle = Throttle(self.settings, lambda: 0.0)
+        self.single = None
 
     def unknown(self) -> Session:
         session = Session(self.world, None, unknown=True)

@@ -211,7 +211,125 @@ class RoamingContract(Driven):
         assert roaming.contents(cookie[:ID_LENGTH]) == {"n": 1, "late": True}
 
 
-class FrontContract(Driven):
+def log_in(who: str) -> Handler:
+    """As the framework has it: Django says who when it has given the session a new id."""
+
+    def login(session: Any) -> Page:
+        if hasattr(session, "login"):
+            session.login(who)
+        else:
+            cycle(session)
+            session.principal = who
+        return Page()
+
+    return login
+
+
+def log_out(session: Any) -> Page:
+    end(session)
+    return Page()
+
+
+def who(session: Any) -> Page:
+    return Page(f"{session.principal} {session.signed_on}".encode())
+
+
+class Browser:
+    """With the cookies of two applications on two hosts of one domain, and that of the logins they share."""
+
+    def __init__(self, front: Driven, world: Any) -> None:
+        self.front = front
+        self.world = world
+        self.jars: dict[str, dict[str, str]] = {"shop": {}, "blog": {}, "domain": {}}
+        self.answer: Answer | None = None
+
+    def get(self, application: str, node: str, handler: Handler, **more: Any) -> str:
+        jar, domain = self.jars[application], self.jars["domain"]
+        cookies = "; ".join(f"{name}={value}" for name, value in (jar | domain).items())
+        at = self.world.node(node, application)
+        self.answer = answer = self.front.drive(Call(at, handler, **{"cookies": [cookies] if cookies else [], **more}))
+        assert at.open_now == [], "the request is over, so its session is released"
+        assert self.world.entries_in_use == 0
+        for value in answer.all("Set-Cookie"):
+            name, _, rest = value.partition("=")
+            kept = domain if name == "__Secure-sso" else jar
+            said, _, attributes = rest.partition(";")
+            assert ("domain=example.org" in attributes.lower()) == (name == "__Secure-sso")
+            kept.pop(name, None) if "max-age=0" in attributes.lower() else kept.__setitem__(name, said)
+        assert answer.status == 200
+        return answer.body.decode()
+
+
+class SharedContract(Driven):
+    """Single sign-on: `shared` is a world of two applications, shop and blog, on two nodes."""
+
+    def test_who_logs_in_to_one_application_is_logged_in_to_the_other_and_out_of_both(self, shared: Any) -> None:
+        browser, other = Browser(self, shared), Browser(self, shared)
+        other.get("shop", "node1", log_in("bob"))
+        browser.get("shop", "node1", log_in("ann"))
+        assert browser.get("blog", "node2", who) == browser.get("shop", "node2", who) == "ann None"
+        assert browser.get("blog", "node1", who) == "ann None"
+        stolen = {name: dict(jar) for name, jar in browser.jars.items()}
+        browser.get("blog", "node2", log_out)
+        assert browser.jars == {"shop": stolen["shop"], "blog": {}, "domain": {}}
+        browser.jars = stolen
+        for application, node in (("shop", "node1"), ("shop", "node2"), ("blog", "node1"), ("blog", "node2")):
+            assert browser.get(application, node, who) == "None None"
+            assert other.get(application, node, who) == "bob None"
+
+    def test_a_page_that_does_not_ask_who_is_there_begins_no_session(self, shared: Any) -> None:
+        browser = Browser(self, shared)
+        browser.get("shop", "node1", log_in("ann"))
+        browser.get("blog", "node1", ignore)
+        assert browser.answer is not None
+        assert browser.answer.all("Set-Cookie") == browser.answer.all("Cache-Control") == []
+        browser.get("blog", "node1", log_out)
+        assert browser.get("shop", "node2", who) == "None None", "the logout of one who was not seen yet counts"
+
+    def test_a_session_that_is_there_gets_a_new_id_with_the_login_of_another_application(self, shared: Any) -> None:
+        browser = Browser(self, shared)
+        browser.get("blog", "node1", count)
+        planted = dict(browser.jars["blog"])
+        browser.get("shop", "node1", log_in("ann"))
+        assert browser.get("blog", "node1", lambda session: Page(f"{session.principal} {session['n']}".encode())) == "ann 1"
+        assert browser.jars["blog"] != planted
+        stranger = Browser(self, shared)
+        stranger.jars["blog"] = planted
+        assert stranger.get("blog", "node1", who) == "None None"
+
+    def test_a_login_as_somebody_else_is_a_logout_before(self, shared: Any) -> None:
+        browser = Browser(self, shared)
+        browser.get("shop", "node1", log_in("ann"))
+        browser.get("blog", "node1", who)
+        before = dict(browser.jars["domain"])
+        browser.get("shop", "node2", log_in("bob"))
+        assert browser.jars["domain"] != before
+        assert browser.get("blog", "node1", who) == browser.get("shop", "node1", who) == "bob None"
+        browser.jars["domain"], browser.jars["blog"] = before, {}
+        assert browser.get("blog", "node2", who) == "None None"
+
+    def test_an_application_may_ask_for_the_password_again(self, shared: Any) -> None:
+        shared.reauthenticates = {"blog"}
+        browser = Browser(self, shared)
+        browser.get("shop", "node1", log_in("ann"))
+        assert browser.get("blog", "node1", who) == "None ann"
+        before = dict(browser.jars["domain"])
+        browser.get("blog", "node1", log_in("ann"))
+        assert browser.jars["domain"] != before, "the id of what is shared changes with the login, and its login goes on"
+        assert browser.get("shop", "node2", who) == browser.get("blog", "node2", who) == "ann None"
+        browser.get("blog", "node1", log_out)
+        assert browser.get("shop", "node2", who) == "None None"
+
+    @pytest.mark.parametrize("shown", ["A" * ID_LENGTH, "short", ""])
+    def test_a_made_up_login_is_nobodys(self, shared: Any, shown: str) -> None:
+        browser = Browser(self, shared)
+        browser.jars["domain"] = {"__Secure-sso": shown}
+        assert browser.get("blog", "node1", who) == "None None"
+        browser.get("blog", "node1", log_in("ann"))
+        assert shown not in browser.jars["domain"].values()
+
+
+class FrontContract(SharedContract):
     """For every manager."""
 
     saves_error_pages = True  #: an error page that the application made is an answer like any other

@@ -38,7 +38,7 @@ from caterwaul.managers.web.wsgi import SessionMiddleware
 pytest.register_assert_rewrite("tests.contract.fronts")
 
 from .. import django_project  # noqa: F401, E402  (its settings)
-from .delta_world import DeltaWorld  # noqa: E402
+from .delta_world import DeltaWorld, SharedWorld  # noqa: E402
 from .double import World  # noqa: E402
 from .fronts import Answer, Call, FrontContract, RoamingContract, count, ignore, look, together  # noqa: E402
 
@@ -54,6 +54,11 @@ def world(request: Any) -> Any:
 @pytest.fixture
 def roaming() -> Any:
     return DeltaWorld(ManagerSettings(read_your_writes="cluster"))
+
+
+@pytest.fixture
+def shared() -> Any:
+    return SharedWorld()
 
 
 def parse(raw: bytes, commits_at_head: int) -> Answer:

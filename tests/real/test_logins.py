@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from pathlib import Path
@@ -50,6 +51,30 @@ def test_a_principal_has_so_many_sessions_on_all_nodes_together(manager: dict[st
         at_once = [nodes[number % 4].do("login", principal="bob") for number in range(6)]
         until(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, what="two of those that logged in at the same time stay")
         holds(lambda: sum(any(lives(nodes, one)) for one in at_once) == 2, 1.0)
+
+
+@pytest.mark.parametrize("manager", MANAGERS, ids=lambda manager: manager["type"])
+def test_a_login_too_many_is_refused_on_every_node(manager: dict[str, Any]) -> None:
+    with Cluster(manager={**manager, "principal_sessions_max": 1, "principal_sessions_policy": "refuse"}) as cluster:
+        nodes = cluster.grow("abcd")
+        first = nodes[0].do("login", principal="alice")
+        for node in nodes:
+            with pytest.raises(AssertionError, match="LoginRefused"):
+                node.do("login", principal="alice")
+        (login,) = nodes[2].do("sessions_of", principal="alice")["sessions"]
+        assert lives(nodes, first) == [True] * 4
+        assert nodes[1].do("end_session", key=login["key"])
+        second = nodes[3].do("login", principal="alice")
+        assert lives(nodes, second) == [True] * 4
+        for node in nodes:
+            node.tell("login", principal="bob")
+        at_once = []
+        for node in nodes:
+            with contextlib.suppress(AssertionError):
+                at_once.append(node.answer())
+        assert at_once, "those that ask at the same moment may all succeed"
+        until(lambda: sum(any(lives(nodes, one)) for one in at_once) == 1, what="one of them stays")
+        holds(lambda: sum(any(lives(nodes, one)) for one in at_once) == 1, 1.0)
 
 
 def asked(*arguments: str) -> tuple[int, Any]:
