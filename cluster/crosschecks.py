@@ -77,7 +77,10 @@ def check_security(security: SecuritySettings, node: NodeSettings, membership: M
         problems.add("membership.allowed_networks", f"does not hold node.host {node.host}, so no other node would dial it")
 
 
-def check_drain(node: NodeSettings, problems: Problems) -> None:
+def check_drain(node: NodeSettings, managers: Mapping[str, ManagerSettings], problems: Problems) -> None:
+    for name, manager in managers.items():
+        if node.drain_on_term and manager.expire_on_shutdown:
+            problems.add(f"managers.{name}.expire_on_shutdown", "is set, and node.drain_on_term hands over what this would end; choose")
     if node.drain_on_term and node.drain_notice_s >= node.drain_timeout_s:
         problems.add(
             "node.drain_notice_s", f"{node.drain_notice_s:g} is not shorter than drain_timeout_s ({node.drain_timeout_s:g}), so no drain would end in time"

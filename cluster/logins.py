@@ -78,11 +78,12 @@ class LoginDesk:
         return False
 
     def _asked_for(self, name: str, whose: bytes) -> Deferred[list[LoginHere]]:
-        """What members hold that answer soon, for a login that is to be refused where there are too many; the youngest first. Nobody waits for one that did not answer before."""
+        """What members lead that answer soon, for a login that is to be refused where there are too many; the youngest first. Nobody waits for one that did not answer before,
+        and a copy that was left behind somewhere, which may have ended, does not count."""
         manager = self._managers[name]
         members = [member for member in self._taking_part(name) if member.uid == self._channel.me.uid or not self._channel.is_degraded(member.uid)]
         found = ensureDeferred(self._ask_all(name, [whose], members, manager.settings.ack_timeout_s))
-        return found.addCallback(lambda answers: [login for login, _ in _best(answers[0])])
+        return found.addCallback(lambda answers: [login for login, _ in _best(answers[0]) if login.leads])
 
     # -- the limit
 
@@ -128,10 +129,12 @@ class LoginDesk:
             await deferLater(self._clock, _AGAIN_S)  # one may have been taken over by another member meanwhile
 
     async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[LoginHere, Member]]:
-        """(session that is too many, who leads it)."""
+        """(session that is too many, who leads it). Only logins with a number are counted: who gets its own last sees all others', and since numbers do not change, nobody
+        ends the one that is to stay; two who judged each other before that could end both."""
         by_principal: dict[bytes, list[tuple[LoginHere, Member]]] = {}
         for login, member in await self._ask_all_best(name, whose):
-            by_principal.setdefault(login.whose, []).append((login, member))
+            if login.number < YOUNGEST:
+                by_principal.setdefault(login.whose, []).append((login, member))
         settings = self._managers[name].settings
         order = -1 if settings.principal_sessions_policy == "refuse" else 1  # who was there first stays
         return [one for logins in by_principal.values() for one in logins[::order][settings.principal_sessions_max :]]

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from ..managers.backup import BackupManager
@@ -40,6 +41,7 @@ from ..membership.view import View, ViewChanged
 from .admin import AdminService
 from .admin_socket import socket_path
 from .administration import Administration
+from .audit import AuditLog
 from .channel import GroupChannel
 from .draining import SERVING, Drain
 from .logins import LoginDesk
@@ -57,6 +59,7 @@ _log = Logger()
 _KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager}
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
 _DELIVER_S = 2.0  # at a stop: time for what is still in the outboxes
+_ENDED_AT_ONCE = 1000
 _END_OF_DATA = 255  # an operation that managers skip
 
 
@@ -73,6 +76,7 @@ class Node:
         self.maps: dict[str, ReplicatedMap] = {}
         self.engines: dict[str, SessionManager] = {}  #: managers, and those underneath maps and epochs
         self.logins: LoginDesk | None = None  #: from the start on
+        self.audits: dict[str, AuditLog] = {}
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
@@ -193,6 +197,7 @@ class Node:
             self._start_engine(f"{SSO}{name}", logins.for_manager(), epochs)
         for name, chosen in settings.managers.items():
             self.managers[name] = manager = self._start_engine(name, chosen, epochs)
+            self.audits[name] = AuditLog(manager, self.name)
             if chosen.sso:
                 manager.single = SingleSignOn(self.engines[f"{SSO}{chosen.sso}"], settings.sso_cookies[chosen.sso], chosen.sso_reauthenticate)
         for name, shared in settings.maps.items():
@@ -267,6 +272,7 @@ class Node:
         parts: list[Callable[[], Any]] = [] if self.drain is None else [self.drain.stop]
         if self._web is not None:
             parts.append(self._web.stop)
+        parts.append(self._end_led)
         parts += [self.engines[name].flush for name in sorted(self.engines)]
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
@@ -278,6 +284,7 @@ class Node:
             parts.append(self.channel.stop)
         if self._admin is not None:
             parts.append(self._admin.stop)
+        parts += [audit.stop for audit in self.audits.values()]
         for stop in parts:
             try:
                 ended = stop()
@@ -285,6 +292,15 @@ class Node:
                     await ended
             except Exception:  # whatever one part runs into, the others have to be stopped
                 _log.failure("a part of the node did not stop cleanly")
+
+    async def _end_led(self) -> None:
+        """End what this node leads, where its manager says so; in pieces, so that others hear meanwhile that it is there."""
+        for manager in self.managers.values():
+            led = manager.users.led() if manager.settings.expire_on_shutdown else []
+            for at, key in enumerate(led):
+                manager.end(key, "shutdown")
+                if at % _ENDED_AT_ONCE == _ENDED_AT_ONCE - 1:
+                    await deferLater(self._reactor, 0.0)
 
     def _deliver(self) -> Deferred[None]:
         """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""
@@ -362,6 +378,7 @@ class Node:
             "security": self.security.statistics() if self.security is not None else {},
             "admin": self._admin.statistics() if self._admin is not None else {},
             "managers": {name: engine.statistics() for name, engine in sorted(self.engines.items())},
+            "audit": {name: audit.statistics() for name, audit in sorted(self.audits.items())},
         }
 
 

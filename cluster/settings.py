@@ -181,7 +181,7 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
     check_sso(settings.sso, settings.sso_cookies, settings.managers, settings.cookies, problems)
-    check_drain(settings.node, problems)
+    check_drain(settings.node, settings.managers, problems)
     check_maps(settings.maps, settings.channel, problems)
     problems.raise_if_any()
     return settings

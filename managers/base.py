@@ -23,6 +23,7 @@ from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .committing import Committing
 from .core import SessionCore
+from .entry import Audited
 from .expiry import SharedEnded
 from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners
@@ -90,10 +91,11 @@ class SessionManager:
         self._transients = Transients(settings)
         self._made: Callable[..., Session]
         #: Who is logged in.
-        self.users = Users(name, self._core, channel, self._lock, self._committing, epochs, lambda *parts: self._made(*parts), self._rearm)
+        self.users = Users(name, self._core, channel, self._lock, self._committing, epochs, lambda *parts: self._made(*parts), self._attend)
         self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self.users.stamp)
         self.end_all = self.users.end_all
         self.login_deferred = self.users.login_deferred
+        self.on_audit: Callable[[Audited], object] | None = None  #: hears what befalls logins, in the reactor's thread; applications `listen`
         #: The shared logins that its applications take part in (`web/single.py`'s `SingleSignOn`); None: none. The node sets it.
         self.single: Any = None
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
@@ -197,6 +199,10 @@ class SessionManager:
         with self._lock:
             events, self._core.replica.events = self._core.replica.events, []
         self._transients.ended(events)
+        if self.on_audit is not None:
+            for event in events:
+                if type(event) is Audited:
+                    self.on_audit(event)
         if self._listeners:
             for event in events:
                 self._listeners.tell(event, self._core.placement)

@@ -16,7 +16,7 @@ from typing import Literal
 from ..membership.channel import Channel, Message, Waiter, fail
 from .changes import batch_prefix, encode_delta
 from .core import SessionCore
-from .entry import Entry
+from .entry import Audited, Entry
 from .errors import SessionRefused, SessionUnknown
 from .heads import ID_CHANGED, INVALIDATED, live_head
 from .listeners import AttributeChanged, Listeners, LoggedIn
@@ -24,7 +24,9 @@ from .lock import PoliteLock
 from .messages import DELTAS
 from .outbox import ManagerOutbox
 from .placement import Groups, Uids
+from .principals import read_login
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
+from .record import LOGIN, PRINCIPAL
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
@@ -171,6 +173,8 @@ class Committing:
             record = replica.record(key, entry) if entry is not None else None
             session.settle(changes, record.registers if record is not None else {}, replica.departed.next_version(key, record))
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
+        if session.logged_in or (PRINCIPAL in changes and changes[PRINCIPAL] is None):
+            self._audit(key, changes, session)
         author, counter, previous, seen, created = replica.commit(key, changes, now_ms, session.created_ms, named)
         session.committed(changes, (counter, author))
         if secret is not None:
@@ -198,6 +202,14 @@ class Committing:
                 replica.events.append(LoggedIn(key, session.principal or ""))  # type: ignore[arg-type]
         session.logged_in = False
         self.commits += 1
+
+    def _audit(self, key: bytes, changes: dict[str, bytes | None], session: Session) -> None:
+        """Somebody has logged in, or out of a session that goes on."""
+        if session.logged_in:
+            by, principal = "shared" if session.is_shared else "", (session.hidden(PRINCIPAL) or b"").decode("utf-8", "replace")
+            self._core.replica.events.append(Audited("login", key, principal, read_login(session.hidden(LOGIN)).about, by, session.origin))
+        elif (who := self._core.logins.who(key)) is not None:
+            self._core.replica.events.append(Audited("logout", key, *who, origin=session.origin))
 
     def _secret(self, key: bytes, entry: Entry | None, changes: dict[str, bytes | None]) -> bytes:
         """The secret of the session's tokens, which its first commit makes; a new id takes over that of the old one."""
@@ -260,7 +272,9 @@ class Committing:
                     changes, record.registers, replica.departed.next_version(ended_key, record), replica.departed.next_version(session.key, None)
                 )
             named = placement.appoint(session.key)
-            waiting = self._end(ended_key, state, placement.others(session.key, named) if contents else None)
+            what, became = ("logout", b"") if state == INVALIDATED else ("id changed", session.key)
+            told = Audited(what, ended_key, "", origin=session.origin, became=became)
+            waiting = self._end(ended_key, state, told, placement.others(session.key, named) if contents else None)
             if waiting is None:
                 self.dropped += 1
                 session.dropped()
@@ -276,10 +290,11 @@ class Committing:
             self._depart(waiting, True)
         return waiting
 
-    def end(self, key: bytes) -> Receipt:
-        """Invalidate the session of this key, held here, for good. Never blocks; not `satisfied` when there is none that lives, or not all confirmed that could."""
+    def end(self, key: bytes, by: str = "administrator") -> Receipt:
+        """Invalidate the session of this key, held here, for good. Never blocks; not `satisfied` when there is none that lives, or not all confirmed that could.
+        `by`: what is said of it to who is told (`Audited`)."""
         with self._lock:
-            waiting = self._end(key, INVALIDATED)
+            waiting = self._end(key, INVALIDATED, Audited("ended", key, "", by=by))
             if waiting is None:
                 return DROPPED
             first = self.outbox.arm()
@@ -287,11 +302,14 @@ class Committing:
             self._depart(waiting, True)
         return waiting
 
-    def _end(self, key: bytes, state: int, copied: Groups | None = None) -> Waiting | None:
-        """The head says so, to all who must know; `copied`: who gets what a new id holds, where there is one. None: there is no such session."""
+    def _end(self, key: bytes, state: int, audited: Audited, copied: Groups | None = None) -> Waiting | None:
+        """The head says so, to all who must know; `audited` is told if somebody was logged in; `copied`: who gets what a new id holds, where there is one. None: there is no such session."""
+        who = self._core.logins.who(key)
         head = self._core.replica.end(key, state, self._channel.now_ms())
         if head is None:
             return None
+        if who is not None:
+            self._core.replica.events.append(audited._replace(principal=who[0], about=who[1]))
         told = self._core.placement.heads(key, head.primary)
         waiting = self._ending(told, copied or ())
         self.outbox.put_head(told, key, head, waiting.ear)

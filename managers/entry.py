@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from .heads import LIVE, Head
 from .record import Record, Touches, last_access
 
-__all__ = ["TOMBSTONE_BYTES", "Changed", "Created", "Destroyed", "Entry", "Outcome", "is_whole"]
+__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Entry", "Outcome", "is_whole"]
 
 # What it takes of memory besides its packed record, measured on CPython 3.11 with 100,000 of each (`make bench`, row memory).
 _SESSION_BYTES = 650
@@ -72,6 +73,22 @@ class Destroyed(NamedTuple):
     key: bytes
     entry: Entry
     head: Head
+
+
+class Audited(NamedTuple):
+    """What befell a login. Told where it was done, once where there is no fault.
+
+    `what`: `login`, `logout`, `expired`, `ended`, `id changed`, `refused`. `by`: who or what ended it: `administrator`, `limit`, `end_all`, `shared logout`, `shutdown`;
+    of a `login`: `shared` for one that another application made. `about`: what the login said. `origin`: of the request, its connection's address and its `X-Forwarded-For`.
+    """
+
+    what: str
+    key: bytes  #: 16 bytes, the hash of the session's id; empty where there is none
+    principal: str
+    about: Mapping[str, str] = {}
+    by: str = ""
+    origin: tuple[str, str] = ("", "")
+    became: bytes = b""  #: the key that goes with a new id
 
 
 class Outcome:

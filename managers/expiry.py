@@ -16,7 +16,7 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..membership.effects import Effect, Send
-from .entry import Entry
+from .entry import Audited, Entry
 from .heads import EXPIRED, INVALIDATED, LIVE, Head
 from .messages import Speaker
 from .placement import Placement, partition_of
@@ -151,8 +151,9 @@ class Expiry:
             asked.add(entry.head.primary)
         if is_out:
             self._logins.ended += 1
-            tag = None if self._logins.is_out(key, entry) else self._logins.tag(key)  # of one session too many
-            return [*self._end(key, INVALIDATED, now_ms), *([] if tag is None else [SharedEnded(tag)])]
+            by = self._logins.ender(key, entry)
+            tag = self._logins.tag(key) if by == "limit" else None
+            return [*self._end(key, INVALIDATED, now_ms, "ended", by), *([] if tag is None else [SharedEnded(tag)])]
         if by_age or not asked:
             self.expired += 1
             return self._end(key, EXPIRED, now_ms)
@@ -162,9 +163,14 @@ class Expiry:
             questions.setdefault(uid, []).append(key)
         return []
 
-    def _end(self, key: bytes, state: int, now_ms: int) -> list[Effect]:
+    def _end(self, key: bytes, state: int, now_ms: int, what: str = "expired", by: str = "") -> list[Effect]:
+        who = self._logins.who(key)
         head = self._replica.end(key, state, now_ms)
-        return [] if head is None else [Ended(key, head)]
+        if head is None:
+            return []
+        if who is not None:
+            self._replica.events.append(Audited(what, key, *who, by))
+        return [Ended(key, head)]
 
     def asked_for(self, keys: list[bytes]) -> list[tuple[bytes, Touches, bool]]:
         """What we know of the last use of these sessions: (key, touches, in use)."""

@@ -28,15 +28,17 @@ class Offer(NamedTuple):
 class Identity:
     """What it uses of the session is that one's. Not for two threads at a time."""
 
-    __slots__ = ("accessed", "admitted", "logged_in", "offered")
+    __slots__ = ("accessed", "admitted", "is_shared", "logged_in", "offered", "origin")
 
     accessed: bool
     admitted: str | None  #: of this principal the other members have been asked whether there is room for one more session
     logged_in: bool  #: by this request, and not committed yet
+    is_shared: bool  #: the login that this request makes is one that another application has made
     offered: Offer | None
+    origin: tuple[str, str]  #: of the request, see `Audited`; the front says it
     _entropy: Callable[[int], bytes]
     _frozen: bool
-    _stamp: Callable[[str, Mapping[str, str], bytes, bool], tuple[bytes, bytes]] | None
+    _stamp: Callable[[str, Mapping[str, str], bytes, bool, tuple[str, str] | None], tuple[bytes, bytes]] | None
     key: bytes
 
     @property
@@ -93,12 +95,12 @@ class Identity:
         self._check_writable()
         login = number = None
         if name is not None and self._stamp is not None:
-            login, number = self._stamp(name, about, self.key, asks and name != self.admitted)
+            login, number = self._stamp(name, about, self.key, asks and name != self.admitted, self.origin if asks else None)
         self.offered = self.admitted = None
         for register, value in ((PRINCIPAL, None if name is None else name.encode()), (LOGIN, login), (LOGIN_NUMBER, number), (SIGNED_ON, tag)):
             if value != self._current(register):
                 self._put(register, value)
-        self.logged_in = name is not None
+        self.logged_in, self.is_shared = name is not None, not asks
 
     # -- of the session
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from .entry import Changed, Created, Destroyed
+from .entry import Audited, Changed, Created, Destroyed
 from .errors import ValueDamaged
 from .heads import REASONS
 from .placement import Placement
 from .record import PRINCIPAL, Clash, Record
 from .values import ValueTypes
 
-__all__ = ["AttributeChanged", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed"]
+__all__ = ["AttributeChanged", "Audited", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed"]
 
 _log = Logger()
 
@@ -74,7 +74,7 @@ class Conflict:
     lost_by: bytes
 
 
-Event = SessionCreated | SessionDestroyed | AttributeChanged | LoggedIn | Conflict
+Event = SessionCreated | SessionDestroyed | AttributeChanged | Audited | LoggedIn | Conflict
 
 
 class Listeners:
@@ -92,7 +92,7 @@ class Listeners:
     def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
         self._listeners = [*self._listeners, (kind, callback, replicas)]
 
-    def tell(self, happened: Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash, placement: Placement) -> None:
+    def tell(self, happened: Audited | Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash, placement: Placement) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
         if isinstance(happened, Destroyed):
             head = happened.head

@@ -185,6 +185,17 @@ class Logins:
         register = self._register(key, LOGIN)
         return Login() if register is None else read_login(register[2])
 
+    def who(self, key: bytes) -> tuple[str, Mapping[str, str]] | None:
+        """(principal, what was said of the login) of a session that is held here; None: nobody is logged in."""
+        register = self._register(key, PRINCIPAL) if (entry := self._replica.get(key)) is not None and entry.principal is not None else None
+        return None if register is None or register[2] is None else (register[2].decode("utf-8", "replace"), self.login(key).about)
+
+    def ender(self, key: bytes, entry: Entry) -> str:
+        """What has ended a login that is over, see `Audited`."""
+        if not self.is_out(key, entry):
+            return "limit"
+        return "shared logout" if self._tags.get(key) in self._epochs else "end_all"
+
     def number(self, key: bytes) -> int:
         """Of the login of a session that is held here: younger ones have higher numbers."""
         register = self._register(key, LOGIN_NUMBER)

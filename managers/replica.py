@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from .departed import Departed
-from .entry import Changed, Created, Destroyed, Entry, Outcome, is_whole
+from .entry import Audited, Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
 from .record import IDLE_LIMIT, PRINCIPAL, Clash, Record, Touches, clashes, merge_touches, touched
@@ -35,7 +35,7 @@ class Replica:
         self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
         self.live = self.tombstones = 0
         self.bytes = 0  #: what all of it takes, about (`budget.py`)
-        self.events: list[Changed | Created | Destroyed | Clash] = []
+        self.events: list[Audited | Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
         self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
         self.on_gone: Callable[[bytes, Entry], object] = lambda key, entry: None  #: called before a live session, or its record, leaves this member

@@ -58,7 +58,7 @@ class Session(Identity, MutableMapping[str, Any]):
         created_ms: int = 0,
         size: int = 0,
         unknown: bool = False,
-        stamp: Callable[[str, Mapping[str, str], bytes, bool], tuple[bytes, bytes]] | None = None,
+        stamp: Callable[[str, Mapping[str, str], bytes, bool, tuple[str, str] | None], tuple[bytes, bytes]] | None = None,
     ) -> None:
         self._settings = settings
         self._stamp = stamp  # what the login of a principal is to say, see `users.py`
@@ -84,6 +84,8 @@ class Session(Identity, MutableMapping[str, Any]):
         self.logged_in = False
         self.offered = None
         self.admitted = None
+        self.is_shared = False
+        self.origin = ("", "")
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
         self.stale = False  #: commits are missing here that this browser has made (`read_your_writes`), or that this member has shown before, and nobody who could be asked has them
         self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`

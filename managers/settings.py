@@ -114,6 +114,16 @@ class ManagerSettings:
         "where not every node holds every session, it first asks the others, for `ack_timeout_s` at most. The same on all nodes.",
         choices=("oldest", "refuse"),
     )
+    audit_log: str = knob(
+        "",
+        "File to which each login, its end and each refusal is added, as a line of JSON: who, when, on which node, from which address, and why. Made with mode 0600; opened anew when it "
+        "has been renamed. Without it too they are events of Twisted's log, in the namespace `caterwaul.audit`. Empty: no file.",
+    )
+    expire_on_shutdown: bool = knob(
+        False,
+        "A node that stops in good order ends the sessions of which it is the primary, everywhere; without it the others have them. Not what crashes leave behind. "
+        "About 30 microseconds each.",
+    )
     sso: str = knob(
         "",
         "Name of a table `[sso.NAME]`: this application shares its logins with all others of that name. Who logs in to one is logged in to all, and who logs out of one is logged out "

@@ -19,7 +19,9 @@ from ..membership.channel import Channel
 from ..membership.errors import LocalError
 from .committing import Committing
 from .core import SessionCore
+from .entry import Audited
 from .errors import LoginRefused, SessionError
+from .heads import LIVE
 from .lock import PoliteLock
 from .principals import EPOCHS, YOUNGEST, Epoch, number_bytes
 from .receipts import DONE, DROPPED, Joined, Receipt
@@ -48,7 +50,7 @@ class EpochBook(Protocol):
 
 
 class Users:
-    """`made` builds a session (arguments after `entropy`); `rearm` has the manager's timer look at its deadlines again (reactor's thread)."""
+    """`made` builds a session (arguments after `entropy`); `attend` is run in the reactor's thread after events or a new deadline."""
 
     def __init__(
         self,
@@ -59,7 +61,7 @@ class Users:
         committing: Committing,
         epochs: EpochBook | None,
         made: Callable[..., Session],
-        rearm: Callable[[], None],
+        attend: Callable[[], None],
     ) -> None:
         self._name = name
         self._core = core
@@ -68,7 +70,7 @@ class Users:
         self._committing = committing
         self._epochs = epochs
         self._made = made
-        self._rearm = rearm
+        self._attend = attend
         settings = core.settings
         self._most = settings.principal_sessions_max if settings.principal_sessions_policy == "refuse" else 0
         #: Asks the other members for the sessions of a principal (by key), the youngest login first. Reactor's thread; None: there are none to ask.
@@ -85,7 +87,7 @@ class Users:
         """Logins here may be over. Reactor's thread."""
         with self._lock:
             self._core.expiry.look_soon(self._core.logins.affected(whose), self._channel.now_ms())
-        self._rearm()
+        self._attend()
 
     def end_all(self, principal: str | None, but: Session | None = None) -> Receipt:
         """End all sessions of this principal, on every member; None: of everybody who is logged in. `but`: this one stays, if its own login is not over
@@ -125,11 +127,16 @@ class Users:
             session.write(LOGIN, lasting)
         return self._committing.commit(session, session.acks)
 
-    def stamp(self, principal: str, about: Mapping[str, str], key: bytes, asks: bool) -> tuple[bytes, bytes]:
+    def stamp(self, principal: str, about: Mapping[str, str], key: bytes, asks: bool, origin: tuple[str, str] | None = None) -> tuple[bytes, bytes]:
         """What a login of this principal in the session of this key is to say, and its number (`Logins.stamp`). Raises `LoginRefused`; `asks`: other members are asked
-        about that, if need be."""
+        about that, if need be. `origin`: of the request; None: it has not asked for a login, and is not told on."""
         if self._most:
-            self._check(principal, key, asks)
+            try:
+                self._check(principal, key, asks)
+            except LoginRefused:
+                if origin is not None:
+                    self._refused(principal, about, origin)
+                raise
         with self._lock:
             return self._core.logins.stamp(principal, about)
 
@@ -161,9 +168,18 @@ class Users:
 
     def login(self, session: Session, found: list[LoginHere], principal: str, **about: str) -> None:
         """`session.login`, now that others have answered. Raises what that raises."""
-        self._refuse(principal, found, session.key)
+        try:
+            self._refuse(principal, found, session.key)
+        except LoginRefused:
+            self._refused(principal, about, session.origin)
+            raise
         session.admitted = principal
         session.login(principal, **about)
+
+    def _refused(self, principal: str, about: Mapping[str, str], origin: tuple[str, str]) -> None:
+        with self._lock:
+            self._core.replica.events.append(Audited("refused", b"", principal, about, "limit", origin))
+        self._channel.wake(self._attend)
 
     @property
     def _must_ask(self) -> bool:
@@ -175,7 +191,8 @@ class Users:
 
     def _check(self, principal: str, key: bytes, asks: bool) -> None:
         """Raises `LoginRefused`."""
-        self._refuse(principal, self.logins_of([self._core.logins.key_of(principal)]), key)
+        here = self.logins_of([self._core.logins.key_of(principal)])
+        self._refuse(principal, here if self._core.placement.everywhere else [login for login in here if login.leads], key)
         if not asks or not self._must_ask:
             return
         if isInIOThread() or _in_asyncio():
@@ -225,8 +242,20 @@ class Users:
             entry, tag = self._core.replica.get(key), self._core.logins.tag(key)
         if whose and (entry is None or entry.principal != whose):
             return DROPPED
-        ended = self._committing.end(key)
+        ended = self._committing.end(key, "limit" if whose else "administrator")
         return ended if tag is None or ended is DROPPED else Joined((ended, self.end_shared(tag)))
+
+    # -- at the end of this member
+
+    def led(self) -> list[bytes]:
+        """Keys of the live sessions that this member leads, whoever they are of."""
+        with self._lock:
+            placement, me = self._core.placement, self._core.me
+            return [
+                key
+                for key, entry in self._core.replica.entries(0)
+                if entry.body is not None and (entry.head is None or entry.head.state == LIVE) and placement.primary(key, entry.primary) == me
+            ]
 
 
 def _in_asyncio() -> bool:

@@ -77,6 +77,7 @@ RUNS_CODE = {
 #: What writes files, or makes directories, and which. Nothing of a session is among them: what is held is held in memory.
 WRITES_FILES = {
     "cluster/admin_socket": "the directory of the socket",
+    "cluster/audit": "the audit log: who logged in and out, of which session by the hash of its id",
     "cluster/demo/nodes": "the demo's configurations and logs",
     "cluster/security/authority": "keys and certificates",
     "cluster/security/private_files": "the same, and secrets",

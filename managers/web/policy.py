@@ -109,7 +109,7 @@ class Visit:
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
         self.session = session
-        self._origin = origin
+        session.origin = self._origin = origin
         self._known = False  # the session has been committed to
         self._front = front
         self._ticket = ticket
@@ -178,6 +178,7 @@ class Visit:
         following = manager.open_local(None)
         assert following is not None, "a new session is nobody else's"
         following.accessed = True
+        following.origin = self._origin
         self.session = following
         if by_time and sign_on is not None:
             self._sign_on = sign_on

@@ -412,6 +412,9 @@ class Served:
         names = {member.uid: member.name for member in core.placement.view}
         return [names[uid] for uid in core.placement.holders(key, entry.primary if entry is not None else b"")]
 
+    def stop(self) -> None:
+        self.cluster.stop()
+
     def drain(self) -> dict[str, Any]:
         report: dict[str, Any] = self.cluster.drain(20.0).result
         return report

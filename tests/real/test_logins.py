@@ -117,3 +117,25 @@ def test_an_operator_lists_and_ends_the_sessions_of_a_user(tmp_path: Path) -> No
         a.kill()
         until(lambda: b.names == ["b"], what="a is dropped")
         assert asked("logout", "--socket", path, "--principal", "bob") == (0, "ended\n")
+
+
+def test_a_node_that_stops_in_good_order_ends_what_it_leads_if_it_is_told_to(tmp_path: Path) -> None:
+    audit = tmp_path / "audit.log"
+    with Cluster(manager={"type": "backup", "expire_on_shutdown": True, "audit_log": str(audit)}) as cluster:
+        a, b, c = cluster.grow("abc")
+        mine = [a.do("login", principal="alice"), a.write({"cart": 1})["id"]]
+        others = b.do("login", principal="bob")
+        assert [any(lives([b, c], one)) for one in mine] == [True, True]
+        mine = [a.do("login", principal="alice"), a.write({"cart": 1})["id"]]
+        assert a.do("lives", session=mine[0])
+        a.do("stop")
+        until(lambda: b.names == c.names == ["b", "c"], what="a has left")
+        assert [any(lives([b, c], one)) for one in mine] == [False, False]
+        assert lives([b, c], others) == [True, True]
+        c.kill()
+        until(lambda: b.names == ["b"], what="c is dropped")
+        assert b.do("lives", session=others), "a crash ends nothing"
+        told = [json.loads(line) for line in audit.read_text().splitlines()]
+        assert [(line["event"], line["principal"], line.get("by")) for line in told if line["node"] == "a"] == [
+            ("login", "alice", None), ("login", "alice", None), ("ended", "alice", "shutdown"),
+        ]  # fmt: skip
