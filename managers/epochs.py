@@ -17,6 +17,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..membership.channel import Channel
@@ -181,7 +182,7 @@ class Epochs(SessionManager):
         return super().tick(now)
 
     def _grow_old(self, now_ms: int) -> None:
-        due = [end for end, (since_ms, _) in self._since.items() if now_ms - since_ms >= self._part_ms]
+        due = [end for end, _ in takewhile(lambda item: now_ms - item[1][0] >= self._part_ms, self._since.items())]
         for end in due:
             if self._core.placement.keepers(partition_of(_KEYS[end.bucket]))[:1] != (self._uid,):
                 continue
