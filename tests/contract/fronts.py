@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from caterwaul.managers.errors import SessionError
+from caterwaul.managers.errors import LoginRefused, SessionError
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.throttle import Throttle
 from caterwaul.managers.web.cookies import CookieSettings
@@ -335,6 +335,26 @@ class FrontContract(SharedContract):
     saves_error_pages = True  #: an error page that the application made is an answer like any other
     threaded = True  #: requests run in threads
     streams_begin_sessions = True  #: the headers leave with the first byte of a stream, not before it is begun
+
+    # --- a user who is logged in elsewhere ---
+
+    def test_a_login_too_many_is_answered_409_unless_the_application_answers(self, refusing: Any) -> None:
+        first = self.get(refusing.node(), log_in("ann")).cookie
+        node = refusing.node("node2")
+        answer = self.get(node, log_in("ann"))
+        assert (answer.status, answer.all("Set-Cookie")) == (409, [])
+
+        def ask(session: Any) -> Page:
+            try:
+                return log_in("ann")(session)
+            except LoginRefused as refused:
+                session["asked"] = len(refused.sessions)
+                return Page(b"end the other?")
+
+        answer = self.get(node, ask)
+        assert answer.body == b"end the other?"
+        assert self.get(node, lambda session: Page(f"{session.principal} {session['asked']}".encode()), answer.cookie).body == b"None 1"
+        assert self.get(node, who, first).body == b"ann None"
 
     # --- what one client may cost ---
 

@@ -15,7 +15,7 @@ pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel
 from .asgi_driver import attend, run  # noqa: E402
 from .fronts import Answer, Call, FrontContract, RoamingContract, count  # noqa: E402
 from .parallel import ParallelContract, ThreadsContract  # noqa: E402
-from .test_fronts import parse, raw_request, roaming, shared, world  # noqa: E402, F401
+from .test_fronts import parse, raw_request, refusing, roaming, shared, world  # noqa: E402, F401
 
 
 class Wire(asyncio.Transport):

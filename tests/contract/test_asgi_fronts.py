@@ -26,7 +26,7 @@ pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel
 from .asgi_driver import scope_of, serve_asgi  # noqa: E402
 from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
 from .parallel import ParallelContract, ThreadsContract  # noqa: E402
-from .test_fronts import roaming, shared, world  # noqa: E402, F401
+from .test_fronts import refusing, roaming, shared, world  # noqa: E402, F401
 
 
 class ASGI(FrontContract, RoamingContract, ParallelContract, ThreadsContract):

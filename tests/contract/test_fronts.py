@@ -57,6 +57,11 @@ def roaming() -> Any:
 
 
 @pytest.fixture
+def refusing() -> Any:
+    return DeltaWorld(ManagerSettings(principal_sessions_max=1, principal_sessions_policy="refuse"))
+
+
+@pytest.fixture
 def shared() -> Any:
     return SharedWorld()
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from django.urls import path
 from django.utils import timezone
 from django.utils.safestring import SafeString, mark_safe
 
+from caterwaul.managers.errors import LoginRefused
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.cookies import CookieSettings
@@ -391,3 +393,60 @@ def test_a_project_is_wrapped_by_its_settings_or_refused() -> None:
                 replace_sessions(handler, manager, CookieSettings())
     finally:
         the_manager.forget()
+
+
+def test_a_login_too_many_leaves_nobody_logged_in() -> None:
+    call_command("migrate", verbosity=0)
+    from django.contrib.auth import login
+    from django.contrib.auth.models import User
+
+    User.objects.filter(username="bob").delete()
+    bob = User.objects.create_user("bob", password="secret")
+    shop = Shop(ManagerSettings(principal_sessions_max=1, principal_sessions_policy="refuse"))
+
+    def enter(request: Any) -> str:
+        request.session["cart"] = ["apple"]
+        try:
+            login(request, bob, backend="django.contrib.auth.backends.ModelBackend")
+        except LoginRefused as refused:
+            return f"{request.user} {len(refused.sessions)}"
+        return str(request.user)
+
+    def look(request: Any) -> str:
+        return f"{request.user} {request.session['cart']}"
+
+    assert shop.do(enter).content == b"bob"
+    first = shop.client
+    shop.client = Client(raise_request_exception=False)
+    assert shop.do(enter, "node2").content == b"AnonymousUser 1"
+    assert shop.do(look).content == b"AnonymousUser ['apple']"
+    shop.client = first
+    assert shop.do(look, "node2").content == b"bob ['apple']"
+
+
+def test_a_user_of_another_application_becomes_one_of_djangos_by_the_middleware_of_the_page() -> None:
+    """That of docs/logins.md, which stands there as it is."""
+    call_command("migrate", verbosity=0)
+    from django.contrib.auth import SESSION_KEY, login
+    from django.contrib.auth.models import User
+
+    text = (Path(__file__).parents[2] / "docs" / "logins.md").read_text().partition("def signed_on(")[2].partition("```")[0]
+    names: dict[str, Any] = {"SESSION_KEY": SESSION_KEY, "login": login, "User": User}
+    exec(f"def signed_on({text}", names)
+    User.objects.filter(username="eve").delete()
+    eve = User.objects.create_user("eve", password="secret")
+    shop = Shop()
+
+    def look(request: Any) -> str:
+        names["signed_on"](lambda request: None)(request)
+        return str(request.user)
+
+    def begin(request: Any) -> str:
+        request.session["cart"] = 1
+        request.session.principal = str(eve.pk)  # as if a login of another application had been taken
+        return ""
+
+    assert shop.do(look).content == b"AnonymousUser"
+    shop.do(begin)
+    assert shop.do(look).content == b"eve"
+    assert shop.do(lambda request: str(request.user), "node2").content == b"eve"
