@@ -46,7 +46,7 @@ def test_a_running_node_is_found_by_its_name_and_answers(runtime: Path, node: Cl
     assert ask(found.path, "/sessions?limit=0") == {"manager": "default", "count": 0, "sessions": []}
     assert ask(found.path, "/health/ready") == {"ready": True}
     assert ask(found.path, "/config")["node"]["name"] == "a-b"
-    assert set(ask(found.path, "/statistics")) == {"node", "membership", "channel", "security", "admin", "managers"}
+    assert set(ask(found.path, "/statistics")) == {"node", "membership", "channel", "security", "admin", "audit", "managers"}
 
 
 def test_sessions_are_listed_by_the_hash_of_their_id(runtime: Path, node: ClusterManager) -> None:
