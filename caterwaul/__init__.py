@@ -8,7 +8,7 @@ from . import requirements as _requirements  # noqa: F401  (first: it checks wha
 from .cluster.config import SettingsError
 from .cluster.manager import ClusterManager
 from .cluster.settings import Settings, load
-from .managers.errors import NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
+from .managers.errors import LockLost, LockTimeout, NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
 from .managers.listeners import Conflict
 from .managers.merging_types import Counter, Max, MergingSet, Min
 from .managers.values import ValueTypes
@@ -18,6 +18,6 @@ from .membership.member import Member
 from .membership.view import View, ViewChanged
 
 __all__ = [
-    "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "Max", "Member", "MergingSet", "Min", "NotConfirmed", "SessionEnded", "SessionError",
+    "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "LockLost", "LockTimeout", "Max", "Member", "MergingSet", "Min", "NotConfirmed", "SessionEnded", "SessionError",
     "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
 ]  # fmt: skip

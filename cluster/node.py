@@ -44,6 +44,7 @@ from .administration import Administration
 from .audit import AuditLog
 from .channel import GroupChannel
 from .draining import SERVING, Drain
+from .locks import LockDesk
 from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .security.service import Security
@@ -77,6 +78,7 @@ class Node:
         self.engines: dict[str, SessionManager] = {}  #: managers, and those underneath maps and epochs
         self.logins: LoginDesk | None = None  #: from the start on
         self.audits: dict[str, AuditLog] = {}
+        self._locks: LockDesk | None = None
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
@@ -216,6 +218,7 @@ class Node:
         membership.startService()
         shared_logins = {name: engine for name, engine in self.engines.items() if name.startswith(SSO)}
         self.logins = LoginDesk(channel, {**self.managers, **shared_logins}, self._reactor)
+        self._locks = LockDesk(channel, self.managers, self._reactor)
         placed = {name: engine for name, engine in self.engines.items() if engine is not epochs}  # epochs stay here whatever the weight
         self.drain = Drain(channel, placed, settings.node.weight, settings.node.drain_notice_s, self._reactor)
         self.rehearsal = Rehearsal(channel, placed, self._reactor)
@@ -273,7 +276,7 @@ class Node:
         if self._web is not None:
             parts.append(self._web.stop)
         parts.append(self._end_led)
-        parts += [self.engines[name].flush for name in sorted(self.engines)]
+        parts += [self.engines[name].flush for name in sorted(self.engines)] + ([] if self._locks is None else [self._locks.stop])
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
             parts += [self._deliver, self.membership.stopService]
@@ -330,6 +333,8 @@ class Node:
                     part = ViewChanged(event.before.announcing(name, kind), event.after.announcing(name, kind), event.clean)
                     try:
                         engine.view_changed(part)
+                        if self._locks is not None:
+                            self._locks.view_changed(name, part)
                     except Exception:  # the others have to hear of it all the same
                         _log.failure("manager {name!r} failed on a change of the view", name=name)
                 if self.logins is not None:
@@ -341,6 +346,8 @@ class Node:
             case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
                 for _, engine in sorted(self.engines.items()):
                     engine.slept(seconds)
+                if self._locks is not None:
+                    self._locks.slept()
         for subscriber in list(self._subscribers):
             try:
                 subscriber(event)

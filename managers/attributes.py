@@ -15,6 +15,7 @@ from typing import Any
 from .errors import SessionEnded, SessionError, SessionUnknown, ValueDamaged, ValueRefused
 from .heads import INVALIDATED
 from .identity import Identity
+from .locks import SessionLock
 from .merging import MERGING, MERGING_BYTES
 from .merging_types import Merging
 from .record import Register
@@ -35,8 +36,8 @@ class Attributes(Identity, MutableMapping[str, Any]):
     """Reads raise `KeyError`; writes `ValueRefused`, `SessionEnded`, `SessionUnknown`."""
 
     __slots__ = (
-        "_encoded", "_entropy", "_frozen", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "acks", "created_ms", "ending", "id", "key", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
+        "_encoded", "_entropy", "_frozen", "_locked", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
+        "acks", "created_ms", "ending", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -51,9 +52,11 @@ class Attributes(Identity, MutableMapping[str, Any]):
         size: int = 0,
         unknown: bool = False,
         stamp: Callable[[str, Mapping[str, str], bytes, bool, tuple[str, str] | None], tuple[bytes, bytes]] | None = None,
+        locked: Callable[[Any, float | None, float | None], SessionLock] | None = None,
     ) -> None:
         self._settings = settings
         self._stamp = stamp  # what the login of a principal is to say, see `users.py`
+        self._locked = locked  # makes `lock()`
         self._types = types
         self._entropy = entropy
         self._registers: dict[str, Register] = {} if registers is None else registers
@@ -80,6 +83,8 @@ class Attributes(Identity, MutableMapping[str, Any]):
         self.origin = ("", "")
         self.acks: str | int | None = None  #: this request's override of the manager's `acks`
         self.stale = False  #: commits are missing here that this browser has made (`read_your_writes`), or that this member has shown before, and nobody who could be asked has them
+        self.held: SessionLock | None = None  #: the lock that this request has
+        self.last: tuple[int, bytes] | None = None  #: this request's last commit that had changes: counter, author
         self.token = ""  #: what the browser's cookie should carry from now on, see `tokens.py`
 
     def __getitem__(self, name: str) -> Any:

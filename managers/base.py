@@ -28,6 +28,7 @@ from .expiry import SharedEnded
 from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners
 from .lock import PoliteLock
+from .locking import Locks
 from .lookup import LookupEnded
 from .memory import memory_bytes
 from .messages import DELTAS
@@ -90,15 +91,19 @@ class SessionManager:
         self.deltas_received = 0
         self._transients = Transients(settings)
         self._made: Callable[..., Session]
+        self.locks: Locks  #: `session.lock()`
         #: Who is logged in.
         self.users = Users(name, self._core, channel, self._lock, self._committing, epochs, lambda *parts: self._made(*parts), self._attend)
-        self._made = partial(self._transients.session_kind, settings, self.types, entropy, stamp=self.users.stamp)
+        self._made = partial(
+            self._transients.session_kind, settings, self.types, entropy, stamp=self.users.stamp, locked=lambda *wanted: self.locks.of(*wanted)
+        )
         self.end_all = self.users.end_all
         self.login_deferred = self.users.login_deferred
         self.on_audit: Callable[[Audited], object] | None = None  #: hears what befalls logins, in the reactor's thread; applications `listen`
         #: The shared logins that its applications take part in (`web/single.py`'s `SingleSignOn`); None: none. The node sets it.
         self.single: Any = None
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
+        self.locks = Locks(name, self._core, channel, self._lock, self._committing, self._opening, clock)
         self.open_local = self._opening.open_local
         self.open = self._opening.open
         self.open_deferred = self._opening.open_deferred
@@ -325,4 +330,5 @@ class SessionManager:
             "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
+            **self.locks.statistics(),
         }  # fmt: skip

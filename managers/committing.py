@@ -84,10 +84,12 @@ class Committing:
 
         `acks` overrides the manager's level; without `touch`, reading alone does not keep the session alive. A commit to a
         session that another request or member has ended is dropped and counted; its receipt is not `satisfied`. Raises
-        `SessionUnknown`, `SessionRefused` (limits), `ValueRefused` (a nested value that cannot travel).
+        `SessionUnknown`, `SessionRefused` (limits), `LockLost`, `ValueRefused` (a nested value that cannot travel).
         """
         if session.unknown:
             raise SessionUnknown("the session may exist on members that do not answer")
+        if session.held is not None:
+            session.held.check()
         if session.ending:
             return self._commit_ending(session)
         changes = session.changes()

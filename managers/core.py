@@ -107,6 +107,10 @@ class SessionCore:
         """What is here has not ended or changed while we stood still (and the reactor may not have noticed yet that we did)."""
         return not self._slept and now_ms - self._ticked_ms <= self._asleep_ms
 
+    def stands_still(self, now_ms: int) -> bool:
+        """This process has not run for so long that the others may have taken it for dead."""
+        return now_ms - self._ticked_ms > self._asleep_ms
+
     def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
         entry = self.replica.get(key)

@@ -8,6 +8,8 @@ from typing import Any
 from ..membership.errors import LocalError
 
 __all__ = [
+    "LockLost",
+    "LockTimeout",
     "LoginRefused",
     "NotConfirmed",
     "SessionEnded",
@@ -59,6 +61,14 @@ class LoginRefused(SessionUnavailable):
         super().__init__(f"{principal!r:.40} is logged in {len(sessions)} times, which is as often as it may be (principal_sessions_max)")
         self.principal = principal
         self.sessions = list(sessions)
+
+
+class LockTimeout(SessionUnavailable):
+    """`session.lock()` was not granted in time. Nothing was changed."""
+
+
+class LockLost(SessionUnavailable):
+    """The lease of `session.lock()` ran out, or this process stood still, before what was changed under it was committed: it is dropped."""
 
 
 class NotConfirmed(SessionError):

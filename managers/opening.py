@@ -51,6 +51,7 @@ class _Question(NamedTuple):
     waited: int | None = None  #: how a wait has ended already: CAME, LATE or LOST
     placement: Placement | None = None  #: of when it came up
     left: int = _QUESTIONS_MAX
+    needed: Written | None = None  #: commits that it is no use without
     found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
@@ -104,6 +105,15 @@ class Opening:
     def open_soon(self, session_id: str | None, token: str, give: Callable[[Session], None]) -> None:
         """The same from any thread, which goes on at once; `give(session)` is called in the reactor's thread."""
         self._channel.wake(lambda: self._follow(self._begin(session_id, token), give))
+
+    def reopen(self, session_id: str, needed: Written) -> Deferred[Session]:
+        """The session with these commits in it, waited for as those of a token are: unknown if they are late. What nobody has that is left is not waited
+        for, and the session is `stale`. Reactor's thread."""
+        result: Deferred[Session] = Deferred()
+        with self._lock:
+            found = self._look(_Question(session_id, key_of(session_id), "", needed=needed), self._channel.now_ms())
+        self._follow(found, result.callback)
+        return result
 
     def unknown(self) -> Session:
         """The session of a request that nobody is asked for: it reads as empty, and refuses writes."""
@@ -172,6 +182,12 @@ class Opening:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
                 return about._replace(token=token, missing=missing, found=dict(record.applied) if asked else None)
+        if about.needed:
+            missing = uncovered(about.needed, record.applied)
+            if missing and waited is None:
+                return about._replace(missing=missing, found=dict(record.applied) if asked else None)
+            if missing and waited == LATE:
+                return self._made(unknown=True)
         session = self._made(about.session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
         in_use = self._core.in_use

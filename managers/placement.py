@@ -39,6 +39,7 @@ __all__ = [
     "Strategy",
     "Uids",
     "gather",
+    "outranks",
     "partition_of",
 ]
 
@@ -78,6 +79,9 @@ class Placement(Protocol):
 
     def keepers(self, partition: int) -> Uids:
         """The two keepers, best first (fewer when fewer members hold copies)."""
+
+    def granter(self, key: bytes, but: bytes = b"") -> bytes:
+        """Who grants the session's lock: the best ranked member, of others than this one; `b""` if nobody can."""
 
     def primary(self, key: bytes, named: bytes) -> bytes:
         """Who leads this session, `b""` if nobody can: the named one if it is here and can hold copies, else the best ranked."""
@@ -126,6 +130,14 @@ def _score(member: Member, partition: int) -> float:
     digest = blake2b(member.uid + partition.to_bytes(2, "big"), digest_size=8).digest()
     fraction = (int.from_bytes(digest, "big") + 1) / 2**64
     return -member.weight / log(fraction) if fraction < 1.0 else float("inf")
+
+
+def outranks(one: Member, other: Member | None, key: bytes) -> bool:
+    """Whether the first comes before the other (None: nobody) in the ranking of this key's partition."""
+    if other is None or not other.weight:
+        return one.weight > 0
+    partition = partition_of(key)
+    return one.weight > 0 and (-_score(one, partition), one.uid) < (-_score(other, partition), other.uid)
 
 
 def _machine(member: Member) -> str:
@@ -190,6 +202,9 @@ class EveryMember:
     def keepers(self, partition: int) -> Uids:
         return self._ranking.keepers(partition)
 
+    def granter(self, key: bytes, but: bytes = b"") -> bytes:
+        return next((member.uid for member in self._ranking.rank(partition_of(key)) if member.uid != but), b"")
+
     def primary(self, key: bytes, named: bytes) -> bytes:
         if named in self._with_weight:
             return named
@@ -249,6 +264,9 @@ class _Partial:
 
     def keepers(self, partition: int) -> Uids:
         return self._ranking.keepers(partition)
+
+    def granter(self, key: bytes, but: bytes = b"") -> bytes:
+        return next((member.uid for member in self._ranking.rank(partition_of(key)) if member.uid != but), b"")
 
     def primary(self, key: bytes, named: bytes) -> bytes:
         holders = self.holders(key, named)

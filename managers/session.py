@@ -14,6 +14,7 @@ from base64 import urlsafe_b64encode
 from .attributes import Attributes, key_of
 from .errors import SessionError, ValueDamaged, ValueRefused
 from .heads import ID_CHANGED, INVALIDATED
+from .locks import SessionLock
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .record import IDLE_LIMIT, Register
@@ -90,6 +91,15 @@ class Session(Attributes):
         if seconds is not None and not 0 <= seconds <= _IDLE_MAX_S:
             raise ValueRefused(f"session.max_idle_s = {seconds!r}: use 0 (never) to {_IDLE_MAX_S:.0f} seconds, or None for the manager's limit")
         self._put(IDLE_LIMIT, None if seconds is None else int(seconds * 1000).to_bytes(8, "big"))
+
+    def lock(self, timeout_s: float | None = None, lease_s: float | None = None) -> SessionLock:
+        """The session for this request alone, in the whole cluster, as far as all who change the same attribute take the lock: see `SessionLock`.
+
+        `timeout_s`: the longest wait for it; `lease_s`: how long it is ours at most. None: the manager's `lock_timeout_s`, `lock_lease_s`.
+        """
+        if self._locked is None:
+            raise SessionError("this session belongs to no node: there is nobody to grant its lock")
+        return self._locked(self, timeout_s, lease_s)
 
     # -- for the manager
 
@@ -182,10 +192,28 @@ class Session(Attributes):
         self._encoded.clear()
         if self.merging:
             self._rebase(changes)
+        self.last = version
         self.new = False
         self._over = self.ending == INVALIDATED
         self.ending = 0
         self.previous_id = None
+
+    def reload(self, registers: dict[str, Register]) -> None:
+        """From now on the session holds this, and nothing that was not committed."""
+        self._registers, self._values, self._encoded, self.merging = registers, {}, {}, {}
+        self._size = sum(len(name) + len(register[2]) for name, register in registers.items() if register[2] is not None)
+
+    def base(self) -> dict[str, Register]:
+        """What the last `reload`, or the opening, gave, with what this request has committed since: for `reload`."""
+        return self._registers
+
+    def undo(self, session_id: str, registers: dict[str, Register]) -> None:
+        """Nothing since then has been done that was not committed."""
+        if self.previous_id is not None or self.ending:
+            self.id, self.key = session_id, key_of(session_id)
+            self.previous_id, self.ending = None, 0
+        self.logged_in = False
+        self.reload(registers)
 
     def dropped(self) -> None:
         """It had been ended by somebody else before our end, or our new id, could be: there is no session here."""

@@ -165,6 +165,17 @@ class ManagerSettings:
         PRIVATE_NETWORKS,
         "Networks whose `X-Forwarded-For` says who the client is, for the two limits above. A client in them that no proxy names is not limited.",
     )
+    lock_timeout_s: float = knob(5.0, "Longest wait for `session.lock()`, unless the call says another; then the request gets 503.", minimum=0.0, maximum=600.0)
+    lock_lease_s: float = knob(
+        10.0,
+        "How long `session.lock()` may be held, unless the call says another: what a holder that hangs, or is cut off, costs those who wait. A commit after nine "
+        "tenths of it is refused (`LockLost`), so it must be longer than the slowest block under the lock.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+    locks_max: int = knob(
+        100_000, "Requests that hold or await locks of sessions which this node grants, at most; about 500 bytes each. Others get 503.", minimum=1
+    )
     pack_after_s: float = knob(
         5.0, "A session not used for this long is packed into one bytes object. Lower saves memory, higher saves unpacking.", minimum=0.1
     )

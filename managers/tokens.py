@@ -20,7 +20,7 @@ from hmac import compare_digest
 
 from .record import Register
 
-__all__ = ["SECRET_BYTES", "TOKEN_KEY", "Written", "add_commit", "authentic", "claimed", "is_of", "secret_of", "uncovered", "write_token"]
+__all__ = ["SECRET_BYTES", "TOKEN_KEY", "Written", "add_commit", "authentic", "claimed", "is_of", "secret_of", "short_of", "uncovered", "write_token"]
 
 TOKEN_KEY = "\0token"  #: the register with the secret; made by the session's first commit
 SECRET_BYTES = 16
@@ -74,6 +74,11 @@ def uncovered(written: Written, applied: Mapping[bytes, int]) -> Written:
         if counter > have.get(short, 0):
             have[short] = counter
     return {short: counter for short, counter in written.items() if counter > have.get(short, 0)}
+
+
+def short_of(uid: bytes) -> bytes:
+    """What stands for this origin."""
+    return uid[:_ORIGIN_BYTES]
 
 
 def is_of(uid: bytes, written: Written) -> bool:

@@ -27,6 +27,7 @@ from django.utils.safestring import SafeString
 from ...membership.errors import LocalError
 from ..base import SessionManager
 from ..errors import LoginRefused
+from ..locks import SessionLock
 from ..receipts import DROPPED, Receipt
 from ..session import Session
 from .cookies import CookieSettings, Ticket, read_cookie
@@ -116,6 +117,12 @@ class SessionStore(SessionBase):
     @property
     def underneath(self) -> Session:
         return self._get_session()
+
+    def lock(self, timeout_s: float | None = None, lease_s: float | None = None) -> SessionLock:
+        """The session for this request alone, `with` in a sync view and `async with` in an async one: see `Session.lock`."""
+        lock = self._get_session().lock(timeout_s, lease_s)
+        lock.gives = self
+        return lock
 
     def _bind(self, visit: Visit) -> Session:
         """From now on this is the session."""

@@ -13,6 +13,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ...membership.errors import LocalError
+from ..locks import SessionLock
 from ..session import Session
 from ..values import ValueTypes
 from .policy import Visit
@@ -76,6 +77,12 @@ class SessionFacade(MutableMapping[str, Any]):
     def cycle_id(self) -> None:
         """A new id for the same contents, at login: see `Session.cycle_id`."""
         self.visit.session.cycle_id()
+
+    def lock(self, timeout_s: float | None = None, lease_s: float | None = None) -> SessionLock:
+        """The session for this request alone: see `Session.lock`."""
+        lock = self.visit.session.lock(timeout_s, lease_s)
+        lock.gives = self
+        return lock
 
     def invalidate(self) -> None:
         """The end of the session, at logout: see `Session.invalidate`. Raises `SessionUnknown` where nobody knows whether there is one to end."""

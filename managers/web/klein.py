@@ -26,6 +26,7 @@ from zope.interface import implementer
 from ...membership.errors import LocalError
 from ..base import SessionManager
 from ..errors import SessionEnded, SessionUnknown
+from ..locks import SessionLock
 from ..receipts import DROPPED
 from ..session import Session
 from .lazily import Lazily
@@ -192,6 +193,12 @@ class _AtOnce(MutableMapping[str, Any]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def lock(self, timeout_s: float | None = None, lease_s: float | None = None) -> SessionLock:
+        """The session for this request alone: see `Session.lock`."""
+        lock = self._session.lock(timeout_s, lease_s)
+        lock.gives = self
+        return lock
 
     def _commit(self) -> None:
         if self._manager.commit(self._session) is DROPPED:

@@ -145,6 +145,7 @@ class Visit:
     def save(self) -> Receipt | None:
         """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
         session = self.session
+        self.wrote = self.wrote or session.last is not None
         if self._over or self._released or session.unknown:
             return None
         touch = self._touches and session.accessed and session.id is not None

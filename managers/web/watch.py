@@ -12,9 +12,9 @@ from collections.abc import Callable
 from threading import Lock
 
 from ..base import SessionManager
+from ..hearing import calling
 from ..listeners import SessionDestroyed
 from ..session import Session
-from .waiting import calling
 
 __all__ = ["Watch", "Watched"]
 

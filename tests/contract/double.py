@@ -153,6 +153,7 @@ class Session(MutableMapping[str, Any]):
         self.acks: str | int | None = None
         self.accessed = False
         self.token = ""
+        self.last = None
         self.max_idle_s = 1800.0
         self.stale = False
         self.ended = False

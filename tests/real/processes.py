@@ -348,6 +348,43 @@ class Served:
         assert opened.id is not None
         return opened.id
 
+    def add(self, session: str, times: int, threads: int) -> list[str]:
+        """In so many threads at once, add one to `n` so many times each, under the session's lock; names of errors."""
+        errors: list[str] = []
+
+        def go_on() -> None:
+            for _ in range(times):
+                opened = self.manager.open(session)
+                try:
+                    with opened.lock(timeout_s=60.0):
+                        opened["n"] = opened["n"] + 1
+                except Exception as error:
+                    errors.append(f"{type(error).__name__}: {error}")
+                finally:
+                    self.manager.release(opened)
+
+        working = [threading.Thread(target=go_on) for _ in range(threads)]
+        for thread in working:
+            thread.start()
+        for thread in working:
+            thread.join()
+        return errors
+
+    def hang(self, session: str, lease_s: float) -> float:
+        """Take the session's lock, and keep it. Returns when."""
+        self.hung = self.manager.open(session)
+        self.hung_lock = self.hung.lock(lease_s=lease_s)
+        self.hung_lock.__enter__()
+        return time.monotonic()
+
+    def take(self, session: str, timeout_s: float) -> tuple[float, Any]:
+        """Take the session's lock and give it back. Returns when, and what `n` was."""
+        opened = self.manager.open(session)
+        with opened.lock(timeout_s=timeout_s):
+            taken = time.monotonic(), opened.get("n")
+        self.manager.release(opened)
+        return taken
+
     def sessions_of(self, principal: str) -> dict[str, Any]:
         return _result(self.cluster.sessions_of(principal))
 

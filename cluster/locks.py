@@ -1,0 +1,342 @@
+"""The locks of sessions, between members: asks for them, grants them, gives them back.
+
+Nothing new travels for it: questions of the service ``locks`` (`requests.py`), each about a manager by name. ASK is answered when the lock is
+granted, or not; RELEASE says that it is free; CLAIMS asks a member what it holds and has granted, and tells it that the asking one grants from now on
+(`managers/locks.py` says why). Before a member grants anything in a new view it has asked all others for their claims; one that does not answer
+within two seconds, or knows nothing of locks, has none. And it grants only to those who see the same members: who has just come, and not met all
+of them yet, grants nothing to those who have. A member that gives a lock back tells all that have asked it meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import Any
+
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from ..managers.base import SessionManager
+from ..managers.errors import LockTimeout
+from ..managers.locking import LOCK_MAX_S, Grant
+from ..managers.locks import ELSEWHERE, FULL, GRANTED, LATE, OWN_PART, Answered, Asker, Claim, LockTable, read_claims, read_written, write_claims, write_written
+from ..managers.placement import outranks
+from ..managers.tokens import Written
+from ..membership.driver import Driver
+from ..membership.effects import Effect
+from ..membership.errors import RemoteError
+from ..membership.member import Member
+from ..membership.view import View, ViewChanged
+from .errors import ChannelError
+
+__all__ = ["LockDesk"]
+
+_SERVICE = "locks"
+_ASK, _RELEASE, _CLAIMS = range(3)
+_KEY_BYTES = 16
+_AGAIN_S = 0.05
+_CLAIMS_S = 2.0  # for the answer to CLAIMS
+_CEDED_S = 30.0  # a member that asked for claims is in our view by then, or will not be
+_RECENT_S, _RECENT_MAX = 30.0, 10_000  # locks given back of which claims speak
+_NUMBER_MAX = 2**63
+
+_log = Logger()
+
+
+@dataclass(slots=True, eq=False)
+class _Wanted:
+    """A lock that somebody here asks for. `void`: another member may grant it by now, so what the asked one says does not count."""
+
+    key: bytes
+    granter: bytes
+    void: bool = False
+
+
+@dataclass(slots=True)
+class _Desk:
+    """What a node has for one manager."""
+
+    name: str
+    manager: SessionManager
+    table: LockTable
+    driver: Driver
+    answers: dict[tuple[bytes, Asker], Deferred[list[Any]]] = field(default_factory=dict)  #: questions of others that are not answered
+    wanted: dict[int, _Wanted] = field(default_factory=dict)
+    held: dict[int, Grant] = field(default_factory=dict)
+    recent: dict[Asker, tuple[float, Claim]] = field(default_factory=dict)  #: what was given back from here, and until when that is told
+    ceded: dict[bytes, tuple[float, Member]] = field(default_factory=dict)  #: who grants though we may not see it yet, and until when we believe that
+    claims_of: View | None = None  #: the view whose members have told their claims
+    asking: Deferred[None] | None = None  #: they are being asked
+    over: list[Claim] = field(default_factory=list)  #: what was given back meanwhile
+
+
+class LockDesk:
+    """One node's, for all its managers. Reactor thread. `managers.locking.Granting`."""
+
+    def __init__(self, channel: Any, managers: Mapping[str, SessionManager], clock: Any) -> None:
+        self._channel = channel
+        self._clock = clock
+        self._me: bytes = channel.me.uid
+        self._serial = 0
+        self._stopped = False
+        self._desks = {name: self._desk(name, manager) for name, manager in managers.items()}
+        channel.serve(_SERVICE, self._asked)
+        for desk in self._desks.values():
+            desk.manager.locks.desk = self
+            desk.driver.start()
+
+    def _desk(self, name: str, manager: SessionManager) -> _Desk:
+        table = LockTable(manager.settings.locks_max)
+        return _Desk(name, manager, table, Driver(table, self._clock, lambda effect: self._perform(name, effect)))
+
+    def stop(self) -> None:
+        """Grant nothing any more: others do from the farewell on."""
+        self._stopped = True
+        for desk in self._desks.values():
+            desk.driver.run(desk.table.send_away(lambda key: False))
+            desk.driver.stop()
+
+    def view_changed(self, name: str, change: ViewChanged) -> None:
+        """Of one manager, which knows already."""
+        desk = self._desks.get(name)
+        if desk is None:
+            return
+        for uid in [uid for uid, (_, peer) in desk.ceded.items() if _has(change.after, peer)]:
+            del desk.ceded[uid]
+        now = self._clock.seconds()
+        desk.driver.run(desk.table.gone(now, (member.uid for member in change.disappeared)))
+        desk.driver.run(desk.table.send_away(lambda key: self._granter(desk, key) == self._me))
+
+    def slept(self) -> None:
+        """This process stood still for longer than the drop time: others may have granted what is held here, or was granted."""
+        for desk in self._desks.values():
+            desk.claims_of = None
+            for grant in desk.held.values():
+                grant.lost = True
+
+    def statistics(self, name: str) -> dict[str, int]:
+        table = self._desks[name].table
+        return {"locks_granted": table.granted, "locks_expired": table.expired, "locks_asked": table.askers}
+
+    # -- managers.locking.Granting
+
+    def acquire(self, manager: str, key: bytes, lease_s: float, timeout_s: float) -> Deferred[Grant]:
+        return ensureDeferred(self._acquire(self._desks[manager], key, min(lease_s, LOCK_MAX_S), min(timeout_s, LOCK_MAX_S)))
+
+    def release(self, grant: Grant, written: Written) -> None:
+        desk = self._desks[grant.manager]
+        now = self._clock.seconds()
+        if desk.held.pop(grant.serial, None) is None:
+            return
+        asker = Asker(self._me, grant.serial)
+        for old in [old for old, (until, _) in desk.recent.items() if now >= until or len(desk.recent) >= _RECENT_MAX][:2]:
+            del desk.recent[old]  # the oldest come first
+        desk.recent[asker] = (now + _RECENT_S, Claim(grant.key, asker, 0.0, written))
+        self._tell_free(desk, grant.key, asker, written, grant.told)
+
+    async def _acquire(self, desk: _Desk, key: bytes, lease_s: float, timeout_s: float) -> Grant:
+        self._serial += 1
+        serial, until = self._serial, self._clock.seconds() + timeout_s
+        told: set[bytes] = set()
+        why = "nobody can grant it"
+        try:
+            while not self._stopped:
+                granter = self._granter(desk, key)
+                left_s = max(0.0, until - self._clock.seconds())
+                if granter:
+                    told.add(granter)
+                    wanted = desk.wanted[serial] = _Wanted(key, granter)
+                    verdict, written, why = await self._ask(
+                        desk, granter, [desk.name, key, serial, int(lease_s * 1000), int(left_s * 1000), _digest(desk.manager.view)], left_s
+                    )
+                    if verdict == GRANTED and not wanted.void:
+                        grant = Grant(desk.name, key, serial, self._clock.seconds() + lease_s * OWN_PART, written, told)
+                        desk.held[serial] = grant
+                        return grant
+                    if verdict == FULL:
+                        why = "too many locks are asked for (locks_max)"
+                        break
+                    if verdict == GRANTED:
+                        self._tell_free(desk, key, Asker(self._me, serial), written, told)
+                        del desk.wanted[serial]
+                        self._serial += 1
+                        serial, told = self._serial, set()  # that number is known to be over
+                if self._clock.seconds() >= until:
+                    break
+                await deferLater(self._clock, min(_AGAIN_S, max(0.001, until - self._clock.seconds())))
+        except BaseException:  # cancelled: nobody waits any more
+            self._tell_free(desk, key, Asker(self._me, serial), {}, told)
+            raise
+        finally:
+            desk.wanted.pop(serial, None)
+        self._tell_free(desk, key, Asker(self._me, serial), {}, told)
+        raise LockTimeout(f"the session's lock was not granted within {timeout_s:g} s: {why}")
+
+    async def _ask(self, desk: _Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, str]:
+        """(verdict, commits to wait for, what went wrong)."""
+        try:
+            if granter == self._me:
+                answer: Any = await self._wants(desk, Asker(self._me, body[2]), body[1], body[3] / 1000, body[4] / 1000, body[5])
+            else:
+                replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _CLAIMS_S + 1.0)
+                answer = replies[granter]
+        except ChannelError as error:
+            return ELSEWHERE, {}, "; ".join(error.failed.values()) or str(error)
+        written = read_written(answer[1]) if type(answer) is list and len(answer) > 1 else None
+        if written is None or type(answer[0]) is not int:
+            return ELSEWHERE, {}, "an unusable answer"
+        return answer[0], written, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
+
+    def _tell_free(self, desk: _Desk, key: bytes, asker: Asker, written: Written, told: Iterable[bytes]) -> None:
+        others = sorted(uid for uid in told if uid != self._me)
+        if self._me in told:
+            self._freed(desk, key, asker, written)
+        if others:
+            said = self._channel.request(others, _SERVICE, _RELEASE, [desk.name, key, asker.serial, write_written(written)], mode="all", timeout_s=_CLAIMS_S)
+            said.addErrback(lambda failure: failure.trap(ChannelError) and None)  # its lease will end
+
+    def _granter(self, desk: _Desk, key: bytes) -> bytes:
+        return desk.manager.locks.granter(key)
+
+    # -- questions of others
+
+    def _asked(self, peer: Member, op: int, body: object) -> Any:
+        """Raises `RemoteError` if it is malformed."""
+        if type(body) is not list or len(body) < 2 or type(body[0]) is not str:
+            raise RemoteError("locks: malformed")
+        desk = self._desks.get(body[0])
+        if desk is None:
+            raise RemoteError("locks: no such manager here")
+        if op == _CLAIMS:
+            weight = body[1]
+            if type(weight) not in (int, float) or not 0 <= weight <= 1_000_000:
+                raise RemoteError("locks: malformed")
+            return self._claims(desk, replace(peer, weight=weight))
+        key, *numbers = body[1:5]
+        if type(key) is not bytes or len(key) != _KEY_BYTES or not numbers or not _are_numbers(numbers[:1]):
+            raise RemoteError("locks: malformed")
+        asker = Asker(peer.uid, numbers[0])
+        if op == _ASK and len(body) > 5 and _are_numbers(numbers) and type(body[5]) is bytes:
+            lease_s, patience_s = (min(ms / 1000, LOCK_MAX_S) for ms in numbers[1:])
+            return self._wants(desk, asker, key, lease_s, patience_s, body[5])
+        written = read_written(numbers[1]) if op == _RELEASE and len(numbers) > 1 else None
+        if written is None:
+            raise RemoteError("locks: malformed")
+        self._freed(desk, key, asker, written)
+        return None
+
+    def _wants(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> Deferred[list[Any]]:
+        return ensureDeferred(self._want(desk, asker, key, lease_s, patience_s, view))
+
+    async def _want(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> list[Any]:
+        """The answer, when there is one."""
+        now = self._clock.seconds()
+        for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
+            del desk.ceded[uid]
+            desk.claims_of = None  # it may have granted something, and nobody has seen it go
+        await self._collected(desk)
+        now = self._clock.seconds()
+        if self._stopped or view != _digest(desk.manager.view) or not self._grants(desk, key):
+            return [ELSEWHERE, []]
+        before = desk.answers.pop((key, asker), None)
+        answer = desk.answers[key, asker] = Deferred()
+        desk.driver.run(desk.table.ask(now, key, asker, lease_s, patience_s))
+        if before is not None:
+            before.callback([ELSEWHERE, []])
+        return await answer
+
+    def _grants(self, desk: _Desk, key: bytes) -> bool:
+        if self._granter(desk, key) != self._me:
+            return False
+        me = desk.manager.view.by_uid.get(self._me)
+        return not any(outranks(member, me, key) for _, member in desk.ceded.values())
+
+    def _freed(self, desk: _Desk, key: bytes, asker: Asker, written: Written) -> None:
+        if desk.asking is not None:
+            desk.over.append(Claim(key, asker, 0.0, written))
+        desk.driver.run(desk.table.release(self._clock.seconds(), key, asker, written))
+
+    def _perform(self, name: str, effect: Effect) -> None:
+        if not isinstance(effect, Answered):
+            raise AssertionError(f"unknown effect {effect!r}")
+        answer = self._desks[name].answers.pop((effect.key, effect.asker), None)
+        if answer is not None:
+            answer.callback([effect.verdict, write_written(effect.written)])
+
+    # -- claims
+
+    def _claims(self, desk: _Desk, peer: Member) -> list[Any]:
+        """What is held here or was granted here. The peer grants from now on wherever it ranks above us, and may grant what we are asking others for."""
+        now = self._clock.seconds()
+        me = desk.manager.view.by_uid.get(self._me)
+        if not _has(desk.manager.view, peer):
+            desk.ceded[peer.uid] = (now + _CEDED_S, peer)
+        desk.driver.run(desk.table.send_away(lambda key: not outranks(peer, me, key)))
+        self._taken_over(desk, peer)
+        return write_claims([*self._ours(desk), *desk.table.claims(now)])
+
+    def _taken_over(self, desk: _Desk, by: Member) -> None:
+        """This member grants now what may have been granted to requests here: it hears when they give it back, and what is still on its way to them is void."""
+        members = desk.manager.view.by_uid
+        for grant in desk.held.values():
+            grant.told.add(by.uid)
+        for wanted in desk.wanted.values():
+            first = desk.manager.locks.granter(wanted.key, wanted.granter)
+            wanted.void |= by.uid != wanted.granter and (first == by.uid or outranks(by, members.get(first), wanted.key))
+
+    def _ours(self, desk: _Desk) -> list[Claim]:
+        """What requests of this node hold, or have given back a moment ago."""
+        now, held = self._clock.seconds(), (grant for grant in desk.held.values() if not grant.lost)
+        claims = [Claim(grant.key, Asker(self._me, grant.serial), max(0.0, (grant.until - now) / OWN_PART), grant.written) for grant in held]
+        return claims + [claim for until, claim in desk.recent.values() if now < until]
+
+    async def _collected(self, desk: _Desk) -> None:
+        """Everybody in this view has been asked for claims."""
+        while desk.claims_of is not desk.manager.view and not self._stopped:
+            if desk.asking is None:
+                desk.asking = Deferred()
+                try:
+                    await self._collect(desk, desk.manager.view)
+                finally:
+                    asking, desk.asking, desk.over = desk.asking, None, []
+                    asking.callback(None)
+            else:
+                await _after(desk.asking)
+
+    async def _collect(self, desk: _Desk, view: View) -> None:
+        me = view.by_uid.get(self._me, self._channel.me)
+        asked = [
+            self._channel.request((uid,), _SERVICE, _CLAIMS, [desk.name, me.weight], mode="all", timeout_s=_CLAIMS_S) for uid in view.by_uid if uid != self._me
+        ]
+        answered = [replies for is_good, replies in await DeferredList(asked, consumeErrors=True) if is_good]  # others know nothing of locks, or are frozen
+        claims = [claim for replies in answered for reply in replies.values() for claim in read_claims(reply) or ()]
+        known = [claim for claim in (*claims, *self._ours(desk), *desk.over) if self._granter(desk, claim.key) == self._me]
+        self._taken_over(desk, me)
+        present = desk.manager.view
+        desk.driver.run(desk.table.adopt(self._clock.seconds(), known, lambda uid: uid in present))
+        if desk.manager.view is view:
+            desk.claims_of = view
+
+
+def _has(view: View, peer: Member) -> bool:
+    """Whether it ranks there as it says."""
+    seen = view.by_uid.get(peer.uid)
+    return seen is not None and seen.weight == peer.weight
+
+
+def _digest(view: View) -> bytes:
+    """Equal for views that rank alike."""
+    return blake2b(repr([(member.uid, float(member.weight)) for member in view]).encode(), digest_size=8).digest()
+
+
+def _after(other: Deferred[None]) -> Deferred[None]:
+    """Fires when the other does, which goes on for who else waits."""
+    waiting: Deferred[None] = Deferred()
+    other.addCallback(waiting.callback)
+    return waiting
+
+
+def _are_numbers(values: Iterable[object]) -> bool:
+    return all(type(value) is int and 0 <= value < _NUMBER_MAX for value in values)
