@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from ..managers.base import SessionManager
 from ..managers.changes import KEY_BYTES
+from ..managers.errors import NotRunning
 from ..managers.maps import ReplicatedMap
 from ..managers.values import ValueTypes
 from ..membership.errors import LocalError
@@ -139,10 +140,14 @@ class ClusterManager:
     # -- use
 
     def manager(self, name: str = "default") -> SessionManager:
-        """The session manager of that name. Raises `LocalError` before the start, and for a name that the settings do not have."""
-        node = self._running()
+        """The session manager of that name. Raises `NotRunning` before the start, and `LocalError` for a name that the settings do not have."""
+        on_failure = self.settings.managers[name].on_failure if name in self.settings.managers else "error"
+        try:
+            node = self._running()
+        except LocalError as error:
+            raise NotRunning(str(error), on_failure) from None
         if name in self.settings.managers and name not in node.managers:
-            raise LocalError("the cluster is not started: its start failed, or is not over")
+            raise NotRunning("the cluster is not started: its start failed, or is not over", on_failure)
         if name not in node.managers:
             raise LocalError(f"no manager {name!r}: the settings have {', '.join(sorted(self.settings.managers))}")
         return node.managers[name]

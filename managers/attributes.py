@@ -37,7 +37,7 @@ class Attributes(Identity, MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_locked", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "acks", "created_ms", "ending", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
+        "acks", "at_once", "created_ms", "ending", "forgets", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,8 @@ class Attributes(Identity, MutableMapping[str, Any]):
         self.new = registers is None  #: not committed yet by anybody
         self.created_ms = created_ms
         self.unknown = unknown  #: nobody could say whether it exists: reads see nothing, writes raise
+        self.at_once: Callable[[], None] | None = None  #: called after each assignment (`write = "immediate"`)
+        self.forgets = False  #: what is written goes with this request: it may have no session, or none could be had for it
         self.opened = b""  #: the key that the manager counts as in use
         self.accessed = False
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
@@ -116,12 +118,16 @@ class Attributes(Identity, MutableMapping[str, Any]):
         if merges:
             value.taken = True
             self.merging[name] = value
+        if self.at_once is not None:
+            self.at_once()
 
     def __delitem__(self, name: str) -> None:
         if name[:1] == "\0" or self._current(name) is None:
             raise KeyError(name)
         self._put(name, None)
         self._values.pop(name, None)
+        if self.at_once is not None:
+            self.at_once()
 
     def __iter__(self) -> Iterator[str]:
         self.accessed = True

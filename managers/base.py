@@ -89,6 +89,8 @@ class SessionManager:
         self.snapshots = Snapshots(self._core, channel, self._lock, self._committing, self.flush)
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
+        self.is_running = False  #: between `start` and `stop`; any thread
+        self.open_failures = 0  #: requests that got no session, as fronts count them
         self._transients = Transients(settings)
         self._made: Callable[..., Session]
         self.locks: Locks  #: `session.lock()`
@@ -128,6 +130,7 @@ class SessionManager:
         self._channel.attach(self.name, self)
         self.users.start()
         self._driver.start()
+        self.is_running = True
 
     def flush(self) -> None:
         """Send what is waiting. Before the farewell; `stop` comes after it, so that nobody is told "applied" of what is ignored."""
@@ -135,6 +138,7 @@ class SessionManager:
 
     def stop(self) -> None:
         """Leave the channel. Sessions stay readable."""
+        self.is_running = False
         self._committing.flush()
         self._driver.stop()
         self._channel.detach(self.name)
@@ -330,5 +334,5 @@ class SessionManager:
             "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
-            **self.locks.statistics(),
+            "open_failures": self.open_failures, **self.locks.statistics(),
         }  # fmt: skip

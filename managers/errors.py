@@ -12,6 +12,7 @@ __all__ = [
     "LockTimeout",
     "LoginRefused",
     "NotConfirmed",
+    "NotRunning",
     "SessionEnded",
     "SessionError",
     "SessionRefused",
@@ -61,6 +62,14 @@ class LoginRefused(SessionUnavailable):
         super().__init__(f"{principal!r:.40} is logged in {len(sessions)} times, which is as often as it may be (principal_sessions_max)")
         self.principal = principal
         self.sessions = list(sessions)
+
+
+class NotRunning(SessionUnavailable):
+    """There is no running session manager in this process: its node is not started, or was stopped. `on_failure`: what its settings say, if they are known."""
+
+    def __init__(self, text: str, on_failure: str = "error") -> None:
+        super().__init__(text)
+        self.on_failure = on_failure
 
 
 class LockTimeout(SessionUnavailable):

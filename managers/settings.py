@@ -74,6 +74,13 @@ class ManagerSettings:
         "What a commit replicates: `on_change` what differs (nested changes are found), `on_set` only what was assigned, `on_get` also all mutable values that were read, `always` everything.",
         choices=("on_change", "on_set", "on_get", "always"),
     )
+    write: str = knob(
+        "deferred",
+        "When a request's changes are committed. `deferred`: together, before its response leaves, so that others see all of them or none, and a request that fails "
+        "has changed nothing. `immediate`: each assignment at once, besides: others see it while the request goes on, and keep it if it fails; each costs a message "
+        "to every holder.",
+        choices=("deferred", "immediate"),
+    )
     retention_s: float = knob(
         86400.0,
         "How long the tombstone of an ended session is kept. Longer than the longest partition to survive. Costs about 0.4 KiB each, 0.9 KiB after an expiry, and no other limit bounds their number.",
@@ -164,6 +171,13 @@ class ManagerSettings:
     trusted_proxies: list[str] = knob(
         PRIVATE_NETWORKS,
         "Networks whose `X-Forwarded-For` says who the client is, for the two limits above. A client in them that no proxy names is not limited.",
+    )
+    on_failure: str = knob(
+        "error",
+        "What a request gets where there is no running manager in the process (its node is not started, or was stopped), or a session cannot be opened for a reason "
+        "that is not the request's. `error`: 503. `serve-empty`: an empty session that forgets what is written, and says so (`session.forgets`): for pages that "
+        "are better shown without a login than not at all. The browser keeps its cookie.",
+        choices=("error", "serve-empty"),
     )
     lock_timeout_s: float = knob(5.0, "Longest wait for `session.lock()`, unless the call says another; then the request gets 503.", minimum=0.0, maximum=600.0)
     lock_lease_s: float = knob(

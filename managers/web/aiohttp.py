@@ -26,7 +26,7 @@ from ..receipts import DONE, Receipt
 from ..session import Session
 from .asgi_socket import SESSION_ENDED, TRY_AGAIN
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit
+from .policy import RETRY_AFTER_S, Visit, unavailable
 from .sessions import ManagerOrFunction, Sessions
 from .waiting import confirmed
 from .watch import Watched
@@ -43,7 +43,10 @@ def setup(app: web.Application, manager: ManagerOrFunction, cookie: CookieSettin
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = (request.remote or "", ",".join(request.headers.getall("X-Forwarded-For", ())))
-        visit = await sessions.admit(request.headers.getall("Cookie", ()), origin, request.path, lambda: request.headers.get("User-Agent", ""))
+        try:
+            visit = await sessions.admit(request.headers.getall("Cookie", ()), origin, request.path, lambda: request.headers.get("User-Agent", ""))
+        except SessionUnavailable as error:
+            return _refusal(error)
         return await _Request(sessions, request, visit).run(handler)
 
     app.middlewares.insert(0, middleware)
@@ -154,12 +157,16 @@ class _Request:
     async def _refuse(self, error: SessionUnavailable) -> web.StreamResponse:
         prepared = self._prepared
         if prepared is None:
-            status, body = UNAVAILABLE[error.status]
-            return web.Response(status=int(status[:3]), body=body, content_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_S)})
+            return _refusal(error)
         if not isinstance(prepared, web.WebSocketResponse):
             raise error
         await prepared.close(code=TRY_AGAIN, message=b"the session cannot be changed at the moment")
         return prepared
+
+
+def _refusal(error: SessionUnavailable) -> web.Response:
+    status, body = unavailable(error)
+    return web.Response(status=int(status[:3]), body=body, content_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_S)})
 
 
 _REQUEST = web.RequestKey("caterwaul.request", _Request)

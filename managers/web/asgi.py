@@ -16,7 +16,7 @@ from ..errors import SessionUnavailable
 from ..session import Session
 from ..throttle import Origin
 from .asgi_response import App, Receive, Response, Scope, Send, refuse
-from .asgi_socket import SessionSocket
+from .asgi_socket import SessionSocket, turn_away
 from .cookies import CookieSettings
 from .policy import Visit
 from .sessions import ManagerOrFunction, Sessions
@@ -44,7 +44,11 @@ class SessionMiddleware:
             await self.app(scope, receive, send)
             return
         cookies = (value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
-        visit = await self.sessions.admit(cookies, origin_of(scope), scope["path"], lambda: _agent_of(scope))
+        try:
+            visit = await self.sessions.admit(cookies, origin_of(scope), scope["path"], lambda: _agent_of(scope))
+        except SessionUnavailable as error:
+            await (refuse(send, error) if kind == "http" else turn_away(scope, send, error))
+            return
         if kind == "http":
             await self._http(visit, scope, receive, send)
         else:

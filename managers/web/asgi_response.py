@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from ..errors import SessionUnavailable
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit
+from .policy import RETRY_AFTER_S, Visit, unavailable
 from .waiting import confirmed
 
 __all__ = ["App", "Message", "Receive", "Response", "Scope", "Send", "refuse"]
@@ -94,7 +94,7 @@ def is_event_stream(head: Message) -> bool:
 
 async def refuse(send: Send, error: SessionUnavailable, prefix: str = "http.response") -> None:
     """The answer 503 or 429."""
-    status, body = UNAVAILABLE[error.status]
+    status, body = unavailable(error)
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)), (b"retry-after", b"%d" % RETRY_AFTER_S)]
     await send({"type": prefix + ".start", "status": int(status[:3]), "headers": headers})
     await send({"type": prefix + ".body", "body": body})

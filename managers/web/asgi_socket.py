@@ -24,12 +24,20 @@ from .watch import Watched
 if TYPE_CHECKING:
     from .asgi import SessionMiddleware
 
-__all__ = ["SESSION_ENDED", "TRY_AGAIN", "SessionClosed", "SessionSocket"]
+__all__ = ["SESSION_ENDED", "TRY_AGAIN", "SessionClosed", "SessionSocket", "turn_away"]
 
 SESSION_ENDED = 4001  #: close code: the session of this socket has ended, the reason says how; connecting again gets the browser's present one
 TRY_AGAIN = 1013  #: close code: the session cannot be changed at the moment
 
 _TRY_AGAIN = {"type": "websocket.close", "code": TRY_AGAIN, "reason": "the session cannot be changed at the moment"}
+
+
+async def turn_away(scope: Scope, send: Send, error: SessionUnavailable) -> None:
+    """The answer to a handshake, where the server can give one, else the end of it."""
+    if "websocket.http.response" in scope.get("extensions", {}):
+        await refuse(send, error, "websocket.http.response")
+    else:
+        await send(_TRY_AGAIN)
 
 
 class SessionClosed(OSError):
@@ -164,8 +172,8 @@ class SessionSocket:
     async def _unavailable(self, error: SessionUnavailable) -> None:
         if self._closed or (self._refusal is not None and self._refusal.started):
             raise error
-        if (self._refusal is not None or not self._answered) and "websocket.http.response" in self._scope.get("extensions", {}):
-            await refuse(self._send, error, "websocket.http.response")
+        if self._refusal is not None or not self._answered:
+            await turn_away(self._scope, self._send, error)
         else:
             await self._send(_TRY_AGAIN)
 

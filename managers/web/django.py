@@ -25,6 +25,7 @@ from collections.abc import Callable
 from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
+from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
@@ -42,7 +43,7 @@ from ..session import Session
 from .cookies import CookieSettings, Ticket
 from .django_store import EXPIRY, SessionStore, aopen_session, awaited, is_over, open_session, the_manager
 from .facade import peek
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .policy import RETRY_AFTER_S, Front, Visit, unavailable, wait
 from .streaming import AsyncStream, Stream
 from .wsgi import origin_of
 
@@ -81,17 +82,23 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def __call__(self, request: Any) -> Any:
         if self.async_mode:
             return self.__acall__(request)
-        self.process_request(request)
+        try:
+            self.process_request(request)
+        except SessionUnavailable as error:
+            return _unavailable(request, error)
         with _Open(request):
             return self.process_response(request, self.get_response(request))
 
     async def __acall__(self, request: Any) -> Any:
-        ticket = self._ticket(request)
-        session = self.front.local(ticket, origin_of(request.META))
-        visit = self._begin(request, ticket, await aopen_session(ticket.id, ticket.token) if session is None else session)
-        if visit.wanted is not None:
-            shared, login = visit.wanted
-            visit.sign_on(await aopen_session(login.id, login.token, shared))
+        try:
+            ticket = self._ticket(request)
+            session = self.front.local(ticket, origin_of(request.META))
+            visit = self._begin(request, ticket, await sync_to_async(self.front.open, thread_sensitive=False)(ticket) if session is None else session)
+            if visit.wanted is not None:
+                shared, login = visit.wanted
+                visit.sign_on(await aopen_session(login.id, login.token, shared))
+        except SessionUnavailable as error:
+            return _unavailable(request, error)
         with _Open(request):
             response = await self.get_response(request)
             try:
@@ -103,7 +110,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def process_request(self, request: Any) -> None:
         ticket = self._ticket(request)
         session = self.front.local(ticket, origin_of(request.META))
-        visit = self._begin(request, ticket, open_session(ticket.id, ticket.token) if session is None else session)
+        visit = self._begin(request, ticket, self.front.open(ticket) if session is None else session)
         if visit.wanted is not None:
             shared, login = visit.wanted
             visit.sign_on(open_session(login.id, login.token, shared))
@@ -198,8 +205,10 @@ class _Open:
 
 
 def _unavailable(request: Any, error: SessionUnavailable) -> HttpResponse:
-    request.caterwaul_visit.fail()
-    status, body = UNAVAILABLE[error.status]
+    visit = getattr(request, "caterwaul_visit", None)
+    if visit is not None:
+        visit.fail()
+    status, body = unavailable(error)
     code, _, words = status.partition(" ")
     return HttpResponse(body, status=int(code), reason=words, content_type="text/plain", headers={"Retry-After": str(RETRY_AFTER_S)})
 

@@ -134,9 +134,9 @@ class SessionStore(SessionBase):
 
     def _adopt(self, session: Session) -> Session:
         """A session that was opened without a request: nobody says when its use ends, so it ends here."""
-        session = _unless_over(self, session)
-        _front.manager.release(session)
-        return self._bind(_front.admit(Ticket(session.id), session, "", _NOBODY))
+        visit = _front.admit(Ticket(session.id), _unless_over(self, session), "", _NOBODY)
+        visit.manager.release(visit.session)
+        return self._bind(visit)
 
     def _get_session(self, no_load: bool = False) -> Session:
         self.accessed = True
@@ -235,7 +235,7 @@ class SessionStore(SessionBase):
         assert visit is not None, "opened"
         session = visit.session
         if self.modified:
-            put_again(session, _front.manager.settings.save_mode)
+            put_again(session, visit.manager.settings.save_mode)
         changed = session.modified
         if changed and session.id is not None and not session.ended and (not session.new or len(session)):
             self._limit(session)
@@ -257,7 +257,7 @@ class SessionStore(SessionBase):
     def _create(self) -> Receipt | None:
         """Django's `create`: another session with what this one holds."""
         contents = dict(self._session_cache) if "_session_cache" in self.__dict__ else {}
-        session = _front.manager.open_local(None)
+        session = (_front if self.visit is None else self.visit).manager.open_local(None)
         assert session is not None, "a new session is nobody else's"
         self._adopt(session).update(contents)
         self.modified = True

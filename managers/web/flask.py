@@ -27,7 +27,7 @@ from ..errors import SessionUnavailable
 from .cookies import CookieSettings
 from .facade import SessionFacade, peek, put_again, register_markup
 from .lazily import Lazily
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit, wait
+from .policy import RETRY_AFTER_S, Visit, unavailable, wait
 from .wsgi import SessionMiddleware, open_visit
 
 __all__ = ["CaterwaulSession", "FlaskSession", "cookie_settings", "replace_sessions"]
@@ -121,11 +121,10 @@ class CaterwaulSession(SessionInterface):
             raise LocalError("set up the application with CaterwaulSession(app, manager), not with app.session_interface alone")
         visit = request.environ.get("caterwaul.visit")
         alone = visit is None
-        manager = outer.middleware.front.manager
         if visit is None:
             visit = open_visit(outer.middleware.front, request.environ)
-            manager.release(visit.session)  # nobody says when this one ends
-        return self.session_class(visit, app.permanent_session_lifetime.total_seconds(), manager.settings.save_mode, alone)
+            visit.manager.release(visit.session)  # nobody says when this one ends
+        return self.session_class(visit, app.permanent_session_lifetime.total_seconds(), visit.manager.settings.save_mode, alone)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """The view has returned: decide about id and cookie. The middleware commits when the first byte leaves."""
@@ -186,7 +185,7 @@ def cookie_settings(app: Flask) -> CookieSettings:
 
 def _unavailable(error: SessionUnavailable) -> Response:
     """A write that cannot be: the application's own handler for this class takes precedence."""
-    status, body = UNAVAILABLE[error.status]
+    status, body = unavailable(error)
     return Response(body, status, {"Retry-After": str(RETRY_AFTER_S)}, mimetype="text/plain")
 
 

@@ -34,6 +34,11 @@ class Lazily(Generic[T]):
                     made.append(self._make())
         return made[0]
 
+    @property
+    def made(self) -> T | None:
+        """What this process has by now."""
+        return self._made[0] if self._made else None
+
     def forget(self) -> None:
         """Whatever was made is not used any more. In a forked child this has happened."""
         self._made = []

@@ -27,7 +27,7 @@ from . import asgi
 from .asgi_response import App
 from .asgi_socket import SESSION_ENDED, TRY_AGAIN, SessionClosed, SessionSocket
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Visit
+from .policy import RETRY_AFTER_S, Visit, unavailable
 from .sessions import ManagerOrFunction, Sessions
 
 __all__ = ["SESSION_ENDED", "TRY_AGAIN", "Session", "SessionClosed", "SessionMiddleware", "SessionPlugin", "SessionSocket", "get_session", "get_socket"]
@@ -94,4 +94,4 @@ async def _failed(error: Exception, scope: Scope) -> None:
 
 
 def _try_again(request: Request[Any, Any, Any], error: SessionUnavailable) -> Response[bytes]:
-    return Response(UNAVAILABLE[error.status][1], media_type=MediaType.TEXT, status_code=error.status, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return Response(unavailable(error)[1], media_type=MediaType.TEXT, status_code=error.status, headers={"Retry-After": str(RETRY_AFTER_S)})

@@ -9,32 +9,30 @@ application (`fail`). A response that looked at the session is nobody else's: no
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from fnmatch import translate
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+from twisted.logger import Logger
+
+from ...membership.errors import LocalError
 from ..base import SessionManager
-from ..errors import SessionRefused, SessionUnknown
-from ..receipts import DROPPED, Joined, Receipt
+from ..errors import NotRunning, SessionRefused, SessionUnavailable, SessionUnknown
+from ..receipts import DONE, DROPPED, Joined, Receipt
 from ..session import Session
 from ..throttle import Origin
+from .absent import RETRY_AFTER_S, NoManager, unavailable
 from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_cookie
 from .lazily import Lazily
 from .single import SignOn
 
-__all__ = ["RETRY_AFTER_S", "UNAVAILABLE", "Front", "Visit", "wait"]
+__all__ = ["RETRY_AFTER_S", "Front", "Visit", "unavailable", "wait"]
 
-RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
-#: What `SessionUnavailable` becomes: its status with words, and a body.
-UNAVAILABLE = {
-    503: ("503 Service Unavailable", b"The session cannot be changed at the moment. Please try again.\n"),
-    409: ("409 Conflict", b"You are logged in elsewhere as often as you may be. Log out there, and try again.\n"),
-    429: ("429 Too Many Requests", b"Too many sessions from this address. Please try again.\n"),
-}
-
-
+_log = Logger()
+_LOG_S = 1.0  # between two failures that are logged
 Match = Callable[[str], Any]  #: true for text that a pattern matches
 
 
@@ -50,11 +48,17 @@ class Front:
         self._manager = manager if isinstance(manager, Lazily) else Lazily(manager if callable(manager) else lambda: manager)
         self.cookie = cookie or CookieSettings()
         self.cookies_ignored = 0  #: malformed ones, and all where one request had several; about, threads may race
+        self.failures = 0  #: requests for which no session could be opened; about, likewise
+        self._logged_s = 0.0
         self._no_touch_here = no_touch
 
     @property
     def manager(self) -> SessionManager:
-        return self._manager()
+        """Raises what the function raises, and `NotRunning` when it was stopped."""
+        manager = self._manager()
+        if not manager.is_running:
+            raise NotRunning("the session manager of this process was stopped", manager.settings.on_failure)
+        return manager
 
     @cached_property
     def shared(self) -> Front | None:
@@ -74,12 +78,15 @@ class Front:
 
     def ticket(self, cookies: Iterable[str], path: str, agent: Callable[[], str]) -> Ticket:
         """What the values of the request's `Cookie` fields say, if a request for this path by this `User-Agent` may have a session."""
-        no_path, no_agent = self._no_session
+        try:
+            (no_path, no_agent), shared = self._no_session, self.shared
+        except LocalError:
+            return _WITHOUT  # `local` says what that means
         if (no_path is not _never and no_path(path)) or (no_agent is not _never and no_agent(agent())):
             return _WITHOUT
-        if self.shared is not None:
+        if shared is not None:
             cookies = list(cookies)
-            return replace(self._read(cookies), shared=self.shared._read(cookies))
+            return replace(self._read(cookies), shared=shared._read(cookies))
         return self._read(cookies)
 
     def _read(self, cookies: Iterable[str]) -> Ticket:
@@ -89,14 +96,47 @@ class Front:
         return ticket
 
     def local(self, ticket: Ticket, origin: Origin) -> Session | None:
-        """The session as far as this node may say by itself; None: others have to be asked."""
-        session = self.manager.open_local(ticket.id, ticket.token)
-        return session if session is not None or self.manager.throttle.may_ask(origin) else self.manager.unknown()
+        """The session as far as this node may say by itself; None: others have to be asked. Raises `SessionUnavailable` where none can be had."""
+        try:
+            manager = self.manager
+            session = manager.open_local(ticket.id, ticket.token)
+            return session if session is not None or manager.throttle.may_ask(origin) else manager.unknown()
+        except Exception as error:
+            return self.instead(error)
+
+    def open(self, ticket: Ticket) -> Session:
+        """The session that others have to be asked for. Waits; not in the reactor's thread. Raises likewise."""
+        try:
+            return self.manager.open(ticket.id, ticket.token)
+        except Exception as error:
+            return self.instead(error)
+
+    def instead(self, error: Exception) -> Session:
+        """What a request gets whose session cannot be opened for this reason. Raises `SessionUnavailable`, unless `on_failure` says otherwise.
+
+        What is wrong with the application, and was raised by the function that gives the manager, is raised as it is.
+        """
+        manager = self._manager.made
+        if manager is None and not isinstance(error, LocalError):
+            raise error
+        self.failures += 1
+        if manager is not None:
+            manager.open_failures += 1
+        now_s = time.monotonic()
+        if now_s - self._logged_s >= _LOG_S:
+            self._logged_s = now_s
+            _log.error("a request got no session ({failures} by now): {kind}: {error}", failures=self.failures, kind=type(error).__name__, error=error)
+        on_failure = manager.settings.on_failure if manager is not None else getattr(error, "on_failure", "error")
+        if on_failure == "error":
+            raise error if isinstance(error, SessionUnavailable) else NotRunning(f"no session can be opened: {error}") from error
+        return _ABSENT.open_local(None)
 
     def admit(self, ticket: Ticket, session: Session, path: str, origin: Origin) -> Visit:
         """The request begins. `path` without query. If the visit has something `wanted`, open it and give it to `Visit.sign_on` before the application runs."""
+        if session.forgets:
+            return Visit(self, _WITHOUT, session, False, origin)
         if ticket.id is not None and session.id is None and not session.unknown:
-            self.manager.throttle.missed(origin)
+            self._manager().throttle.missed(origin)
         return Visit(self, ticket, session, not self._no_touch(path), origin)
 
 
@@ -104,10 +144,12 @@ class Visit:
     """One request's use of its session. Not for two threads at a time."""
 
     __slots__ = (
-        "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_sign_on", "_ticket", "_touches", "keeps_alive", "max_age_s", "renews", "session", "wrote",
+        "_early", "_failed", "_front", "_in_use", "_known", "_origin", "_over", "_released", "_restarted", "_sign_on", "_ticket", "_touches", "keeps_alive", "manager", "max_age_s", "renews", "session", "wrote",
     )  # fmt: skip
 
     def __init__(self, front: Front, ticket: Ticket, session: Session, touches: bool, origin: Origin) -> None:
+        self.manager: SessionManager = cast(SessionManager, _ABSENT) if session.forgets else front._manager()  #: of the session; it may have been stopped since
+        session.forgets = session.forgets or ticket.without
         self.session = session
         session.origin = self._origin = origin
         self._known = False  # the session has been committed to
@@ -120,11 +162,14 @@ class Visit:
         self._failed = False
         self._released = False
         self._restarted = False  # a session of this request has ended, and another may follow
+        self._early: list[Receipt] = []  # of what was committed before the response, and is waited for with that
+        if self.manager.settings.write == "immediate" and not session.forgets:
+            session.at_once = self._save_at_once
         self.wrote = False  #: something was committed, besides touches
         self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
         self.renews = True  #: a cookie with an age is set at each use, not only after writing
-        shared = front.shared
-        self._sign_on = None if shared is None or ticket.without else SignOn(shared, front.manager.single.reauthenticates, ticket.shared, session, origin)
+        shared = None if ticket.without else front.shared
+        self._sign_on = None if shared is None else SignOn(shared, self.manager.single.reauthenticates, ticket.shared, session, origin)
 
     @property
     def wanted(self) -> tuple[Front, Ticket] | None:
@@ -140,10 +185,27 @@ class Visit:
     @property
     def is_primary(self) -> bool:
         """Whether this node is the session's primary: where a sticky balancer should send its requests."""
-        return self._front.manager.is_primary(self.session)
+        return self.manager.is_primary(self.session)
 
     def save(self) -> Receipt | None:
         """Commit what changed, and the touch; None when there is nothing. The caller waits when `needs_wait`. May raise what `commit` raises."""
+        receipt = self._save()
+        if not self._early:
+            return receipt
+        early, self._early = self._early, []
+        return Joined([*early, receipt or DONE])
+
+    def _save_at_once(self) -> None:
+        """With `write = "immediate"`: something was assigned."""
+        try:
+            receipt = self._save()
+        except SessionUnavailable:
+            self.fail()  # an application that makes a page of it is not asked again
+            raise
+        if receipt is not None and receipt.needs_wait:
+            self._early.append(receipt)
+
+    def _save(self) -> Receipt | None:
         session = self.session
         self.wrote = self.wrote or session.last is not None
         if self._over or self._released or session.unknown:
@@ -151,15 +213,15 @@ class Visit:
         touch = self._touches and session.accessed and session.id is not None
         if not touch and not session.modified:
             return None
-        if self._begins() and not self._front.manager.throttle.may_begin(self._origin):
+        if self._begins() and not self.manager.throttle.may_begin(self._origin):
             raise SessionRefused("too many sessions from this address (creations_per_s)", 429)
         self._touches = False  # once is enough
         self.wrote = self.wrote or session.modified
         self._over = session.ended  # nothing can follow that
         if self._sign_on is None:
-            return self._front.manager.commit(session, session.acks, touch)
+            return self.manager.commit(session, session.acks, touch)
         shared = self._sign_on.settle(session, touch)
-        receipt = self._front.manager.commit(session, session.acks, touch)
+        receipt = self.manager.commit(session, session.acks, touch)
         if receipt is DROPPED:
             self._sign_on.dropped()
             return receipt
@@ -173,13 +235,14 @@ class Visit:
 
     def restart(self, by_time: bool = False) -> Receipt | None:
         """End the session now, and give what is written from here on to another. The caller waits as after `save`. Raises what that raises. `by_time`: see `end`."""
-        manager, before, sign_on = self._front.manager, self.session, self._sign_on
+        manager, before, sign_on = self.manager, self.session, self._sign_on
         self.end(by_time)
         receipt = self.save()
         following = manager.open_local(None)
         assert following is not None, "a new session is nobody else's"
         following.accessed = True
         following.origin = self._origin
+        following.at_once, before.at_once = before.at_once, None
         self.session = following
         if by_time and sign_on is not None:
             self._sign_on = sign_on
@@ -237,7 +300,7 @@ class Visit:
         """The session may expire although this visit goes on."""
         if self._in_use:
             self._in_use = False
-            self._front.manager.release(self.session)
+            self.manager.release(self.session)
             if self._sign_on is not None:
                 self._sign_on.release()
 
@@ -250,11 +313,11 @@ class Visit:
             return delete_cookie(settings) if ticket.found else None
         if session.new or session.id is None:  # an id alone is no session: what was set may have been taken away again
             return None
-        route = self._front.manager.me.route
+        route = self.manager.me.route
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
         if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
             return None
-        if session.id == ticket.id and self._front.manager.is_live(session) is False:
+        if session.id == ticket.id and self.manager.is_live(session) is False:
             return None  # by a request at the same time: at a login its response has given the browser another id
         return write_cookie(settings, session.id, route, session.token, self.max_age_s)
 
@@ -264,7 +327,7 @@ class Visit:
         Then a response that wrote nothing leaves the cookie alone: it may come after that of a request at the same time which
         wrote, and would take its newer token away.
         """
-        manager = self._front.manager
+        manager = self.manager
         return manager.settings.read_your_writes == "cluster" and manager.has_member(route)
 
 
@@ -284,3 +347,4 @@ def _any_of(patterns: Sequence[str], flags: int = 0) -> Match:
 
 _never: Match = lambda text: None  # noqa: E731
 _WITHOUT = Ticket(without=True)
+_ABSENT = NoManager()

@@ -29,7 +29,7 @@ from ..errors import SessionUnavailable
 from .cookies import CookieSettings
 from .facade import SessionFacade, put_again, register_markup
 from .lazily import Lazily
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .policy import RETRY_AFTER_S, Front, Visit, unavailable, wait
 from .streaming import Stream
 from .wsgi import open_visit
 
@@ -43,18 +43,14 @@ _FLASH = "_f_"
 class PyramidSession(SessionFacade):
     """A mapping, with `created`, `flash`, CSRF tokens, and what `SessionFacade` has besides."""
 
-    def __init__(self, visit: Visit, manager: SessionManager) -> None:
-        super().__init__(visit)
-        self._manager = manager
-
     @property
     def created(self) -> int:
         """Seconds since 1970, by this node's clock."""
-        return int(time.time() - self._manager.age_s(self.visit.session))
+        return int(time.time() - self.visit.manager.age_s(self.visit.session))
 
     def changed(self) -> None:
         """Something inside a value has changed. That is found anyway."""
-        put_again(self.visit.session, self._manager.settings.save_mode)
+        put_again(self.visit.session, self.visit.manager.settings.save_mode)
 
     def invalidate(self) -> None:
         wait(self.visit.restart())
@@ -89,7 +85,7 @@ class SessionFactory:
         visit = open_visit(self.front, request.environ)
         request.add_response_callback(lambda request, response: _commit(request, response, visit))
         request.add_finished_callback(lambda request: _finished(request, visit))
-        return PyramidSession(visit, self.front.manager)
+        return PyramidSession(visit)
 
 
 def _prepared(manager: SessionManager | Callable[[], SessionManager]) -> SessionManager:
@@ -130,7 +126,7 @@ def _refuse(response: Any, error: SessionUnavailable) -> None:
     close = getattr(response.app_iter, "close", None)
     if close is not None:
         close()
-    response.status, response.body = UNAVAILABLE[error.status]
+    response.status, response.body = unavailable(error)
     response.headerlist = [("Content-Type", "text/plain"), ("Content-Length", str(len(response.body))), ("Retry-After", str(RETRY_AFTER_S))]
 
 

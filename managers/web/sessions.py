@@ -28,9 +28,7 @@ class Sessions:
 
     @cached_property
     def front(self) -> Front:
-        """Raises what the function raises: `LocalError` as long as the node is not started."""
-        manager = self._manager
-        return Front(manager() if callable(manager) else manager, self._cookie, self._no_touch)
+        return Front(self._manager, self._cookie, self._no_touch)
 
     @cached_property
     def watch(self) -> Watch:

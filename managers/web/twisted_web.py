@@ -12,9 +12,10 @@ answered here, and what the application writes after that is dropped: raised int
 # mypy: allow-untyped-calls
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from twisted.web import server
 from twisted.web.resource import IResource
@@ -24,9 +25,13 @@ from ..errors import SessionUnavailable
 from ..receipts import Receipt
 from ..throttle import Origin
 from .cookies import CookieSettings, Ticket
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit
+from .policy import RETRY_AFTER_S, Front, Visit, unavailable
 
 __all__ = ["SessionRequest", "SessionSite"]
+
+
+def _instead(reason: Failure, front: Front) -> Any:
+    return front.instead(reason.value)  # type: ignore[arg-type]  # what opening raises is an Exception
 
 
 class SessionRequest(server.Request):
@@ -49,12 +54,17 @@ class SessionRequest(server.Request):
         ticket = front.ticket(cookies, self.path.decode("latin-1"), lambda: (self.getHeader(b"user-agent") or b"").decode("latin-1"))
         client: Any = self.getClientAddress()
         origin = (getattr(client, "host", ""), ",".join(value.decode("latin-1") for value in self.requestHeaders.getRawHeaders(b"x-forwarded-for", ())))
-        session = front.local(ticket, origin)
+        try:
+            session = front.local(ticket, origin)
+        except Exception:
+            self._not_opened(Failure())
+            return
         if session is not None:
             self._opened(session, ticket, front, origin)
         else:
             assert ticket.id is not None, "only a well-formed id is looked up"
-            front.manager.open_deferred(ticket.id, ticket.token).addCallback(self._opened, ticket, front, origin).addErrback(self._not_opened)
+            opening: Deferred[Any] = maybeDeferred(front.manager.open_deferred, ticket.id, ticket.token)
+            opening.addErrback(_instead, front).addCallback(self._opened, ticket, front, origin).addErrback(self._not_opened)
 
     def write(self, data: bytes) -> None:
         self._commit()
@@ -115,7 +125,7 @@ class SessionRequest(server.Request):
             super().processingFailed(reason)
             return reason
         error: Any = reason.value
-        status, body = UNAVAILABLE[error.status]
+        status, body = unavailable(error)
         code, _, words = status.partition(" ")
         self.setResponseCode(int(code), words.encode())
         self.setHeader(b"Retry-After", b"%d" % RETRY_AFTER_S)
@@ -214,7 +224,13 @@ class SessionSite(server.Site):
     requestFactory = SessionRequest
 
     def __init__(
-        self, resource: IResource, manager: SessionManager, cookie: CookieSettings | None = None, *args: Any, no_touch: Sequence[str] = (), **kwargs: Any
+        self,
+        resource: IResource,
+        manager: SessionManager | Callable[[], SessionManager],
+        cookie: CookieSettings | None = None,
+        *args: Any,
+        no_touch: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(resource, *args, **kwargs)
         self.front = Front(manager, cookie, no_touch)

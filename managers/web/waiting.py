@@ -16,14 +16,17 @@ __all__ = ["confirmed", "heard", "log_in", "opened"]
 
 
 async def opened(front: Front, ticket: Ticket, origin: Origin) -> Session:
-    """The session of a request. Without waiting, unless others have to be asked; never raises."""
+    """The session of a request. Without waiting, unless others have to be asked. Raises `SessionUnavailable` where none can be had."""
     session = front.local(ticket, origin)
     if session is not None:
         return session
-    manager = front.manager
-    settings = manager.settings
-    limit_s = 3 * max(settings.lookup_timeout_s, settings.read_your_writes_wait_s) + 1.0
-    return await heard(lambda give: manager.open_soon(ticket.id, ticket.token, give), limit_s, manager.unknown, manager.release)
+    try:
+        manager = front.manager
+        settings = manager.settings
+        limit_s = 3 * max(settings.lookup_timeout_s, settings.read_your_writes_wait_s) + 1.0
+        return await heard(lambda give: manager.open_soon(ticket.id, ticket.token, give), limit_s, manager.unknown, manager.release)
+    except Exception as error:
+        return front.instead(error)
 
 
 async def log_in(manager: SessionManager, session: Session, principal: str, **about: str) -> None:

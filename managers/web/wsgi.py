@@ -18,7 +18,7 @@ from ..errors import SessionUnavailable
 from ..session import Session
 from ..throttle import Origin
 from .cookies import CookieSettings, Ticket
-from .policy import RETRY_AFTER_S, UNAVAILABLE, Front, Visit, wait
+from .policy import RETRY_AFTER_S, Front, Visit, unavailable, wait
 
 __all__ = ["SessionMiddleware", "open_visit"]
 
@@ -40,7 +40,12 @@ class SessionMiddleware:
         self.front = Front(manager, cookie, no_touch)
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        visit = open_visit(self.front, environ)
+        try:
+            visit = open_visit(self.front, environ)
+        except SessionUnavailable as error:
+            status, headers, refusal = _refusal(error)
+            start_response(status, headers)
+            return [refusal]
         environ["caterwaul.session"] = visit.session
         environ["caterwaul.visit"] = visit  # for frameworks that have more to say about it
         response = _Response(visit, start_response)
@@ -70,12 +75,17 @@ def open_visit(front: Front, environ: dict[str, Any]) -> Visit:
 
 def _opened(front: Front, ticket: Ticket, origin: Origin) -> Session:
     session = front.local(ticket, origin)
-    return front.manager.open(ticket.id, ticket.token) if session is None else session
+    return front.open(ticket) if session is None else session
 
 
 def origin_of(environ: dict[str, Any]) -> Origin:
     """Who asks, for the limits of one client."""
     return environ.get("REMOTE_ADDR", ""), environ.get("HTTP_X_FORWARDED_FOR", "")
+
+
+def _refusal(error: SessionUnavailable) -> tuple[str, list[tuple[str, str]], bytes]:
+    status, body = unavailable(error)
+    return status, [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Retry-After", str(RETRY_AFTER_S))], body
 
 
 class _Response:
@@ -135,15 +145,12 @@ class _Response:
     def unavailable(self, error: SessionUnavailable) -> list[bytes]:
         """The answer 503 or 429, or the exception again when the headers are out."""
         self.visit.fail()
-        status, body = UNAVAILABLE[error.status]
+        status, headers, body = _refusal(error)
         try:
             if self.sent:
                 raise error
             self._head = None
-            self.start(
-                status,
-                [("Content-Type", "text/plain"), ("Content-Length", str(len(body))), ("Retry-After", str(RETRY_AFTER_S))],
-            )
+            self.start(status, headers)
             self.send()
         finally:
             self.visit.release()

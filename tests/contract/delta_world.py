@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
-from threading import RLock
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, RLock, Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,8 +22,8 @@ from ..doubles import Net
 class DeltaWorld:
     """`node1` and `node2`, in sync after each request unless links are held."""
 
-    def __init__(self, settings: ManagerSettings | None = None, epochs: bool = False) -> None:
-        self.net = Net(2, settings, epochs=epochs)
+    def __init__(self, settings: ManagerSettings | None = None, epochs: bool = False, net: Net | None = None) -> None:
+        self.net = net or Net(2, settings, epochs=epochs)
         self.unknown: set[str] = set()
         self.remote: set[str] = set()
         self._touches: Counter[bytes] = Counter()
@@ -58,6 +59,25 @@ class DeltaWorld:
         with self._carrying:
             self.net.deliver()
 
+    @contextmanager
+    def moving(self) -> Iterator[None]:
+        """Time passes and messages travel in a thread of their own, while others wait for what they bring."""
+        over = Event()
+
+        def move() -> None:
+            while not over.wait(0.001):
+                with self._carrying:
+                    self.net.advance(0.01)
+
+        thread = Thread(target=move)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        self.carry()
+
     def wait(self, opening: Deferred[Session]) -> Session:
         """Let time pass until the session is there."""
         found: list[Session] = []
@@ -92,6 +112,8 @@ class DeltaNode:
         self.receipts: list[Watched] = []
         self.lookups: list[tuple[Deferred[Any], str, str]] = []
         self.commits = 0
+        self.is_running = True
+        self.open_failures = 0
 
     def is_live(self, session: Session) -> bool | None:
         return self.manager.is_live(session)  # type: ignore[no-any-return]

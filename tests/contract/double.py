@@ -64,6 +64,8 @@ class Node:
         self.receipts: list[Receipt] = []
         self.lookups: list[tuple[Deferred[Session], str]] = []
         self.commits = 0
+        self.is_running = True
+        self.open_failures = 0
         self.throttle = Throttle(self.settings, lambda: 0.0)
         self.single = None
 
@@ -154,6 +156,8 @@ class Session(MutableMapping[str, Any]):
         self.accessed = False
         self.token = ""
         self.last = None
+        self.forgets = False
+        self.at_once = None
         self.max_idle_s = 1800.0
         self.stale = False
         self.ended = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from inspect import isawaitable
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ from aiohttp import web
 
 from caterwaul.managers.web.aiohttp import get_session, setup
 
-pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel")
+pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel", "tests.contract.sharing")
 
 from .asgi_driver import attend, run  # noqa: E402
 from .fronts import Answer, Call, FrontContract, RoamingContract, count  # noqa: E402
 from .parallel import ParallelContract, ThreadsContract  # noqa: E402
-from .test_fronts import parse, raw_request, refusing, roaming, shared, world  # noqa: E402, F401
+from .sharing import SharingContract  # noqa: E402
+from .test_fronts import locking, parse, raw_request, refusing, roaming, shared, world  # noqa: E402, F401
 
 
 class Wire(asyncio.Transport):
@@ -47,8 +49,10 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-class TestAiohttp(FrontContract, RoamingContract, ParallelContract, ThreadsContract):
+class TestAiohttp(FrontContract, RoamingContract, ParallelContract, ThreadsContract, SharingContract):
     """`await get_session(request)`."""
+
+    locks = "task"
 
     def drive(self, call: Call) -> Answer:
         return run(lambda: self.exchange(call))
@@ -70,6 +74,8 @@ class TestAiohttp(FrontContract, RoamingContract, ParallelContract, ThreadsContr
     def application(self, call: Call) -> web.Application:
         async def handler(request: web.Request) -> web.StreamResponse:
             page = call.handler(await get_session(request))
+            if isawaitable(page):
+                page = await page
             if isinstance(page.body, bytes):
                 return web.Response(body=page.body, status=page.status, headers=[*page.headers])
             first = next(page.body)  # aiohttp's headers leave when the handler says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import isawaitable
 from typing import Annotated, Any
 
 import pytest
@@ -21,16 +22,24 @@ from caterwaul.managers.web.asgi import SessionMiddleware
 from caterwaul.managers.web.litestar import SessionPlugin
 from caterwaul.managers.web.starlette import Session, get_session
 
-pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel")
+pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.parallel", "tests.contract.sharing")
 
 from .asgi_driver import scope_of, serve_asgi  # noqa: E402
 from .fronts import Answer, Call, FrontContract, Page, RoamingContract, look  # noqa: E402
 from .parallel import ParallelContract, ThreadsContract  # noqa: E402
-from .test_fronts import refusing, roaming, shared, world  # noqa: E402, F401
+from .sharing import SharingContract  # noqa: E402
+from .test_fronts import locking, refusing, roaming, shared, world  # noqa: E402, F401
 
 
-class ASGI(FrontContract, RoamingContract, ParallelContract, ThreadsContract):
+async def given(page: Any) -> Page:
+    """Of a handler that may be a coroutine."""
+    return await page if isawaitable(page) else page  # type: ignore[no-any-return]
+
+
+class ASGI(FrontContract, RoamingContract, ParallelContract, ThreadsContract, SharingContract):
     """Subclasses give an application with its sessions."""
+
+    locks = "task"
 
     def application(self, call: Call) -> Any:
         raise NotImplementedError
@@ -47,7 +56,7 @@ class TestASGI(ASGI):
     def application(self, call: Call) -> Any:
         async def application(scope: Any, receive: Any, send: Any) -> None:
             assert (await receive())["type"] == "http.request"
-            page = call.handler(scope["caterwaul.session"])
+            page = await given(call.handler(scope["caterwaul.session"]))
             headers = [(b"content-type", b"text/plain"), *((name.lower().encode(), value.encode()) for name, value in page.headers)]
             await send({"type": "http.response.start", "status": page.status, "headers": headers})
             if isinstance(page.body, bytes):
@@ -78,7 +87,7 @@ class TestStarlette(ASGI):
 
     def application(self, call: Call) -> Any:
         async def endpoint(request: StarletteRequest) -> Response:
-            return starlette_response(call.handler(request.session))
+            return starlette_response(await given(call.handler(request.session)))
 
         middleware = Middleware(starlette.SessionMiddleware, call.node, call.settings, no_touch=call.no_touch)
         return Starlette(routes=[Route("/{path:path}", endpoint)], middleware=[middleware])
@@ -86,6 +95,8 @@ class TestStarlette(ASGI):
 
 class TestStarletteThreads(ASGI):
     """Endpoints that are no coroutines."""
+
+    locks = "thread"
 
     def application(self, call: Call) -> Any:
         def endpoint(request: StarletteRequest) -> Response:
@@ -104,7 +115,7 @@ class TestFastAPI(ASGI):
 
         @app.api_route("/{path:path}", methods=["GET", "HEAD"])
         async def endpoint(session: Annotated[Session, Depends(get_session)]) -> Response:
-            return starlette_response(call.handler(session))
+            return starlette_response(await given(call.handler(session)))
 
         return app
 
@@ -115,7 +126,7 @@ class TestLitestar(ASGI):
     def application(self, call: Call) -> Any:
         @route("/{path:path}", http_method=["GET", "HEAD"])
         async def endpoint(request: Request[Any, Any, Any]) -> LitestarResponse[Any]:
-            page = call.handler(request.session)
+            page = await given(call.handler(request.session))
             made = LitestarResponse if isinstance(page.body, bytes) else Stream
             own = [Cookie(value.partition("=")[0], value=value.partition("=")[2]) for name, value in page.headers if name == "Set-Cookie"]
             headers = {name: value for name, value in page.headers if name != "Set-Cookie"}

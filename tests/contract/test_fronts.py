@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ from klein import Klein
 from pyramid.config import Configurator
 from pyramid.response import Response as PyramidResponse
 from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.web.resource import Resource
@@ -35,12 +37,14 @@ from caterwaul.managers.web.pyramid import SessionFactory
 from caterwaul.managers.web.twisted_web import SessionSite
 from caterwaul.managers.web.wsgi import SessionMiddleware
 
-pytest.register_assert_rewrite("tests.contract.fronts")
+pytest.register_assert_rewrite("tests.contract.fronts", "tests.contract.sharing")
 
 from .. import django_project  # noqa: F401, E402  (its settings)
+from ..lock_net import LockNet  # noqa: E402
 from .delta_world import DeltaWorld, SharedWorld  # noqa: E402
 from .double import World  # noqa: E402
 from .fronts import Answer, Call, FrontContract, RoamingContract, count, ignore, look, together  # noqa: E402
+from .sharing import SharingContract  # noqa: E402
 
 REASONS = {200: "OK", 303: "See Other", 404: "Not Found", 500: "Internal Server Error"}
 
@@ -64,6 +68,11 @@ def refusing() -> Any:
 @pytest.fixture
 def shared() -> Any:
     return SharedWorld()
+
+
+@pytest.fixture
+def locking() -> Any:
+    return DeltaWorld(net=LockNet(2))
 
 
 def parse(raw: bytes, commits_at_head: int) -> Answer:
@@ -118,7 +127,7 @@ def serve_wsgi(application: Any, call: Call) -> Answer:
     return parse(out.getvalue(), out.seen or 0)
 
 
-class WSGI(FrontContract, RoamingContract):
+class WSGI(FrontContract, RoamingContract, SharingContract):
     """`write` is PEP 3333's for old applications; else the body is returned."""
 
     imperative = False
@@ -174,7 +183,7 @@ class TestWSGIGenerator(WSGI):
         return started
 
 
-class TestFlask(FrontContract, RoamingContract):
+class TestFlask(FrontContract, RoamingContract, SharingContract):
     """A view of a Flask application, with `flask.session`."""
 
     def drive(self, call: Call) -> Answer:
@@ -202,7 +211,7 @@ class URLs:
         self.urlpatterns = patterns
 
 
-class Django(FrontContract, RoamingContract):
+class Django(FrontContract, RoamingContract, SharingContract):
     """A view of a Django project, with `request.session`. Django saves nothing for a 5xx, and before a stream begins."""
 
     interrupts = True
@@ -293,11 +302,16 @@ async def serve_asgi(application: Any, call: Call) -> Answer:
 class TestDjangoASGI(Django):
     """An async view, with the session's async methods."""
 
+    locks = "task"
+
     def view(self, call: Call) -> Any:
         """The handler's session is given as it is: what is in memory is read and written at once; ending and cycling wait in a thread."""
         made = super().view(call)
 
         async def view(request: Any) -> Any:
+            if inspect.iscoroutinefunction(call.handler):
+                page = await call.handler(request.session)
+                return HttpResponse(page.body, status=page.status)
             response = await sync_to_async(made, thread_sensitive=False)(request)
             if response.streaming:
                 chunks = iter(response.streaming_content)
@@ -315,7 +329,7 @@ class TestDjangoASGI(Django):
         return asyncio.run(serve_asgi(ASGIHandler(), call))
 
 
-class TestPyramid(FrontContract, RoamingContract):
+class TestPyramid(FrontContract, RoamingContract, SharingContract):
     """A view of a Pyramid application, with `request.session`."""
 
     streams_begin_sessions = False
@@ -351,6 +365,9 @@ class Leaf(Resource):
 
     def render(self, request: Any) -> Any:
         page = self.call.handler(request.caterwaul_session)
+        if isinstance(page, Deferred):
+            page.addCallback(lambda page: (request.write(page.body), request.finish())).addErrback(request.processingFailed)
+            return NOT_DONE_YET
         request.setResponseCode(page.status)
         for name, value in page.headers:
             request.responseHeaders.addRawHeader(name, value)
@@ -386,18 +403,14 @@ def raw_request(call: Call) -> bytes:
     return f"{call.method} {call.path} HTTP/1.1\r\nHost: shop\r\n{cookies}{forwarded}{agent}\r\n".encode("latin-1")
 
 
-class TestTwistedWeb(FrontContract, RoamingContract):
+class TestTwistedWeb(FrontContract, RoamingContract, SharingContract):
     """A real HTTPChannel over a string."""
 
     threaded = False
+    locks = "deferred"
 
     def drive(self, call: Call) -> Answer:
-        site = SessionSite(self.resource(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
-        channel = site.buildProtocol(IPv4Address("TCP", call.client, 4711))
-        transport = WatchedTransport(lambda: call.node.commits)
-        transport.peerAddr = IPv4Address("TCP", call.client, 4711)
-        channel.makeConnection(transport)
-        channel.dataReceived(raw_request(call))
+        transport = self.send(call)
         call.node.answer()
         for receipt in call.node.receipts:
             if receipt.waiting and not receipt.waited:
@@ -405,6 +418,21 @@ class TestTwistedWeb(FrontContract, RoamingContract):
                 receipt.waited = True
                 receipt.confirm()
         return parse(transport.value(), transport.seen or 0)
+
+    def drive_twice(self, call: Call) -> list[Answer]:
+        """The second begins while the first one waits."""
+        transports = [self.send(call), self.send(call)]
+        call.node.world.net.advance(0.5)
+        return [parse(transport.value(), 0) for transport in transports]
+
+    def send(self, call: Call) -> WatchedTransport:
+        site = SessionSite(self.resource(call), call.node, call.settings, no_touch=call.no_touch, reactor=Clock())
+        channel = site.buildProtocol(IPv4Address("TCP", call.client, 4711))
+        transport = WatchedTransport(lambda: call.node.commits)
+        transport.peerAddr = IPv4Address("TCP", call.client, 4711)
+        channel.makeConnection(transport)
+        channel.dataReceived(raw_request(call))
+        return transport
 
     def resource(self, call: Call) -> Any:
         return Leaf(call)
@@ -423,8 +451,7 @@ class TestKlein(TestTwistedWeb):
         app = Klein()
         procurer = SessionProcurer(beginOnGET=False)
 
-        def answer(session: Any, request: Any) -> Any:
-            page = call.handler(session.data)
+        def answer(page: Any, request: Any) -> Any:
             request.setResponseCode(page.status)
             for name, value in page.headers:
                 request.responseHeaders.addRawHeader(name, value)
@@ -436,6 +463,7 @@ class TestKlein(TestTwistedWeb):
 
         @app.route("/", branch=True)
         def route(request: Any) -> Any:
-            return procurer.procureSession(request).addCallback(answer, request)
+            handled = procurer.procureSession(request).addCallback(lambda session: maybeDeferred(call.handler, session.data))
+            return handled.addCallback(answer, request)
 
         return app.resource()

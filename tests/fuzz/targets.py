@@ -27,6 +27,7 @@ from caterwaul.cluster.balancer.choice import route_of
 from caterwaul.cluster.frames import ACK, CONTROL, DATA, FrameDecoder, encode_ack, encode_hello, encode_piece, encode_refuse
 from caterwaul.cluster.handshake import ACCEPTED, DIALLED, Answer, Greeting, Handshake, encode_answer, encode_greeting
 from caterwaul.cluster.link import Link
+from caterwaul.cluster.locks import LockDesk
 from caterwaul.cluster.meeting import Links
 from caterwaul.cluster.pipeline import Pipeline
 from caterwaul.cluster.rehearsal import Rehearsal
@@ -298,12 +299,14 @@ class Mute:
 
 
 class Questions:
-    """Requests, and the only service there is."""
+    """Requests, and the services that managers have with each other."""
 
     def __init__(self) -> None:
         mute = Mute()
         self.requests = mute.requests
-        Rehearsal(mute, {"default": Fixture().manager}, Clock())
+        managers = {"default": Fixture().manager}
+        Rehearsal(mute, managers, Clock())
+        LockDesk(mute, managers, Clock())
         self.requests.start()
         for _ in range(3):
             self.requests.request((PEER.uid,), "survey", 0, ["default", b"", 10], timeout_s=60.0).addErrback(lambda _: None)
@@ -317,6 +320,8 @@ class Questions:
 def questions() -> list[bytes]:
     bodies = [[0, ["default", b"", 100]], [1, ["default", [KEY]]], [2, ["default", KEY + b"d" * 8]]]
     asks = [encode(["?", 0, 9, "survey", op, body]) for op, body in bodies]
+    bodies = [[0, ["default", KEY, 7, 1000, 1000, b"v" * 8]], [1, ["default", KEY, 7, [[b"author", 3]]]], [2, ["default", 1]]]
+    asks += [encode(["?", 0, 9, "locks", op, body]) for op, body in bodies]
     return [*asks, encode(["?", 1, 1, b"d" * 24]), encode(["?", 2, 2, "nobody serves this here"])]
 
 

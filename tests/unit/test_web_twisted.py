@@ -220,7 +220,7 @@ class TestLookUps:
         browser = Browser(node, lambda request: b"never")
         browser.send(ID)
         node.lookups[0][0].errback(RuntimeError("planted by the test"))
-        assert browser.transport.value().startswith(b"HTTP/1.1 500")
+        assert browser.transport.value().startswith(b"HTTP/1.1 503")
 
     @pytest.mark.parametrize("fails", [False, True])
     def test_a_connection_lost_during_the_look_up_releases_and_renders_nothing(self, world: World, node: Node, fails: bool) -> None:
