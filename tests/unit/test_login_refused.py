@@ -12,7 +12,7 @@ from caterwaul.managers.errors import LoginRefused, SessionError
 from caterwaul.managers.principals import principal_key
 from caterwaul.managers.session import Session
 from caterwaul.managers.summaries import LoginHere
-from caterwaul.managers.web.policy import UNAVAILABLE
+from caterwaul.managers.web.policy import unavailable
 from caterwaul.managers.web.waiting import log_in as log_in_soon
 from tests.doubles import MANAGER, Net
 
@@ -61,7 +61,7 @@ def test_a_login_too_many_is_refused_where_all_is_known_and_changes_nothing() ->
     with pytest.raises(LoginRefused, match="principal_sessions_max") as caught:
         session.login("alice", device="other")
     assert (caught.value.status, caught.value.principal) == (409, "alice")
-    assert 409 in UNAVAILABLE
+    assert unavailable(LoginRefused("ann", []))[0] == "409 Conflict"
     (other,) = caught.value.sessions
     assert (other["about"], other["login"], set(other)) == ({"device": "device 0"}, 1, {"key", "age_s", "idle_s", "login", "about"})
     assert (session.id, session.principal, dict(session)) == (guest, None, {"cart": ["apple"]})
