@@ -12,6 +12,7 @@ The rules, in the order in which they are tried:
 A node that refuses, breaks a connection or is silent for too long is *down* at once, and every request that waits for a
 silent one is given up, to be tried elsewhere. Whether a node is up again only probes say, one every `probe_interval_s`;
 they ask whether it is ready (in sync), not whether its kernel accepts connections: a stopped process still does that.
+Where several processes take turns behind an address (`Node.prefork`), a broken connection is the end of one of them and says nothing of the others: a probe is sent at once.
 A node is added as down and asked at once, so "new" needs no rules of its own.
 """
 
@@ -32,11 +33,12 @@ _ASLEEP_S = 0.5  # a tick later than this: not the nodes were silent, we did not
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node's HTTP address under the name that ends its cookies."""
+    """A node's HTTP address under the name that ends its cookies. `prefork`: several processes take turns behind it."""
 
     name: str
     host: str
     port: int
+    prefork: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,8 @@ class Balancer:
         """The head of the answer came, or the request failed or was given up."""
         self._requests.pop(ticket, None)
 
-    def failed(self, now: float, name: str, reason: str) -> list[Effect]:
-        """The node refused or broke a connection: down until a probe finds it ready, and the first goes out now.
+    def failed(self, now: float, name: str, reason: str, *, one: bool = False) -> list[Effect]:
+        """The node refused or broke a connection: down until a probe finds it ready, and the first goes out now. `one`: one of its processes did, and it is not down.
 
         Other requests to it go on: their own connections say what becomes of them.
         """
@@ -170,8 +172,8 @@ class Balancer:
         entry = self._entries.get(name)
         if entry is None:
             return []
-        effects = self._down(entry, reason)
-        if entry.probe is None and effects:
+        effects = [] if one else self._down(entry, reason)
+        if entry.probe is None and (effects or one):
             effects.append(self._probe(now, entry))
         return effects
 

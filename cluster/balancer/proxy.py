@@ -7,6 +7,7 @@ back-pressure, once its head is here. What happens when a node fails depends on 
 - It broke the connection, or was silent, before the head of its answer: GET, HEAD and the other methods that HTTP calls
   idempotent go to the next node. A POST does not (nginx and HAProxy do the same by default): the node may have done it.
   Its user gets 502 with `Retry-After`, unless `retry_non_idempotent` says that the application's writes can be repeated.
+  Where several processes take turns behind its address (`Node.prefork`), it is the first to be tried once more.
 - It broke in the middle of an answer: the client's connection is cut, so that half an answer never looks like a whole one.
 
 The proxy is the outermost one: it replaces the `X-Forwarded-*` that a client sent, and passes `Host` and cookies unchanged.
@@ -70,6 +71,10 @@ class BytesProducer:
 
 class _NotServed(ConnectError):
     """The node does not serve at the moment"""
+
+
+class _OneEnded(Exception):
+    """A connection broke, to one of several processes"""
 
 
 @implementer(IAgentEndpointFactory)
@@ -181,7 +186,10 @@ class ReverseProxy:
             self._driver.rearm()
             given_up = self._waiting.pop(ticket, None) is None
             if isinstance(result, Failure) and not given_up and self._running:
-                self._driver.run(self._balancer.failed(self._clock.seconds(), node.name, result.getErrorMessage()))
+                one = node.prefork and not result.check(ConnectError)
+                self._driver.run(self._balancer.failed(self._clock.seconds(), node.name, result.getErrorMessage(), one=one))
+                if one:
+                    result = Failure(_OneEnded())
             return result
 
         try:
@@ -261,6 +269,7 @@ class _Exchange:
         self._body = request.content.read() if request.content is not None else b""
         self._may_repeat = request.method in _IDEMPOTENT or proxy.settings.retry_non_idempotent
         self._tried: set[str] = set()
+        self._again: set[str] = set()  # those that were tried once more
         self._client_gone = False
         self._answer: Deferred[Any] | None = None
 
@@ -282,7 +291,7 @@ class _Exchange:
         except ValueError:
             _answer(self._request, 400, "Not a valid request.")
             return
-        answer.addCallbacks(self._answered, self._failed).addErrback(self._broken)
+        answer.addCallbacks(self._answered, self._failed, errbackArgs=(node,)).addErrback(self._broken)
 
     def _answered(self, response: IResponse) -> None:
         if self._client_gone:
@@ -296,9 +305,12 @@ class _Exchange:
             request.setHeader(b"content-length", b"%d" % response.length)
         response.deliverBody(_Relay(request))
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, node: Node) -> None:
         if self._client_gone:
             return
+        if failure.check(_OneEnded) and node.name not in self._again:
+            self._again.add(node.name)
+            self._tried.discard(node.name)
         if self._may_repeat or failure.check(ConnectError):
             self._try_next()
         else:

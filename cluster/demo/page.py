@@ -20,17 +20,18 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import parse_qs, quote
 
-from jinja2 import Environment, Template
+from jinja2 import Environment, FileSystemLoader, Template
 
 from ...managers.errors import SessionUnknown
 from ...managers.web.cookies import CookieSettings, read_cookie
 from ...membership.errors import LocalError
 
-__all__ = ["COOKIE", "MANAGER", "DemoPage", "NodeFacts"]
+__all__ = ["COOKIE", "LOOK", "MANAGER", "DemoPage", "NodeFacts", "colour", "of_another_site"]
 
 #: The demo speaks plain HTTP on loopback, for which browsers refuse `__Host-` and Secure.
 COOKIE = CookieSettings(name="sid", secure=False)
 MANAGER = "demo"  #: name of the session manager
+LOOK = Path(__file__).parent  #: where `look.html` is, which the pages of other demonstrations extend too
 
 _BODY_MAX_BYTES = 64 * 1024
 _NAME_MAX, _VALUE_MAX = 100, 10_000  # characters of a pair
@@ -74,9 +75,7 @@ class DemoPage:
     def __init__(self, facts: Callable[[dict[str, Any]], NodeFacts]) -> None:
         """`facts`: from a request's environ."""
         self._facts = facts
-        self._template: Template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-            Path(__file__).with_name("page.html").read_text(encoding="utf-8")
-        )
+        self._template: Template = Environment(loader=FileSystemLoader(LOOK), autoescape=True, trim_blocks=True, lstrip_blocks=True).get_template("page.html")
         self._template.globals["colour"] = colour
         self._routes: dict[tuple[str, str], Callable[[_Request], _Reply]] = {
             ("GET", "/"): self._page,
@@ -219,9 +218,13 @@ class _Request:
         return self._form.get(name, [""])[0]
 
     def refuse_other_sites(self) -> None:
-        """A page of another site must not kill nodes here. Browsers say where a form came from; other clients do not."""
-        if self._environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none"):
+        if of_another_site(self._environ):
             raise _Refused("403 Forbidden", "This form came from another site.")
+
+
+def of_another_site(environ: dict[str, Any]) -> bool:
+    """A page of another site must not kill nodes here. Browsers say where a form came from; other clients do not."""
+    return environ.get("HTTP_SEC_FETCH_SITE", "same-origin") not in ("same-origin", "none")
 
 
 def colour(node: str) -> int:

@@ -5,8 +5,8 @@
     balancer --+-- web1: gunicorn, four workers -- node that holds sessions
                +-- web2: gunicorn, four workers -- node that holds sessions
 
-Each host has one configuration file, which its node and its workers read (`node.workers = "lite"`). Kill what you like: a worker with the button on the page, a host's
-node or all of gunicorn from a terminal; what dies is started again.
+Each host has one configuration file, which its node and its workers read (`node.workers = "lite"`). Kill what you like: a worker or a whole host
+with the buttons on the page, anything from a terminal; what dies is started again.
 """
 
 from __future__ import annotations
@@ -91,11 +91,13 @@ async def serve(reactor: Any, directory: Path, port: int) -> None:
             "examples/shop/gunicorn_conf.py",
             "-e",
             f"SHOP_CONFIG={config}",
+            "-e",
+            f"SHOP_HOSTS={' '.join(HOSTS)}",
             "-b",
             f"127.0.0.1:{web_port}",
         ]
         supervisor.add(f"{host} gunicorn", [sys.executable, *gunicorn, "examples.shop.app:app"])
-        proxy.add(Node(host, "127.0.0.1", web_port))
+        proxy.add(Node(host, "127.0.0.1", web_port, prefork=True))
     supervisor.startService()
     deadline = reactor.seconds() + START_S
     while not all(proxy.is_up(host) for host in HOSTS):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from examples.shop.app import cluster
+from examples.shop.hosts import WORKERS
 
 preload_app = True
-workers = 4
+workers = WORKERS
 worker_class = "gthread"
 threads = 4
 keepalive = 60  # longer than the balancer keeps an unused connection

@@ -99,7 +99,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for package in ("membership", "managers", "cluster") for path in (ROOT / package).rglob("*.py")}
     assert {f"caterwaul/{module}" for module in modules} <= names
-    assert {"caterwaul/py.typed", "caterwaul/cluster/demo/page.html", "twisted/plugins/caterwaul_plugin.py"} <= names
+    assert {"caterwaul/py.typed", "caterwaul/cluster/demo/page.html", "caterwaul/cluster/demo/look.html", "twisted/plugins/caterwaul_plugin.py"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"caterwaul", "twisted"}
     assert [name for name in names if name.startswith("twisted/")] == ["twisted/plugins/caterwaul_plugin.py"]
     assert any(name.endswith("/LICENSE") for name in names)

@@ -80,7 +80,7 @@ def ok(body: bytes, headers: bytes = b"") -> bytes:
 class _World:
     """Two nodes behind a proxy, all found ready."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, prefork: bool = False, **settings: Any) -> None:
         self.reactor = find_reactor()
         self.nodes = {name: _Backend(name) for name in ("node1", "node2")}
         ready = threading.Semaphore(0)
@@ -91,7 +91,7 @@ class _World:
             self.proxy = ReverseProxy(self.reactor, chosen, lambda event: ready.release() if isinstance(event, NodeUp) else None)
             self.proxy.start()
             for name, backend in self.nodes.items():
-                self.proxy.add(Node(name, "127.0.0.1", backend.port))
+                self.proxy.add(Node(name, "127.0.0.1", backend.port, prefork))
             self._listening = self.reactor.listenTCP(0, self.proxy.site, interface="127.0.0.1")
             self.port = self._listening.getHost().port
 
@@ -172,6 +172,25 @@ def test_a_post_whose_connection_breaks_is_not_sent_twice(world: _World) -> None
     assert response.status == 502
     assert response.headers["Retry-After"] == "1"
     assert world.nodes["node2"].seen == []
+
+
+def test_where_several_processes_take_turns_one_that_breaks_a_connection_is_not_all_of_them() -> None:
+    world = _World(prefork=True)
+    try:
+        first, second = world.nodes.values()
+        first.answer = lambda head, body: None if len(first.seen) == 1 else ok(b"another")
+        assert world.ask()[1] == b"another"
+        first.seen.clear()
+        assert world.ask("POST", "/", b"x")[0].status == 502, "the process that ended may have done it"
+        assert world.ask()[1] == b"another"
+        assert (len(first.seen), second.seen, world.proxy.is_up("node1")) == (2, [], True)
+        first.answer = lambda head, body: None
+        assert world.ask()[1] == b"node2", "it is tried once more, and then another is"
+        first.close()
+        assert world.ask("POST", "/", b"x")[1] == b"node2"
+        assert not world.proxy.is_up("node1")
+    finally:
+        world.close()
 
 
 def test_a_post_is_sent_again_where_the_application_allows_it() -> None:

@@ -63,6 +63,17 @@ def test_a_session_whose_node_is_down_goes_to_one_stand_in_until_it_is_back() ->
     assert _name(balancer.choose(_cookie("node2"))) == "node2"
 
 
+def test_where_one_of_several_processes_failed_the_node_is_up_and_is_asked_at_once() -> None:
+    balancer = _up()
+    for _ in range(2):
+        asked = balancer.failed(1.0, "node2", "broken", one=True)
+        assert _name(balancer.choose(_cookie("node2"))) == "node2"
+        if asked:
+            (probe,) = asked
+    assert isinstance(probe, Probe), "one probe, whatever breaks meanwhile"
+    assert balancer.probed(1.1, probe.ticket, "refused") == [Notify(NodeDown("node2", "refused"))]
+
+
 def test_nodes_that_were_tried_are_not_chosen_again_and_a_down_one_is_the_last_resort() -> None:
     balancer = _up()
     balancer.failed(1.0, "node1", "refused")
