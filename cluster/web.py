@@ -36,7 +36,7 @@ from ..managers.web.wsgi import SessionMiddleware
 from ..membership.errors import LocalError
 from .crosschecks import split_address
 from .tables import WebSettings
-from .wrapping import is_asgi, recognise, wrapped
+from .wrapping import is_asgi, recognise, refuse_other_kinds, wrapped
 
 __all__ = ["NOT_SERVED", "WebService", "load_application"]
 
@@ -162,6 +162,7 @@ def load_application(name: str) -> App:
         found = getattr(found, part, None)
     if callable(found) and makes:
         found = found()
+    refuse_other_kinds(found)
     if not callable(found):
         raise LocalError(f"web.application: {module_name} has no callable {path}")
     return found  # type: ignore[no-any-return]

@@ -20,7 +20,7 @@ from ..managers.web.cookies import CookieSettings
 from ..managers.web.wsgi import SessionMiddleware as WsgiMiddleware
 from ..membership.errors import LocalError
 
-__all__ = ["Recognised", "is_asgi", "recognise", "wrapped"]
+__all__ = ["Recognised", "is_asgi", "recognise", "refuse_other_kinds", "wrapped"]
 
 #: The front in `managers/web` that replaces the sessions of such an application.
 _FRONTS = {
@@ -33,8 +33,14 @@ _FRONTS = {
 #: Whose sessions cannot be replaced from outside, and what to do instead.
 _REFUSED = {
     "litestar.app.Litestar": "add SessionPlugin of caterwaul.managers.web.litestar to it (docs/litestar.md)",
-    "aiohttp.web_app.Application": "call setup of caterwaul.managers.web.aiohttp (docs/aiohttp.md), and serve it as aiohttp does",
     "quart.app.Quart": "put SessionMiddleware of caterwaul.managers.web.asgi around it (docs/asgi.md)",
+}
+#: What is neither WSGI nor ASGI but has a front, and what to do instead.
+_ELSEWHERE = {
+    "aiohttp.web_app.Application": "call setup of caterwaul.managers.web.aiohttp, and serve it as aiohttp does (docs/aiohttp.md)",
+    "klein._app.Klein": "serve SessionSite(app.resource(), manager) with Twisted, and procure sessions with caterwaul.managers.web.klein (docs/klein.md)",
+    "twisted.web.resource.Resource": "serve it with SessionSite of caterwaul.managers.web.twisted_web (docs/fronts.md)",
+    "twisted.web.server.Site": "make it a SessionSite of caterwaul.managers.web.twisted_web (docs/fronts.md)",
 }
 _INSIDE = ("application", "app", "wsgi_app", "wsgi_application", "_app")  # where middleware keeps what it wraps
 _DEPTH_MAX = 20
@@ -45,12 +51,21 @@ class Recognised(NamedTuple):
     application: Any  #: that framework's object, at the bottom of what wraps it
 
 
+def refuse_other_kinds(application: Any) -> None:
+    """Raises `LocalError`, which says what to do instead, for what servers of WSGI and ASGI do not serve."""
+    for kind in type(application).__mro__:
+        instead = _ELSEWHERE.get(f"{kind.__module__}.{kind.__qualname__}")
+        if instead is not None:
+            raise LocalError(f"{kind.__name__} of {kind.__module__.partition('.')[0]} is neither a WSGI nor an ASGI application: {instead}")
+
+
 def recognise(application: Any) -> Recognised:
     """What this WSGI or ASGI application is. Raises `LocalError` for what cannot be wrapped."""
     if isclass(application):
         raise LocalError(
             f"{application.__qualname__} is a class, and no WSGI or ASGI application: name one of its objects, or a function that makes one, MODULE:make()"
         )
+    refuse_other_kinds(application)
     for layer in _layers(application):
         for kind in type(layer).__mro__:
             name = f"{kind.__module__}.{kind.__qualname__}"

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiohttp import web
 from click.testing import CliRunner
 from fastapi import FastAPI
 from flask import Flask
@@ -24,6 +23,8 @@ from caterwaul.cluster.wrapping import is_asgi, recognise, wrapped
 from caterwaul.managers.web import asgi, starlette, wsgi
 from caterwaul.managers.web.flask import CaterwaulSession
 from tests.doubles import Net
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -54,8 +55,8 @@ def test_what_would_keep_its_old_sessions_is_refused(monkeypatch: pytest.MonkeyP
         recognise(Flask)
     with pytest.raises(LocalError, match="Litestar cannot be replaced from outside: add SessionPlugin"):
         recognise(Litestar([]))
-    with pytest.raises(LocalError, match="Application cannot be replaced from outside: call setup of"):
-        recognise(web.Application())
+    with pytest.raises(LocalError, match="Quart cannot be replaced from outside: put SessionMiddleware"):
+        recognise(type("Quart", (), {"__module__": "quart.app"})())
     monkeypatch.setitem(sys.modules, "django.core.wsgi", SimpleNamespace())  # type: ignore[arg-type]
     with pytest.raises(LocalError, match=r"Django is loaded, but .*plain.* does not show where its handler is"):
         recognise(plain)
@@ -110,6 +111,37 @@ def test_what_cannot_be_called_as_an_application_is_refused(monkeypatch: pytest.
 
 
 def print_nothing() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (
+            "from aiohttp.web import Application\nit = Application()",
+            "Application of aiohttp is neither a WSGI nor an ASGI application: call setup of caterwaul.managers.web.aiohttp",
+        ),
+        ("from klein import Klein\nit = Klein()", "Klein of klein is neither a WSGI nor an ASGI application: serve SessionSite"),
+        ("from klein import Klein\nit = Klein().resource()", "Resource of twisted is neither a WSGI nor an ASGI application: serve it with SessionSite"),
+        (
+            "from twisted.web import resource, server\nit = server.Site(resource.Resource())",
+            "Site of twisted is neither a WSGI nor an ASGI application: make it a SessionSite",
+        ),
+        (
+            "from litestar import Litestar\nit = Litestar([])",
+            "the sessions of Litestar cannot be replaced from outside: add SessionPlugin of caterwaul.managers.web.litestar",
+        ),
+    ],
+    ids=["aiohttp", "klein", "klein-resource", "site", "litestar"],
+)
+def test_what_is_served_or_set_up_otherwise_is_refused_with_what_to_do_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: str, told: str) -> None:
+    """By the command, and where a node serves it. Each names a page that exists."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "wrap_other", raising=False)
+    (tmp_path / "wrap_other.py").write_text(made)
+    done = CliRunner().invoke(main, ["wrap", "wrap_other:it"])
+    (line,) = done.output.splitlines()
+    assert (done.exit_code, line.startswith(f"caterwaul: {told}")) == (1, True), line
+    assert (ROOT / line[line.index("docs/") :].rstrip(")")).exists()
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *more: str) -> str:
