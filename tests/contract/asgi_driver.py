@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from functools import wraps
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -23,6 +24,16 @@ def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
     thread.start()
     thread.join(_GIVE_UP_S)
     return results[0]
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """A decorator: this test is a coroutine, and runs in a loop of its own."""
+
+    @wraps(test)
+    def in_its_own(*arguments: Any, **keywords: Any) -> None:
+        run(lambda: test(*arguments, **keywords))
+
+    return in_its_own
 
 
 def scope_of(kind: str, path: str, cookies: Iterable[str] = (), client: str = "192.0.2.1", forwarded: str = "", agent: str = "", **more: Any) -> dict[str, Any]:

@@ -250,3 +250,23 @@ class Watched:
     def confirm(self) -> None:
         self.world.carry()
         assert self.receipt.satisfied
+
+
+class OneBrowser:
+    """What the tests of a framework begin with: its application on each node of a `world`, and one browser with one `cookie`."""
+
+    cookie = ""
+
+    def __init__(self, settings: ManagerSettings | None = None) -> None:
+        self.world = DeltaWorld(settings)
+        self.view: Any = None  #: what answers
+
+    @property
+    def id(self) -> str:
+        return self.cookie.partition(".")[0].partition(":")[0]
+
+    def writes(self) -> int:
+        return sum(manager.statistics()["commits"] for manager in self.world.net.managers)
+
+    def in_use(self) -> list[int]:
+        return [manager.statistics()["in_use"] for manager in self.world.net.managers]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import pytest
 from aiohttp import CookieJar, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
@@ -14,14 +13,8 @@ from caterwaul.managers.base import SessionManager
 from caterwaul.managers.web.aiohttp import SESSION, SESSION_ENDED, TRY_AGAIN, commit, get_session, new_session, reopen, setup
 
 from ..contract.asgi_driver import run
-from ..doubles import Net
 
 PLAIN = CookieSettings(name="sid", secure=False)
-
-
-@pytest.fixture
-def manager() -> SessionManager:
-    return Net(1).managers[0]
 
 
 def browse(manager: SessionManager, app: web.Application, story: Callable[[Any], Awaitable[None]]) -> None:

@@ -15,20 +15,10 @@ from caterwaul.managers.receipts import Waiting
 from caterwaul.managers.web.asgi import SessionMiddleware
 from caterwaul.managers.web.waiting import heard
 
-from ..contract.asgi_driver import Exchange, attend, run, scope_of
+from ..contract.asgi_driver import Exchange, attend, in_loop, run, scope_of
 from ..contract.double import Node, World
 
 START = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
-
-
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def node(world: World) -> Node:
-    return world.node()
 
 
 def begun(world: World, **values: Any) -> str:
@@ -61,6 +51,16 @@ def serve(app: Any, node: Node, session_id: str | None = None) -> Exchange:
     return run(main)
 
 
+async def looking_up(world: World, node: Node) -> asyncio.Task[None]:
+    """A request that waits for its session, which others have."""
+    session_id, exchange = begun(world), Exchange()
+    world.make_remote(session_id)
+    task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
+    while not node.lookups:
+        await asyncio.sleep(0)
+    return task
+
+
 def test_the_last_bytes_leave_after_what_was_written_before_them(world: World, node: Node) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send(START)
@@ -85,26 +85,24 @@ def test_background_work_after_the_response_is_saved_when_it_is_done(world: Worl
     assert world.contents(session_id) == {"n": 1, "mailed": True}
 
 
-def test_an_event_stream_says_hello_before_its_first_event(world: World, node: Node) -> None:
-    async def main() -> None:
-        go_on = asyncio.Event()
+@in_loop
+async def test_an_event_stream_says_hello_before_its_first_event(world: World, node: Node) -> None:
+    go_on = asyncio.Event()
 
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            scope["caterwaul.session"]["seen"] = 1
-            await send({**START, "headers": [(b"content-type", b"text/event-stream")]})
-            await go_on.wait()
-            await send({"type": "http.response.body", "body": b"data: 1\n\n"})
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope["caterwaul.session"]["seen"] = 1
+        await send({**START, "headers": [(b"content-type", b"text/event-stream")]})
+        await go_on.wait()
+        await send({"type": "http.response.body", "body": b"data: 1\n\n"})
 
-        exchange = Exchange()
-        task = asyncio.ensure_future(SessionMiddleware(app, node)(scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
-        while not exchange.status:
-            await asyncio.sleep(0)
-        assert any(name == "set-cookie" for name, _ in exchange.headers)
-        assert world.count() == 1
-        go_on.set()
-        await task
-
-    run(main)
+    exchange = Exchange()
+    task = asyncio.ensure_future(SessionMiddleware(app, node)(scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
+    while not exchange.status:
+        await asyncio.sleep(0)
+    assert any(name == "set-cookie" for name, _ in exchange.headers)
+    assert world.count() == 1
+    go_on.set()
+    await task
 
 
 def test_an_exception_between_the_headers_and_the_body_saves_nothing_and_leaves_the_headers_to_the_server(world: World, node: Node) -> None:
@@ -193,75 +191,53 @@ def test_missing_confirmations_are_an_error_before_the_headers(world: World, nod
     assert (exchange.status, node.open_now) == (0, [])
 
 
-def test_other_requests_go_on_while_one_waits(world: World, node: Node) -> None:
+@in_loop
+async def test_other_requests_go_on_while_one_waits(world: World, node: Node) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         text = repr(sorted(scope["caterwaul.session"].items())).encode()
         await send(START)
         await send({"type": "http.response.body", "body": text})
 
-    async def main() -> None:
-        middleware = SessionMiddleware(app, node)  # type: ignore[arg-type]
-        waits, goes = Exchange(), Exchange()
-        waiting = asyncio.ensure_future(middleware(scope(far), waits.receive, waits.send))
-        while not node.lookups:
-            await asyncio.sleep(0)
-        await middleware(scope(near), goes.receive, goes.send)
-        assert (goes.body, waits.status, len(node.lookups)) == (b"[('at', 'near')]", 0, 1)
-        node.answer()
-        await waiting
-        assert waits.body == b"[('at', 'far')]"
-
     near, far = begun(world, at="near"), begun(world, at="far")
     world.make_remote(far)
-    run(main)
-
-
-def test_a_request_that_is_cancelled_while_it_waits_gives_the_session_back(world: World, node: Node) -> None:
-    async def main() -> None:
-        exchange = Exchange()
-        task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
-        while not node.lookups:
-            await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        node.answer()
-        assert len(node.open_now) == 1, "it comes all the same"
+    middleware = SessionMiddleware(app, node)  # type: ignore[arg-type]
+    waits, goes = Exchange(), Exchange()
+    waiting = asyncio.ensure_future(middleware(scope(far), waits.receive, waits.send))
+    while not node.lookups:
         await asyncio.sleep(0)
-        assert node.open_now == []
+    await middleware(scope(near), goes.receive, goes.send)
+    assert (goes.body, waits.status, len(node.lookups)) == (b"[('at', 'near')]", 0, 1)
+    node.answer()
+    await waiting
+    assert waits.body == b"[('at', 'far')]"
 
-    session_id = begun(world)
-    world.make_remote(session_id)
-    run(main)
+
+@in_loop
+async def test_a_request_that_is_cancelled_while_it_waits_gives_the_session_back(world: World, node: Node) -> None:
+    task = await looking_up(world, node)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    node.answer()
+    assert len(node.open_now) == 1, "it comes all the same"
+    await asyncio.sleep(0)
+    assert node.open_now == []
 
 
-def test_a_request_that_is_cancelled_just_when_its_session_has_come_gives_it_back(world: World, node: Node) -> None:
-    async def main() -> None:
-        exchange = Exchange()
-        task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
-        while not node.lookups:
-            await asyncio.sleep(0)
-        node.answer()
-        asyncio.get_running_loop().call_soon(task.cancel)  # after the answer, before the request has woken
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert node.open_now == []
-
-    session_id = begun(world)
-    world.make_remote(session_id)
-    run(main)
+@in_loop
+async def test_a_request_that_is_cancelled_just_when_its_session_has_come_gives_it_back(world: World, node: Node) -> None:
+    task = await looking_up(world, node)
+    node.answer()
+    asyncio.get_running_loop().call_soon(task.cancel)  # after the answer, before the request has woken
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert node.open_now == []
 
 
 def test_a_loop_that_is_closed_meanwhile_gives_it_back_too(world: World, node: Node) -> None:
     async def main() -> None:
-        exchange = Exchange()
-        task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
-        while not node.lookups:
-            await asyncio.sleep(0)
-        task.cancel()
+        (await looking_up(world, node)).cancel()
 
-    session_id = begun(world)
-    world.make_remote(session_id)
     run(main)
     node.answer()
     assert node.open_now == []
@@ -297,28 +273,27 @@ def test_two_tasks_of_one_request_both_write(world: World, node: Node) -> None:
     assert world.contents(session_id) == {"n": 1, "a": 1, "b": 1}
 
 
-def test_two_requests_of_one_session_in_one_loop_both_keep_their_changes(world: World, node: Node) -> None:
-    async def main() -> None:
-        both = asyncio.Barrier(2)
-
-        async def app(scope: Any, receive: Any, send: Any) -> None:
-            await both.wait()
-            scope["caterwaul.session"][scope["path"][1:]] = 1
-            await both.wait()
-            await send(START)
-            await send({"type": "http.response.body"})
-
-        middleware = SessionMiddleware(app, node)  # type: ignore[arg-type]
-        exchanges = Exchange(), Exchange()
-        calls = [middleware({**scope(session_id), "path": path}, each.receive, each.send) for path, each in zip(("/a", "/b"), exchanges, strict=True)]
-        await asyncio.gather(*calls)
-
+@in_loop
+async def test_two_requests_of_one_session_in_one_loop_both_keep_their_changes(world: World, node: Node) -> None:
     session_id = begun(world)
-    run(main)
+    both = asyncio.Barrier(2)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await both.wait()
+        scope["caterwaul.session"][scope["path"][1:]] = 1
+        await both.wait()
+        await send(START)
+        await send({"type": "http.response.body"})
+
+    middleware = SessionMiddleware(app, node)  # type: ignore[arg-type]
+    exchanges = Exchange(), Exchange()
+    calls = [middleware({**scope(session_id), "path": path}, each.receive, each.send) for path, each in zip(("/a", "/b"), exchanges, strict=True)]
+    await asyncio.gather(*calls)
     assert world.contents(session_id) == {"n": 1, "a": 1, "b": 1}
 
 
-def test_a_manager_may_come_with_the_first_request_and_other_scopes_pass_through(node: Node) -> None:
+@in_loop
+async def test_a_manager_may_come_with_the_first_request_and_other_scopes_pass_through(node: Node) -> None:
     asked: list[int] = []
     seen: list[Any] = []
 
@@ -332,20 +307,17 @@ def test_a_manager_may_come_with_the_first_request_and_other_scopes_pass_through
             await send(START)
             await send({"type": "http.response.body"})
 
-    async def main() -> None:
-        middleware = SessionMiddleware(app, manager)  # type: ignore[arg-type]
-        lifespan = {"type": "lifespan"}
-        await middleware(lifespan, None, None)  # type: ignore[arg-type]
-        assert (asked, seen[0] is lifespan) == ([], True)
-        outer = scope()
-        for _ in range(2):
-            exchange = Exchange()
-            await middleware(outer, exchange.receive, exchange.send)
-        assert asked == [1]
-        assert "caterwaul.session" in seen[1]
-        assert "caterwaul.session" not in outer, "ASGI: middleware changes a copy"
-
-    run(main)
+    middleware = SessionMiddleware(app, manager)  # type: ignore[arg-type]
+    lifespan = {"type": "lifespan"}
+    await middleware(lifespan, None, None)  # type: ignore[arg-type]
+    assert (asked, seen[0] is lifespan) == ([], True)
+    outer = scope()
+    for _ in range(2):
+        exchange = Exchange()
+        await middleware(outer, exchange.receive, exchange.send)
+    assert asked == [1]
+    assert "caterwaul.session" in seen[1]
+    assert "caterwaul.session" not in outer, "ASGI: middleware changes a copy"
 
 
 def test_an_application_that_answers_nothing_is_left_to_the_server(node: Node) -> None:

@@ -15,7 +15,7 @@ from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.asgi import SessionMiddleware
 from caterwaul.managers.web.asgi_socket import SESSION_ENDED, TRY_AGAIN, SessionClosed
 
-from ..contract.asgi_driver import Socket, run, scope_of
+from ..contract.asgi_driver import Socket, in_loop, scope_of
 from ..doubles import Net
 
 DENIAL = {"extensions": {"websocket.http.response": {}}}
@@ -85,102 +85,91 @@ class World:
         return sum(len(manager._core.in_use) for manager in self.net.managers)
 
 
-def test_a_session_made_before_the_socket_is_accepted_gets_its_cookie_there() -> None:
-    async def main() -> None:
-        world = World()
-        socket = await world.connect(path="/new")
-        assert socket.cookie is not None
-        assert [name for name, _ in socket.sent[0]["headers"]] == [b"x-app", b"set-cookie"]
-        await socket.ask("set a 1", "set a 1: [('a', '1'), ('name', 'new')]")
+@in_loop
+async def test_a_session_made_before_the_socket_is_accepted_gets_its_cookie_there() -> None:
+    world = World()
+    socket = await world.connect(path="/new")
+    assert socket.cookie is not None
+    assert [name for name, _ in socket.sent[0]["headers"]] == [b"x-app", b"set-cookie"]
+    await socket.ask("set a 1", "set a 1: [('a', '1'), ('name', 'new')]")
+    socket.leave()
+    await socket.over()
+    assert world.contents(1, socket.cookie.partition(".")[0]) == {"name": "new", "a": "1"}
+    assert world.in_use() == 0
+
+
+@in_loop
+async def test_after_that_no_session_can_be_made() -> None:
+    socket = await World().connect()
+    assert socket.cookie is None
+    socket.say("set a 1")
+    with pytest.raises(SessionError, match="cannot be created any more"):
+        await socket.over()
+
+
+@in_loop
+async def test_what_a_message_changed_is_committed_before_the_next_is_waited_for() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    await socket.ask("set a 2", "set a 2: [('a', '2')]")
+    await socket.until(lambda: world.contents(1, session_id) == {"a": "2"})
+    assert world.fronts[0].sessions.watch.count == 1
+    socket.leave()
+    await socket.over()
+    assert world.fronts[0].sessions.watch.count == 0
+
+
+@in_loop
+async def test_a_commit_of_its_own_waits_for_confirmations_and_others_go_on_meanwhile() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    one, other = await world.connect(session_id), await world.connect(session_id)
+    world.net.hold(0, 1)
+    one.say("commit a 2")
+    await other.ask("set b 3", "set b 3: [('a', 1), ('b', '3')]")
+    assert one.sent[1:] == []
+    world.net.let_go()
+    await one.hear("confirmed ('node2',)")
+    await one.hear("commit a 2: [('a', '2')]")
+    for socket in (one, other):
         socket.leave()
         await socket.over()
-        assert world.contents(1, socket.cookie.partition(".")[0]) == {"name": "new", "a": "1"}
-        assert world.in_use() == 0
-
-    run(main)
-
-
-def test_after_that_no_session_can_be_made() -> None:
-    async def main() -> None:
-        socket = await World().connect()
-        assert socket.cookie is None
-        socket.say("set a 1")
-        with pytest.raises(SessionError, match="cannot be created any more"):
-            await socket.over()
-
-    run(main)
-
-
-def test_what_a_message_changed_is_committed_before_the_next_is_waited_for() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        await socket.ask("set a 2", "set a 2: [('a', '2')]")
-        await socket.until(lambda: world.contents(1, session_id) == {"a": "2"})
-        assert world.fronts[0].sessions.watch.count == 1
-        socket.leave()
-        await socket.over()
-        assert world.fronts[0].sessions.watch.count == 0
-
-    run(main)
-
-
-def test_a_commit_of_its_own_waits_for_confirmations_and_others_go_on_meanwhile() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        one, other = await world.connect(session_id), await world.connect(session_id)
-        world.net.hold(0, 1)
-        one.say("commit a 2")
-        await other.ask("set b 3", "set b 3: [('a', 1), ('b', '3')]")
-        assert one.sent[1:] == []
-        world.net.let_go()
-        await one.hear("confirmed ('node2',)")
-        await one.hear("commit a 2: [('a', '2')]")
-        for socket in (one, other):
-            socket.leave()
-            await socket.over()
-        assert world.contents(1, session_id) == {"a": "2", "b": "3"}
-
-    run(main)
+    assert world.contents(1, session_id) == {"a": "2", "b": "3"}
 
 
 @pytest.mark.parametrize(("act", "reason"), [(Session.invalidate, "session invalidated"), (Session.cycle_id, "session id changed")])
 @pytest.mark.parametrize("number", [0, 1])
-def test_the_socket_is_closed_when_the_session_ends_here_or_elsewhere(act: Any, reason: str, number: int) -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        world.change(number, session_id, act)
-        await socket.over()
-        assert socket.closed == (SESSION_ENDED, reason)
-        assert (world.in_use(), world.fronts[0].sessions.watch.count) == (0, 0)
-
-    run(main)
+@in_loop
+async def test_the_socket_is_closed_when_the_session_ends_here_or_elsewhere(act: Any, reason: str, number: int) -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    world.change(number, session_id, act)
+    await socket.over()
+    assert socket.closed == (SESSION_ENDED, reason)
+    assert (world.in_use(), world.fronts[0].sessions.watch.count) == (0, 0)
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_ending_all_sessions_of_a_principal_closes_their_sockets(number: int) -> None:
-    async def main() -> None:
-        world = World()
-        hers, his = world.net.visit(0, a=1), world.net.visit(0, a=1)
-        world.change(0, hers, lambda session: setattr(session, "principal", "ann"))
-        world.change(0, his, lambda session: setattr(session, "principal", "bob"))
-        socket, other = await world.connect(hers), await world.connect(his)
-        world.net.managers[number].end_all("ann")
-        await socket.until(lambda: socket.task.done() or world.net.advance(0.1), "the end")
-        assert socket.closed is not None
-        assert socket.closed[0] == SESSION_ENDED
-        await other.ask("hello", "hello: [('a', 1)]")
-        other.leave()
-        await other.over()
-
-    run(main)
+@in_loop
+async def test_ending_all_sessions_of_a_principal_closes_their_sockets(number: int) -> None:
+    world = World()
+    hers, his = world.net.visit(0, a=1), world.net.visit(0, a=1)
+    world.change(0, hers, lambda session: setattr(session, "principal", "ann"))
+    world.change(0, his, lambda session: setattr(session, "principal", "bob"))
+    socket, other = await world.connect(hers), await world.connect(his)
+    world.net.managers[number].end_all("ann")
+    await socket.until(lambda: socket.task.done() or world.net.advance(0.1), "the end")
+    assert socket.closed is not None
+    assert socket.closed[0] == SESSION_ENDED
+    await other.ask("hello", "hello: [('a', 1)]")
+    other.leave()
+    await other.over()
 
 
-def test_what_is_sent_after_that_raises_and_closing_again_is_nothing() -> None:
+@in_loop
+async def test_what_is_sent_after_that_raises_and_closing_again_is_nothing() -> None:
     raised: list[BaseException] = []
 
     async def talk(scope: Any, receive: Any, send: Any) -> None:
@@ -194,167 +183,146 @@ def test_what_is_sent_after_that_raises_and_closing_again_is_nothing() -> None:
             await send({"type": "websocket.close", "code": 1000})
             raise
 
-    async def main() -> None:
-        world = World(app=talk)
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        await socket.hear("news")
-        world.change(1, session_id, Session.invalidate)
-        await socket.over()
-        assert socket.closed == (SESSION_ENDED, "session invalidated")
-        assert "invalidated" in str(raised[0])
-
-    run(main)
+    world = World(app=talk)
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    await socket.hear("news")
+    world.change(1, session_id, Session.invalidate)
+    await socket.over()
+    assert socket.closed == (SESSION_ENDED, "session invalidated")
+    assert "invalidated" in str(raised[0])
 
 
-def test_an_application_that_ends_the_session_closes_the_socket_itself() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        await socket.ask("end", "end: []")
-        await socket.until(lambda: world.contents(1, session_id) == {})
-        await socket.ask("hello", "hello: []")
-        assert socket.closed is None
-        socket.leave()
-        await socket.over()
-
-    run(main)
+@in_loop
+async def test_an_application_that_ends_the_session_closes_the_socket_itself() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    await socket.ask("end", "end: []")
+    await socket.until(lambda: world.contents(1, session_id) == {})
+    await socket.ask("hello", "hello: []")
+    assert socket.closed is None
+    socket.leave()
+    await socket.over()
 
 
-def test_a_new_id_before_the_socket_is_accepted_does_not_close_it() -> None:
-    async def main() -> None:
-        async def login(scope: Any, receive: Any, send: Any) -> None:
-            scope["caterwaul.session"].cycle_id()
-            await chat(scope, receive, send)
+@in_loop
+async def test_a_new_id_before_the_socket_is_accepted_does_not_close_it() -> None:
+    async def login(scope: Any, receive: Any, send: Any) -> None:
+        scope["caterwaul.session"].cycle_id()
+        await chat(scope, receive, send)
 
-        world = World(app=login)
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        assert socket.cookie is not None
-        fresh = socket.cookie.partition(".")[0]
-        assert fresh != session_id
-        await socket.ask("set b 2", "set b 2: [('a', 1), ('b', '2')]")
-        await socket.until(lambda: world.contents(1, fresh) == {"a": 1, "b": "2"})
-        world.change(1, fresh, Session.invalidate)
-        await socket.over()
-        assert socket.closed == (SESSION_ENDED, "session invalidated")
-
-    run(main)
+    world = World(app=login)
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    assert socket.cookie is not None
+    fresh = socket.cookie.partition(".")[0]
+    assert fresh != session_id
+    await socket.ask("set b 2", "set b 2: [('a', 1), ('b', '2')]")
+    await socket.until(lambda: world.contents(1, fresh) == {"a": 1, "b": "2"})
+    world.change(1, fresh, Session.invalidate)
+    await socket.over()
+    assert socket.closed == (SESSION_ENDED, "session invalidated")
 
 
-def test_reopen_shows_what_others_wrote_and_keeps_what_was_written_here() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        world.change(1, session_id, lambda session: session.update(b=2))
-        await socket.ask("set c 3", "set c 3: [('a', 1), ('c', '3')]")
-        await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
-        await socket.ask("cycle", "cycle: [('a', 1), ('b', 2), ('c', '3')]")
-        await socket.ask("set d 4", "set d 4: [('a', 1), ('b', 2), ('c', '3'), ('d', '4')]")
-        socket.leave()
-        await socket.over()
-        assert world.contents(1, session_id) == {"a": 1, "b": 2, "c": "3", "d": "4"}
-        assert world.in_use() == 0
-
-    run(main)
+@in_loop
+async def test_reopen_shows_what_others_wrote_and_keeps_what_was_written_here() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    world.change(1, session_id, lambda session: session.update(b=2))
+    await socket.ask("set c 3", "set c 3: [('a', 1), ('c', '3')]")
+    await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
+    await socket.ask("cycle", "cycle: [('a', 1), ('b', 2), ('c', '3')]")
+    await socket.ask("set d 4", "set d 4: [('a', 1), ('b', 2), ('c', '3'), ('d', '4')]")
+    socket.leave()
+    await socket.over()
+    assert world.contents(1, session_id) == {"a": 1, "b": 2, "c": "3", "d": "4"}
+    assert world.in_use() == 0
 
 
-def test_reopen_leaves_everything_as_it_is_while_nobody_can_say_what_there_is() -> None:
-    async def main() -> None:
-        world = World()
-        manager, session_id = world.net.managers[0], world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        here, manager.open_local = manager.open_local, lambda session_id, token="": manager.unknown()  # type: ignore[method-assign]
-        await socket.ask("reopen", "reopen: [('a', 1)]")
-        manager.open_local = here  # type: ignore[method-assign]
-        world.change(1, session_id, lambda session: session.update(b=2))
-        socket.say("set c 3")
-        await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
-        socket.leave()
-        await socket.over()
-        assert world.in_use() == 0
-
-    run(main)
+@in_loop
+async def test_reopen_leaves_everything_as_it_is_while_nobody_can_say_what_there_is() -> None:
+    world = World()
+    manager, session_id = world.net.managers[0], world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    here, manager.open_local = manager.open_local, lambda session_id, token="": manager.unknown()  # type: ignore[method-assign]
+    await socket.ask("reopen", "reopen: [('a', 1)]")
+    manager.open_local = here  # type: ignore[method-assign]
+    world.change(1, session_id, lambda session: session.update(b=2))
+    socket.say("set c 3")
+    await socket.ask("reopen", "reopen: [('a', 1), ('b', 2), ('c', '3')]")
+    socket.leave()
+    await socket.over()
+    assert world.in_use() == 0
 
 
-def test_reopening_a_session_that_is_gone_closes_the_socket() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        manager = world.net.managers[0]
-        manager.open_local = lambda session_id, token="": manager._opening._made()  # type: ignore[method-assign]
-        socket.say("reopen")
-        await socket.over()
-        assert socket.closed == (SESSION_ENDED, "session ended")
-
-    run(main)
+@in_loop
+async def test_reopening_a_session_that_is_gone_closes_the_socket() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    manager = world.net.managers[0]
+    manager.open_local = lambda session_id, token="": manager._opening._made()  # type: ignore[method-assign]
+    socket.say("reopen")
+    await socket.over()
+    assert socket.closed == (SESSION_ENDED, "session ended")
 
 
-def test_an_open_socket_keeps_its_session_alive_and_a_closed_one_does_not() -> None:
-    async def main() -> None:
-        world = World(settings=ManagerSettings(idle_timeout_s=1.0, save_period_s=0.1, expire_check_s=0.05))
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        for _ in range(6):
-            world.net.advance(0.4)
-            now_ms = world.net.channels[world.net.members[0].uid].now_ms()
-            await socket.until(lambda now_ms=now_ms: world.last_access_ms(0, session_id) == now_ms, "a touch")  # type: ignore[misc]
-        world.net.advance(0.2)
-        assert world.contents(1, session_id) == {"a": 1}
-        socket.leave()
-        await socket.over()
-        world.net.advance(3.0)
-        assert world.contents(1, session_id) == {}
-
-    run(main)
+@in_loop
+async def test_an_open_socket_keeps_its_session_alive_and_a_closed_one_does_not() -> None:
+    world = World(settings=ManagerSettings(idle_timeout_s=1.0, save_period_s=0.1, expire_check_s=0.05))
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    for _ in range(6):
+        world.net.advance(0.4)
+        now_ms = world.net.channels[world.net.members[0].uid].now_ms()
+        await socket.until(lambda now_ms=now_ms: world.last_access_ms(0, session_id) == now_ms, "a touch")  # type: ignore[misc]
+    world.net.advance(0.2)
+    assert world.contents(1, session_id) == {"a": 1}
+    socket.leave()
+    await socket.over()
+    world.net.advance(3.0)
+    assert world.contents(1, session_id) == {}
 
 
-def test_a_socket_under_no_touch_keeps_nothing_alive() -> None:
-    async def main() -> None:
-        world = World(settings=ManagerSettings(idle_timeout_s=1.0, save_period_s=0.1, expire_check_s=0.05), no_touch=("/news",))
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id, path="/news")
-        assert world.in_use() == 0
-        await socket.ask("reopen", "reopen: [('a', 1)]")
-        assert world.in_use() == 0
-        world.net.advance(3.0)
-        await socket.over()
-        assert socket.closed == (SESSION_ENDED, "session expired")
-
-    run(main)
+@in_loop
+async def test_a_socket_under_no_touch_keeps_nothing_alive() -> None:
+    world = World(settings=ManagerSettings(idle_timeout_s=1.0, save_period_s=0.1, expire_check_s=0.05), no_touch=("/news",))
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id, path="/news")
+    assert world.in_use() == 0
+    await socket.ask("reopen", "reopen: [('a', 1)]")
+    assert world.in_use() == 0
+    world.net.advance(3.0)
+    await socket.over()
+    assert socket.closed == (SESSION_ENDED, "session expired")
 
 
-def test_a_node_that_holds_no_copy_finds_out_by_looking() -> None:
-    async def main() -> None:
-        world = World(5, ManagerSettings(type="partitioned", backups=1, idle_timeout_s=1.0, save_period_s=0.1), PartitionedManager)
-        session_id = world.net.visit(0, a=1)
-        holding = {number for number in range(5) if world.net.managers[number].count}
-        assert len(holding) < 5
-        reader = min(set(range(5)) - holding)
-        socket = await world.connect(session_id, reader)
-        world.change(min(holding), session_id, Session.invalidate)
-        await socket.over()
-        assert socket.closed is not None
-        assert socket.closed[0] == SESSION_ENDED
-        assert world.in_use() == 0
-
-    run(main)
+@in_loop
+async def test_a_node_that_holds_no_copy_finds_out_by_looking() -> None:
+    world = World(5, ManagerSettings(type="partitioned", backups=1, idle_timeout_s=1.0, save_period_s=0.1), PartitionedManager)
+    session_id = world.net.visit(0, a=1)
+    holding = {number for number in range(5) if world.net.managers[number].count}
+    assert len(holding) < 5
+    reader = min(set(range(5)) - holding)
+    socket = await world.connect(session_id, reader)
+    world.change(min(holding), session_id, Session.invalidate)
+    await socket.over()
+    assert socket.closed is not None
+    assert socket.closed[0] == SESSION_ENDED
+    assert world.in_use() == 0
 
 
-def test_a_session_that_is_gone_is_only_an_empty_one() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        world.change(0, session_id, Session.invalidate)
-        socket = await world.connect(session_id)
-        await socket.ask("hello", "hello: []")
-        socket.leave()
-        await socket.over()
-
-    run(main)
+@in_loop
+async def test_a_session_that_is_gone_is_only_an_empty_one() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    world.change(0, session_id, Session.invalidate)
+    socket = await world.connect(session_id)
+    await socket.ask("hello", "hello: []")
+    socket.leave()
+    await socket.over()
 
 
 def unknown(world: World) -> str:
@@ -364,82 +332,73 @@ def unknown(world: World) -> str:
     return "A" * 43
 
 
-def test_writing_to_an_unknown_session_closes_the_socket_with_try_again() -> None:
-    async def main() -> None:
-        world = World()
-        socket = await world.connect(unknown(world))
-        socket.say("set a 1")
-        await socket.over()
-        assert socket.closed is not None
-        assert socket.closed[0] == TRY_AGAIN
-
-    run(main)
+@in_loop
+async def test_writing_to_an_unknown_session_closes_the_socket_with_try_again() -> None:
+    world = World()
+    socket = await world.connect(unknown(world))
+    socket.say("set a 1")
+    await socket.over()
+    assert socket.closed is not None
+    assert socket.closed[0] == TRY_AGAIN
 
 
 @pytest.mark.parametrize(("more", "kind"), [({}, "websocket.close"), (DENIAL, "websocket.http.response.start")])
-def test_before_it_is_accepted_the_handshake_is_refused(more: Any, kind: str) -> None:
-    async def main() -> None:
-        world = World()
-        socket = Socket(world.fronts[0], world.scope(unknown(world), "/new", **more), world.net.deliver)
-        await socket.over()
-        assert socket.sent[0]["type"] == kind
-        assert socket.sent[0].get("status", 503) == 503
-
-    run(main)
+@in_loop
+async def test_before_it_is_accepted_the_handshake_is_refused(more: Any, kind: str) -> None:
+    world = World()
+    socket = Socket(world.fronts[0], world.scope(unknown(world), "/new", **more), world.net.deliver)
+    await socket.over()
+    assert socket.sent[0]["type"] == kind
+    assert socket.sent[0].get("status", 503) == 503
 
 
-def test_an_application_that_answers_the_handshake_with_a_page_sets_cookies_there() -> None:
+@in_loop
+async def test_an_application_that_answers_the_handshake_with_a_page_sets_cookies_there() -> None:
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         scope["caterwaul.session"]["tried"] = 1
         await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
         await send({"type": "websocket.http.response.body", "body": b"log in first"})
 
-    async def main() -> None:
-        world = World(app=refuse)
-        socket = Socket(world.fronts[0], world.scope(None, **DENIAL), world.net.deliver)
-        await socket.over()
-        assert [message["type"] for message in socket.sent] == ["websocket.http.response.start", "websocket.http.response.body"]
-        assert {name for name, _ in socket.sent[0]["headers"]} == {b"vary", b"cache-control", b"set-cookie"}
-        assert world.net.managers[1].count == 0
-        world.net.deliver()
-        assert world.net.managers[1].count == 1
-
-    run(main)
+    world = World(app=refuse)
+    socket = Socket(world.fronts[0], world.scope(None, **DENIAL), world.net.deliver)
+    await socket.over()
+    assert [message["type"] for message in socket.sent] == ["websocket.http.response.start", "websocket.http.response.body"]
+    assert {name for name, _ in socket.sent[0]["headers"]} == {b"vary", b"cache-control", b"set-cookie"}
+    assert world.net.managers[1].count == 0
+    world.net.deliver()
+    assert world.net.managers[1].count == 1
 
 
-def test_a_page_that_cannot_be_saved_is_answered_503_instead() -> None:
+@in_loop
+async def test_a_page_that_cannot_be_saved_is_answered_503_instead() -> None:
     async def refuse(scope: Any, receive: Any, send: Any) -> None:
         scope["caterwaul.session"]["tried"] = 1
         await send({"type": "websocket.http.response.start", "status": 403, "headers": []})
         await send({"type": "websocket.http.response.body", "body": b"log in first"})
 
-    async def main() -> None:
-        world = World(app=refuse)
-        world.net.managers[0].throttle.may_begin = lambda origin: False  # type: ignore[method-assign]
-        socket = Socket(world.fronts[0], world.scope(None, **DENIAL), world.net.deliver)
+    world = World(app=refuse)
+    world.net.managers[0].throttle.may_begin = lambda origin: False  # type: ignore[method-assign]
+    socket = Socket(world.fronts[0], world.scope(None, **DENIAL), world.net.deliver)
+    await socket.over()
+    assert [message.get("status") for message in socket.sent] == [429, None]
+
+
+@in_loop
+async def test_an_exception_saves_nothing_of_its_message() -> None:
+    world = World()
+    session_id = world.net.visit(0, a=1)
+    socket = await world.connect(session_id)
+    await socket.ask("set b 2", "set b 2: [('a', 1), ('b', '2')]")
+    socket.say("fail")
+    with pytest.raises(RuntimeError, match="planted"):
         await socket.over()
-        assert [message.get("status") for message in socket.sent] == [429, None]
-
-    run(main)
-
-
-def test_an_exception_saves_nothing_of_its_message() -> None:
-    async def main() -> None:
-        world = World()
-        session_id = world.net.visit(0, a=1)
-        socket = await world.connect(session_id)
-        await socket.ask("set b 2", "set b 2: [('a', 1), ('b', '2')]")
-        socket.say("fail")
-        with pytest.raises(RuntimeError, match="planted"):
-            await socket.over()
-        world.net.deliver()
-        assert world.contents(0, session_id) == {"a": 1, "b": "2"}
-        assert world.in_use() == 0
-
-    run(main)
+    world.net.deliver()
+    assert world.contents(0, session_id) == {"a": 1, "b": "2"}
+    assert world.in_use() == 0
 
 
-def test_an_application_that_stops_waiting_for_a_message_loses_none() -> None:
+@in_loop
+async def test_an_application_that_stops_waiting_for_a_message_loses_none() -> None:
     async def patient(scope: Any, receive: Any, send: Any) -> None:
         await receive()
         await send({"type": "websocket.accept"})
@@ -452,24 +411,19 @@ def test_an_application_that_stops_waiting_for_a_message_loses_none() -> None:
                 await send({"type": "websocket.send", "text": f"got {message['text']}"})
                 return
 
-    async def main() -> None:
-        world = World(app=patient)
-        socket = await world.connect(world.net.visit(0, a=1))
-        await socket.hear("still here")
-        await socket.ask("one", "got one")
+    world = World(app=patient)
+    socket = await world.connect(world.net.visit(0, a=1))
+    await socket.hear("still here")
+    await socket.ask("one", "got one")
+    await socket.over()
+
+
+@in_loop
+async def test_a_server_that_cancels_leaves_nothing_open() -> None:
+    world = World()
+    socket = await world.connect(world.net.visit(0, a=1))
+    socket.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
         await socket.over()
-
-    run(main)
-
-
-def test_a_server_that_cancels_leaves_nothing_open() -> None:
-    async def main() -> None:
-        world = World()
-        socket = await world.connect(world.net.visit(0, a=1))
-        socket.task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await socket.over()
-        assert (world.in_use(), world.fronts[0].sessions.watch.count) == (0, 0)
-        assert len(asyncio.all_tasks()) == 1
-
-    run(main)
+    assert (world.in_use(), world.fronts[0].sessions.watch.count) == (0, 0)
+    assert len(asyncio.all_tasks()) == 1

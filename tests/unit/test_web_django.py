@@ -30,7 +30,7 @@ from caterwaul.managers.web.django import SessionStore, replace_sessions, the_ma
 from caterwaul.membership.errors import LocalError
 
 from .. import django_project
-from ..contract.delta_world import DeltaWorld
+from ..contract.delta_world import DeltaWorld, OneBrowser
 
 NODE: Any = None  #: for `CATERWAUL_MANAGER` by name
 
@@ -39,15 +39,14 @@ def the_node() -> Any:
     return NODE
 
 
-class Shop:
+class Shop(OneBrowser):
     """A project's views, and one browser that asks whichever node it is told to."""
 
     def __init__(self, settings: ManagerSettings | None = None) -> None:
-        self.world = DeltaWorld(settings)
+        super().__init__(settings)
         self.node = self.world.node()
         self.urlpatterns = [path("", lambda request: self.view(request)), path("admin/", admin.site.urls)]
         self.client = Client(raise_request_exception=False)
-        self.view: Any = None
 
     def do(self, view: Any, node: str = "node1", **settings: Any) -> Any:
         def answer(request: Any) -> Any:
@@ -67,13 +66,6 @@ class Shop:
     @property
     def cookie(self) -> str:
         return str(self.client.cookies["sessionid"].value)
-
-    @property
-    def id(self) -> str:
-        return self.cookie.partition(".")[0].partition(":")[0]
-
-    def writes(self) -> int:
-        return sum(manager.statistics()["commits"] for manager in self.world.net.managers)
 
 
 def fill(request: Any) -> str:

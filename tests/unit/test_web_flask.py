@@ -17,22 +17,20 @@ from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.flask import CaterwaulSession
 from caterwaul.membership.errors import LocalError
 
-from ..contract.delta_world import DeltaWorld
+from ..contract.delta_world import DeltaWorld, OneBrowser
 
 View = Callable[[], Any]
 
 
-class Shop:
+class Shop(OneBrowser):
     """One application on each node of a world, and one browser."""
 
     def __init__(self, settings: ManagerSettings | None = None, handlers: dict[type[Exception], Any] | None = None, **config: Any) -> None:
-        self.world = DeltaWorld(settings)
+        super().__init__(settings)
         self.handlers = handlers or {}
         self.config = config
-        self.view: View = lambda: ""
         self.apps = {name: self.app(name) for name in ("node1", "node2")}
         self.clients = {name: app.test_client() for name, app in self.apps.items()}
-        self.cookie = ""
 
     def app(self, node: str) -> flask.Flask:
         app = flask.Flask("shop")
@@ -52,13 +50,6 @@ class Shop:
         for value in answer.headers.getlist("Set-Cookie"):
             self.cookie = value.partition(";")[0].partition("=")[2]
         return answer
-
-    @property
-    def id(self) -> str:
-        return self.cookie.partition(".")[0].partition(":")[0]
-
-    def writes(self) -> int:
-        return sum(manager.statistics()["commits"] for manager in self.world.net.managers)
 
 
 def fill() -> str:

@@ -84,11 +84,6 @@ def result(deferred: Deferred[Any]) -> Any:
     return found[0]
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
 def site_of(world: World, app: Klein, name: str = "node1") -> SessionSite:
     return SessionSite(app.resource(), world.node(name), CookieSettings(name="sid", secure=False), reactor=Clock())  # type: ignore[arg-type]
 

@@ -21,14 +21,7 @@ from litestar.testing import TestClient
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.web.litestar import SESSION_ENDED, TRY_AGAIN, Session, SessionPlugin, SessionSocket, get_session, get_socket
 
-from ..doubles import Net
-
 AnyRequest = Request[Any, Any, Any]
-
-
-@pytest.fixture
-def manager() -> SessionManager:
-    return Net(1).managers[0]
 
 
 def browsing(manager: SessionManager, *handlers: Any, **more: Any) -> Any:

@@ -20,18 +20,16 @@ from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.cookies import CookieSettings
 from caterwaul.managers.web.pyramid import SessionFactory
 
-from ..contract.delta_world import DeltaWorld
+from ..contract.delta_world import OneBrowser
 
 
-class Shop:
+class Shop(OneBrowser):
     """One application on each node, and one browser."""
 
     def __init__(self, settings: ManagerSettings | None = None, configure: Any = None) -> None:
-        self.world = DeltaWorld(settings)
+        super().__init__(settings)
         self.configure = configure or (lambda config: None)
-        self.view: Any = None
         self.apps = {name: self.app(name) for name in ("node1", "node2")}
-        self.cookie = ""
 
     def app(self, node: str) -> Any:
         def view(request: Any) -> Any:
@@ -59,13 +57,6 @@ class Shop:
             self.cookie = value.partition(";")[0].partition("=")[2]
         self.world.carry()
         return response
-
-    @property
-    def id(self) -> str:
-        return self.cookie.partition(".")[0]
-
-    def in_use(self) -> list[int]:
-        return [manager.statistics()["in_use"] for manager in self.world.net.managers]
 
 
 def fill(request: Any) -> str:

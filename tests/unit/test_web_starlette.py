@@ -20,15 +20,8 @@ from caterwaul.managers.base import SessionManager
 from caterwaul.managers.errors import SessionUnavailable
 from caterwaul.managers.web.starlette import SESSION_ENDED, Session, SessionMiddleware, SessionSocket, get_session, get_socket
 
-from ..doubles import Net
-
 CurrentSession = Annotated[Session, Depends(get_session)]
 CurrentSocket = Annotated[SessionSocket, Depends(get_socket)]
-
-
-@pytest.fixture
-def manager() -> SessionManager:
-    return Net(1).managers[0]
 
 
 def client(app: Any, **more: Any) -> TestClient:

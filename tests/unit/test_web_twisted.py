@@ -66,16 +66,6 @@ class Pull:
         self.stopped = True
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def node(world: World) -> Node:
-    return world.node()
-
-
 def confirmed_write(request: Any) -> Any:
     request.caterwaul_session.acks = "one"
     request.caterwaul_session["n"] = 1

@@ -49,16 +49,6 @@ class Body:
         self.session["closed"] = True
 
 
-@pytest.fixture
-def world() -> World:
-    return World()
-
-
-@pytest.fixture
-def node(world: World) -> Node:
-    return world.node()
-
-
 def test_a_list_is_passed_on_as_it_is_so_the_server_can_tell_its_length(node: Node) -> None:
     body = [b"one"]
 

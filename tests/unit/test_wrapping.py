@@ -22,14 +22,8 @@ from caterwaul.cluster.cli import main
 from caterwaul.cluster.wrapping import is_asgi, recognise, wrapped
 from caterwaul.managers.web import asgi, starlette, wsgi
 from caterwaul.managers.web.flask import CaterwaulSession
-from tests.doubles import Net
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture
-def manager() -> Any:
-    return Net(1).managers[0]
 
 
 def plain(environ: Any, start_response: Any) -> list[bytes]:
