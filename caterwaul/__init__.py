@@ -9,7 +9,7 @@ from .cluster.config import SettingsError
 from .cluster.manager import ClusterManager
 from .cluster.settings import Settings, load
 from .managers.errors import LockLost, LockTimeout, NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
-from .managers.listeners import Conflict
+from .managers.listeners import AttributeChanged, Conflict, LoggedIn, SessionCreated, SessionDestroyed
 from .managers.merging_types import Counter, Max, MergingSet, Min
 from .managers.values import ValueTypes
 from .managers.web.cookies import CookieSettings
@@ -18,6 +18,6 @@ from .membership.member import Member
 from .membership.view import View, ViewChanged
 
 __all__ = [
-    "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "LockLost", "LockTimeout", "Max", "Member", "MergingSet", "Min", "NotConfirmed", "SessionEnded", "SessionError",
-    "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
+    "AttributeChanged", "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "LockLost", "LockTimeout", "LoggedIn", "Max", "Member", "MergingSet", "Min", "NotConfirmed",
+    "SessionCreated", "SessionDestroyed", "SessionEnded", "SessionError", "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
 ]  # fmt: skip

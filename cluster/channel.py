@@ -1,10 +1,9 @@
 """The channel: messages in, messages out, to and from the members this process has a link with.
 
-Everything happens in steps: while one step runs (a chunk of frames from a peer, a flush asked for by another thread)
-nothing is written; at its end each link that got something to say, confirmations included, makes one write. Steps run
-in the reactor's thread, under one lock; so another thread that finds it free may make a step of its own (`hasten`), in
-which nobody is called back. A receiver that raises `RemoteError`, or fails, costs the connection its frame came over, and the link its
-epoch: the frame is not confirmed, and both ends reconcile instead of trying the same frame for ever.
+Everything happens in steps: while one step runs (a chunk of frames from a peer, a flush asked for by another thread) nothing is written; at its
+end each link that got something to say, confirmations included, makes one write. Steps run in the reactor's thread, under one lock; so another
+thread that finds it free may make a step of its own (`hasten`), in which nobody is called back. A receiver that raises `RemoteError`, or fails,
+costs the connection its frame came over, and the link its epoch: the frame is not confirmed, and both ends reconcile instead of trying the same frame for ever.
 """
 
 from __future__ import annotations
@@ -43,10 +42,9 @@ _UNANNOUNCED = ("", "?", "!")  # membership, requests and revoked certificates: 
 class GroupChannel:
     """`membership.channel.Channel` over TCP.
 
-    `reactor` provides IReactorTCP, IReactorTime and `callFromThread`; its `seconds` must be monotonic. `stages` are the
-    application's own, in outbound order, the same on all members. `bind_host`: where to listen, `me.host` if empty.
-    Hooks, set by the node: `on_traffic(uid)` for every chunk of bytes from a member, `on_refused(uid)` when nobody listens
-    any more where a member was, `on_shut_out(uid)` when it is admitted no more, `on_announce(me)` when this member says something else of itself.
+    `reactor` provides IReactorTCP, IReactorTime and `callFromThread`; its `seconds` must be monotonic. `stages` are the application's own, in outbound order, the
+    same on all members. `bind_host`: where to listen, `me.host` if empty. Hooks, set by the node: `on_traffic(uid)` for every chunk of bytes from a member,
+    `on_refused(uid)` when nobody listens where one was, `on_shut_out(uid)` when it is admitted no more, `on_announce(me)` when this member says something else of itself.
     """
 
     def __init__(
@@ -65,6 +63,7 @@ class GroupChannel:
         self._connections = Connections(self, settings, cluster, reactor, endpoints or PlainTcp(), rng=rng, entropy=entropy)
         self._links = self._connections.links.by_uid
         self._receivers: dict[str, Receiver] = {}
+        self._listening: dict[str, bool] = {}  # by their names, whether the application wants to hear of ends
         self._degraded: set[bytes] = set()
         self._step = 0  # depth of steps; nothing is written while it is not 0
         self._hasty = False  # the step runs in another thread than the reactor's
@@ -109,8 +108,9 @@ class GroupChannel:
     def me(self) -> Member:
         return self._me
 
-    def attach(self, name: str, receiver: Receiver) -> None:
+    def attach(self, name: str, receiver: Receiver, listens: bool = False) -> None:
         self._receivers[name] = receiver
+        self._listening[name] = listens
         self.announce()
 
     def detach(self, name: str) -> None:
@@ -119,7 +119,8 @@ class GroupChannel:
 
     def announce(self, weight: int | None = None, **payload: Any) -> None:
         """Change what this member says of itself: handshakes carry it from now on. The managers attached here are part of it."""
-        payload["managers"] = sorted(name for name in self._receivers if name not in _UNANNOUNCED)
+        managers = sorted(name for name in self._receivers if name not in _UNANNOUNCED)
+        payload |= {"managers": managers, "ends": [name for name in managers if self._listening[name]]}
         me = replace(self._me.with_payload(**payload), weight=self._me.weight if weight is None else weight)
         if me.to_wire() != self._me.to_wire():
             self._me = me
@@ -134,8 +135,7 @@ class GroupChannel:
 
     def _send(self, to: Iterable[bytes], message: Message) -> None:
         parcels: list[Parcel] | None = None
-        size = 0
-        links, touched = self._links, self._touched
+        size, links, touched = 0, self._links, self._touched
         for uid in to:
             link = links.get(uid)
             if link is None:

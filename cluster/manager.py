@@ -21,6 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from ..managers.base import SessionManager
 from ..managers.changes import KEY_BYTES
 from ..managers.errors import NotRunning
+from ..managers.listeners import Callback, check_listener, decorator
 from ..managers.maps import ReplicatedMap
 from ..managers.values import ValueTypes
 from ..membership.errors import LocalError
@@ -59,6 +60,7 @@ class ClusterManager:
         self._reactor: Any = None
         self._pid = 0
         self._callbacks: list[Callable[[ViewChanged], object]] = []
+        self._listeners: dict[str, list[Callable[[SessionManager], None]]] = {}  # of `on`, by manager
 
     @property
     def name(self) -> str:
@@ -83,6 +85,7 @@ class ClusterManager:
             self.settings = as_worker(self.settings, self._pid)
         self._node = node = Node(self.settings, self._reactor, types=self._types)
         node.subscribe(self._event)
+        node.on_manager = self._equip
         if inside:
             return self._started(node)
         call_in_reactor(self._reactor, lambda: self._started(node), timeout_s, "the start of the node")
@@ -224,6 +227,28 @@ class ClusterManager:
         """From now on `callback(change)` in the reactor's thread (do not block it) when members come or go; what is returned ends it."""
         self._callbacks.append(callback)
         return lambda: self._callbacks.remove(callback) if callback in self._callbacks else None
+
+    def on(self, kind: type, manager: str = "default", replicas: bool = False, **where: Any) -> Callable[[Callback], Callback]:
+        """A decorator: the function below it hears of what happens to sessions, ``@cluster.on(SessionDestroyed, reason="expired")``. Also before the start, where
+        modules are imported; then nothing is missed. The arguments after `manager` are those of `SessionManager.listen`. Raises `LocalError` for a manager that the settings do
+        not have, and for what no listener can hear."""
+        if manager not in self.settings.managers:
+            raise LocalError(f"no manager {manager!r}: the settings have {', '.join(sorted(self.settings.managers))}")
+        check_listener(kind, where)
+
+        def listen(callback: Callable[[Any], object]) -> None:
+            def begin(sessions: SessionManager) -> None:
+                sessions.listen(kind, callback, replicas=replicas, **where)
+
+            self._listeners.setdefault(manager, []).append(begin)
+            if self._node is not None and manager in self._node.managers:
+                begin(self._node.managers[manager])
+
+        return decorator(listen)
+
+    def _equip(self, sessions: SessionManager) -> None:
+        for begin in self._listeners.get(sessions.name, ()):
+            begin(sessions)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of all parts, nested by part."""

@@ -64,6 +64,10 @@ _ENDED_AT_ONCE = 1000
 _END_OF_DATA = 255  # an operation that managers skip
 
 
+def _nobody(_: object) -> None:
+    """Tells nobody."""
+
+
 class Node:
     """One member of a cluster. Reactor thread, except `name`, `me`, `view`, `managers` and `is_ready`, which any thread may read.
 
@@ -94,6 +98,7 @@ class Node:
         self.drain: Drain | None = None  #: from the start on
         self.rehearsal: Rehearsal | None = None
         self.snapshots: SnapshotDesk | None = None
+        self.on_manager: Callable[[SessionManager], object] = _nobody  #: called with each manager of an application, before anybody meets it
         self.on_leave: Callable[[], object] | None = None  #: ends the process that is only this node; None: the process is somebody else's
         self._subscribers: list[Subscriber] = []
         self._stopped: Deferred[None] | None = None
@@ -198,7 +203,7 @@ class Node:
         for name, logins in settings.sso.items():
             self._start_engine(f"{SSO}{name}", logins.for_manager(), epochs)
         for name, chosen in settings.managers.items():
-            self.managers[name] = manager = self._start_engine(name, chosen, epochs)
+            self.managers[name] = manager = self._start_engine(name, chosen, epochs, self.on_manager)
             self.audits[name] = AuditLog(manager, self.name)
             if chosen.sso:
                 manager.single = SingleSignOn(self.engines[f"{SSO}{chosen.sso}"], settings.sso_cookies[chosen.sso], chosen.sso_reauthenticate)
@@ -247,12 +252,15 @@ class Node:
         epochs.start()
         return epochs
 
-    def _start_engine(self, name: str, settings: ManagerSettings, epochs: Epochs | None = None) -> SessionManager:
+    def _start_engine(
+        self, name: str, settings: ManagerSettings, epochs: Epochs | None = None, prepare: Callable[[SessionManager], object] = _nobody
+    ) -> SessionManager:
         manager: SessionManager = _KINDS[settings.type](
             name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
             asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name], epochs=epochs,
         )  # fmt: skip
         self.engines[name] = manager
+        prepare(manager)
         manager.start()
         return manager
 
@@ -387,7 +395,3 @@ class Node:
             "managers": {name: engine.statistics() for name, engine in sorted(self.engines.items())},
             "audit": {name: audit.statistics() for name, audit in sorted(self.audits.items())},
         }
-
-
-def _nobody(_: object) -> None:
-    """Tells nobody."""

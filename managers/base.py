@@ -26,12 +26,13 @@ from .core import SessionCore
 from .entry import Audited
 from .expiry import SharedEnded
 from .freshness import WaitEnded
-from .listeners import AttributeChanged, Listeners
+from .listeners import AttributeChanged, Listeners, SessionDestroyed
 from .lock import PoliteLock
 from .locking import Locks
 from .lookup import LookupEnded
 from .memory import memory_bytes
 from .messages import DELTAS
+from .notices import EndToTell
 from .opening import Opening
 from .placement import Strategy
 from .session import Session
@@ -82,7 +83,9 @@ class SessionManager:
         self._core = SessionCore(
             self._uid, name, settings, strategy, View.of(0, [channel.me]), int(asleep_s * 1000), channel.now_ms(), {} if epochs is None else epochs.current
         )
-        self._listeners = Listeners(self._uid, self.types)
+        self._listeners = Listeners(self._uid, self.types, self._listened)
+        self.listen, self.on = self._listeners.listen, self._listeners.on
+        self._core.notices.on_settled = lambda flight, told: self._react(lambda now_ms: self._core.notices.settled(flight, told, now_ms))
         self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
         self.end = self._committing.end
@@ -127,7 +130,7 @@ class SessionManager:
         return self._core.placement.view
 
     def start(self) -> None:
-        self._channel.attach(self.name, self)
+        self._announce()
         self.users.start()
         self._driver.start()
         self.is_running = True
@@ -135,6 +138,7 @@ class SessionManager:
     def flush(self) -> None:
         """Send what is waiting. Before the farewell; `stop` comes after it, so that nobody is told "applied" of what is ignored."""
         self._committing.flush()
+        self._react(self._core.notices.flush)
 
     def stop(self) -> None:
         """Leave the channel. Sessions stay readable."""
@@ -197,6 +201,8 @@ class SessionManager:
             self._channel.send(effect.to, effect.message)
         elif isinstance(effect, LookupEnded):
             self._opening.found(*effect.event)  # type: ignore[misc]
+        elif isinstance(effect, EndToTell):
+            self._listeners.ended(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, WaitEnded):
             self._opening.waited(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, SharedEnded):
@@ -207,6 +213,7 @@ class SessionManager:
     def _tell(self) -> None:
         with self._lock:
             events, self._core.replica.events = self._core.replica.events, []
+            effects = self._core.notices.ended(events, self._channel.now_ms())
         self._transients.ended(events)
         if self.on_audit is not None:
             for event in events:
@@ -214,7 +221,9 @@ class SessionManager:
                     self.on_audit(event)
         if self._listeners:
             for event in events:
-                self._listeners.tell(event, self._core.placement)
+                self._listeners.tell(event)
+        for effect in effects:
+            self._perform(effect)
 
     # -- time, for the driver
 
@@ -296,11 +305,16 @@ class SessionManager:
             entry, trusted = self._core.trusted(session.key, self._channel.now_ms())
         return entry is not None if trusted else None
 
-    def listen(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
-        """Call `callback(event)` in the reactor's thread for events of this kind (`listeners.py`); `replicas`: on every member."""
-        self._listeners.add(kind, callback, replicas)
+    def _listened(self, kind: type, replicas: bool) -> None:
+        """There is a listener of this kind from now on."""
         if replicas and kind is AttributeChanged:
             self._core.telling.on = True
+        if kind is SessionDestroyed and not replicas and not self._core.notices.hears:
+            self._core.notices.hears = True
+            self._channel.wake(lambda: self._announce() if self.is_running else None)
+
+    def _announce(self) -> None:
+        self._channel.attach(self.name, self, self._core.notices.hears)
 
     def summaries(self, limit: int = 100, after: bytes = b"") -> list[dict[str, Any]]:
         """Sessions by key, for operators: never ids or values."""
@@ -333,6 +347,6 @@ class SessionManager:
             "near_copies": len(core.moving.near), "near_hits": core.moving.near.hits, "near_stale": core.moving.near.stale,
             "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
-            "listener_errors": self._listeners.errors, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
+            "listener_errors": self._listeners.errors, "ends_told": core.notices.told, "ends_to_tell": len(core.notices), "ends_untold": core.notices.dropped, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
             "open_failures": self.open_failures, **self.locks.statistics(),
         }  # fmt: skip

@@ -29,6 +29,7 @@ from .freshness import Freshness
 from .heads import LIVE, Head, Ours
 from .moving import Moving
 from .near import NearCache
+from .notices import Notices
 from .packing import Packing
 from .placement import Strategy, Uids, gather
 from .principals import Epoch, Logins
@@ -79,6 +80,7 @@ class SessionCore:
         )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
+        self.notices = Notices(me, self.say, self.replica, self.placement, max(10_000, 3 * asleep_ms))
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
         self._asleep_ms = asleep_ms
@@ -87,7 +89,7 @@ class SessionCore:
             **Dialogue(self.entropy, self._version, self._check_sync).readers,
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
-            m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed,
+            m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed, m.ENDS: self.notices.received,
         }  # fmt: skip
 
     # -- what is known
@@ -328,6 +330,9 @@ class SessionCore:
         """Members came or went. A loss without a farewell casts doubt, and the survivors compare what each heard of it."""
         before, self.placement = self.placement, self._strategy(change.after, self.me)
         self.moving.placement = self._sharing.placement = self.logins.placement = self.placement
+        told = self.notices.view_changed(change, self.placement, now_ms)
+        if change.moves_nothing:
+            return told
         healing = any(self.entropy.has_met(member.uid) for member in (*change.appeared, *change.disappeared) if member.uid not in change.clean)
         if self.placement.everywhere:
             self.moving.handover.clear()  # all that is here is in its place
@@ -335,7 +340,7 @@ class SessionCore:
             self.moving.handover.view_changed(now_ms, change, before, self.placement, self._strategy(change.after.without(self.me), self.me), healing)
         if not self.placement.uniform:
             self.comparing.hurry(now_ms, healing)
-        effects: list[Effect] = []
+        effects: list[Effect] = [*told]
         peers = self.placement.peers()
         self.digests.placed(self._sharing.sharers)
         self._cut.intersection_update(peers)
@@ -375,7 +380,7 @@ class SessionCore:
     def tick(self, now_ms: int) -> list[Effect]:
         effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
         self._ticked_ms = now_ms
-        effects += self._ended(self.expiry.tick(now_ms, self.placement))
+        effects += self._ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         if not self.placement.everywhere:
@@ -394,6 +399,6 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover)
+        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)
         times = (*(part.deadline_ms for part in parts), self._ticked_ms + _TICK_MS)
         return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])

@@ -1,28 +1,31 @@
 """Telling the application what happens to its sessions.
 
 `created`, `destroyed` and `attribute` events, as the servlet listeners of that name, and `conflict`. `destroyed` fires once where there is
-no fault and at least once otherwise, with a stable event id and the final contents, in one live member: the session's
-primary, or, if that is gone, the member that ended it. Listeners that ask for `replicas` hear of it on every member.
+no fault and at least once otherwise, with a stable event id and the final contents, in one live member that listens: the session's primary, or
+one whose turn it is (`notices.py` says whose, and brings it there). Listeners that ask for `replicas` hear of it wherever a copy of the session ends.
 Those of attributes fire where the commit is made. They run in the reactor's thread and must not block; what they raise is logged and counted.
+
+A listener may ask for some events of its kind only, by their fields: `listen(AttributeChanged, ..., name="cart*")`, `on(SessionDestroyed, reason="expired")`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from twisted.logger import Logger
 
+from ..membership.errors import LocalError
 from .entry import Audited, Changed, Created, Destroyed
 from .errors import ValueDamaged
-from .heads import REASONS
-from .placement import Placement
+from .heads import REASONS, Head
 from .record import PRINCIPAL, Clash, Record
 from .values import ValueTypes
 
-__all__ = ["AttributeChanged", "Audited", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed"]
+__all__ = ["AttributeChanged", "Audited", "Callback", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed", "check_listener", "decorator"]
 
 _log = Logger()
 
@@ -75,49 +78,99 @@ class Conflict:
 
 
 Event = SessionCreated | SessionDestroyed | AttributeChanged | Audited | LoggedIn | Conflict
+Callback = TypeVar("Callback", bound=Callable[[Any], object])
+
+
+class _Listener(NamedTuple):
+    kind: type
+    callback: Callable[[Any], object]
+    replicas: bool
+    where: Mapping[str, Any]
+
+    def wants(self, event: Event) -> bool:
+        """Its fields are what was asked for: texts match a shell-style pattern, everything else is equal."""
+        for name, wanted in self.where.items():
+            value = getattr(event, name)
+            if not (fnmatchcase(value, wanted) if isinstance(value, str) and isinstance(wanted, str) else value == wanted):
+                return False
+        return True
+
+
+def check_listener(kind: object, where: Mapping[str, Any]) -> None:
+    """Raises `LocalError` for what no listener can hear."""
+    if not isinstance(kind, type) or kind not in get_args(Event):
+        raise LocalError(f"no listener hears {kind!r}: the events are {', '.join(event.__name__ for event in get_args(Event))} of caterwaul.managers.listeners")
+    known = list(kind.__annotations__)
+    for name in where:
+        if name not in known:
+            raise LocalError(f"{kind.__name__} has no {name!r} to choose by: it has {', '.join(known)}")
+
+
+def decorator(listen: Callable[..., None], *arguments: Any, **keywords: Any) -> Callable[[Callback], Callback]:
+    """For `on`: what calls `listen` with the function below it, which stays as it is."""
+
+    def decorate(callback: Callback) -> Callback:
+        listen(*arguments, callback, **keywords)
+        return callback
+
+    return decorate
 
 
 class Listeners:
-    """Reactor thread, except `add`."""
+    """Reactor thread, except `listen` and `on`. `begun(kind, replicas)` is called for each listener, in its thread."""
 
-    def __init__(self, me: bytes, types: ValueTypes) -> None:
+    def __init__(self, me: bytes, types: ValueTypes, begun: Callable[[type, bool], None]) -> None:
         self._me = me
         self._types = types
-        self._listeners: list[tuple[type, Callable[[Any], None], bool]] = []
+        self._begun = begun
+        self._listeners: list[_Listener] = []
         self.errors = 0
 
     def __bool__(self) -> bool:
         return bool(self._listeners)
 
-    def add(self, kind: type, callback: Callable[[Any], None], replicas: bool = False) -> None:
-        self._listeners = [*self._listeners, (kind, callback, replicas)]
+    def listen(self, kind: type, callback: Callable[[Any], object], replicas: bool = False, **where: Any) -> None:
+        """From now on `callback(event)` in the reactor's thread (do not block it) for events of this kind, on one member each; `replicas`: on every one that
+        holds the session. `where`: only if these fields are so; texts are shell-style patterns. Any thread. Raises `LocalError` for what is no event, or not in it."""
+        check_listener(kind, where)
+        self._listeners = [*self._listeners, _Listener(kind, callback, replicas, where)]
+        self._begun(kind, replicas)
 
-    def tell(self, happened: Audited | Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash, placement: Placement) -> None:
-        """Turn what the replica reports into what listeners hear, on the member whose turn it is."""
+    def on(self, kind: type, replicas: bool = False, **where: Any) -> Callable[[Callback], Callback]:
+        """`listen` as a decorator: ``@manager.on(SessionDestroyed, reason="expired")``."""
+        check_listener(kind, where)
+        return decorator(self.listen, kind, replicas=replicas, **where)
+
+    def tell(self, happened: Audited | Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash) -> None:
+        """Turn what the replica reports into what listeners hear, on the member whose turn it is; whose an end is, `ended` says."""
         if isinstance(happened, Destroyed):
-            head = happened.head
-            hears = placement.moves_primary and not placement.is_lite(head.primary)  # else it may not hold the session
-            led = head.primary if hears else placement.primary(happened.key, head.primary)
-            mine = led == self._me or (led not in placement.view and head.origin == self._me)
-            self._call(self._destroyed(happened), mine)
+            if self._has(SessionDestroyed, replicas=True):
+                self._call(self._destroyed(happened.key, happened.head, happened.entry.body), False)
         elif isinstance(happened, Created):
             self._call(SessionCreated(happened.key), happened.by == self._me)
         elif isinstance(happened, Clash):
-            if happened.name[:1] != "\0" and any(kind is Conflict for kind, _, _ in self._listeners):
+            if happened.name[:1] != "\0" and (self._has(Conflict) or self._has(Conflict, replicas=True)):
                 self._call(self._conflict(happened), happened.in_records or happened.lost[1] == self._me)
         elif isinstance(happened, Changed):
             self._call(AttributeChanged(happened.key, happened.name, happened.removed), False)
         else:
             self._call(happened, True)
 
-    def _call(self, event: Event, mine: bool) -> None:
-        for kind, callback, replicas in self._listeners:
-            if type(event) is kind and (mine or replicas):
+    def ended(self, key: bytes, head: Head, body: Any) -> None:
+        """It is this member's turn to tell of this end. Listeners for `replicas` hear of it when the copy goes, if there is one here."""
+        self._call(self._destroyed(key, head, body), True, of_replicas=False)
+
+    def _has(self, kind: type, replicas: bool = False) -> bool:
+        return any(one.kind is kind and one.replicas == replicas for one in self._listeners)
+
+    def _call(self, event: Event, mine: bool, of_replicas: bool = True) -> None:
+        for one in self._listeners:
+            if type(event) is one.kind and (of_replicas if one.replicas else mine) and one.wants(event):
                 try:
-                    callback(event)
+                    one.callback(event)
                 except Exception:
                     self.errors += 1
-                    _log.failure("session listener {callback} failed", callback=callback)
+                    _log.failure("session listener {callback} failed", callback=one.callback)
 
     def _conflict(self, happened: Clash) -> Conflict:
         (_, by, value), (_, lost_by, lost) = happened.stands, happened.lost
@@ -129,12 +182,11 @@ class Listeners:
         except ValueDamaged:
             return None
 
-    def _destroyed(self, happened: Destroyed) -> SessionDestroyed:
-        body = happened.entry.body
+    def _destroyed(self, key: bytes, head: Head, body: Any) -> SessionDestroyed:
         record = Record.unpack(body) if type(body) is bytes else body
         attributes: dict[str, Any] = {}
         principal = None
-        for name, register in (record.registers if record is not None else {}).items():  # type: ignore[union-attr]
+        for name, register in (record.registers if record is not None else {}).items():
             if name == PRINCIPAL and register[2] is not None:
                 principal = register[2].decode("utf-8", "replace")
             if name[:1] == "\0" or register[2] is None:
@@ -143,6 +195,5 @@ class Listeners:
                 attributes[name] = self._types.decode(register[2])
             except ValueDamaged:
                 continue
-        head = happened.head
-        event_id = blake2b(happened.key + b"%d " % head.counter + head.origin, digest_size=16).hexdigest()
-        return SessionDestroyed(happened.key, REASONS[head.state], event_id, attributes, principal)
+        event_id = blake2b(key + b"%d" % head.counter, digest_size=16).hexdigest()  # of two members that end it at once each has the next counter
+        return SessionDestroyed(key, REASONS[head.state], event_id, attributes, principal)

@@ -24,6 +24,8 @@ __all__ = ["Differ", "Inventory", "Session", "Speaker", "Sums"]
 DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP, ANSWER, ASK, ACCESS = range(1, 14)
 #: Since protocol 2.
 SUMS, DIFFER, CHECK, CHECKED, CHANGED = range(14, 19)
+#: To members that announce what they listen to.
+ENDS = 19
 
 #: What a CHECK speaks of: the head only; head and record; and these of a copy that was the truth until its placement changed.
 HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
@@ -172,6 +174,10 @@ class Speaker:
         """What the receiver has read from us is stale. On the lane of records, so that it cannot overtake the one it speaks of."""
         return self._data((), CHANGED, list(keys))
 
+    def ends(self, ends: Sequence[tuple[bytes, Head, bytes | None]], waiters: Sequence[Waiter]) -> Message:
+        """These sessions have ended; the receiver tells its application. Nobody asks for it again, so no full outbox drops it: its sender bounds it."""
+        return self._data((), ENDS, [[key, head_to_wire(head), body] for key, head, body in ends], waiters=waiters)
+
     def ask(self, keys: Sequence[bytes]) -> Message:
         return self._control((), ASK, list(keys))
 
@@ -259,6 +265,14 @@ def read_heads(value: object, ours: Ours) -> list[tuple[bytes, Head]]:
     for item in _list(value, "heads"):
         need(type(item) is list and len(item) >= 2 and _is_key(item[0]), "head")
         result.append((item[0], head_from_wire(item[1], ours)))
+    return result
+
+
+def read_ends(value: object, ours: Ours) -> list[tuple[bytes, Head, bytes | None]]:
+    result = []
+    for item in _list(value, "ends"):
+        need(type(item) is list and len(item) >= 3 and _is_key(item[0]) and (item[2] is None or type(item[2]) is bytes), "end")
+        result.append((item[0], head_from_wire(item[1], ours), item[2]))
     return result
 
 

@@ -109,8 +109,9 @@ class Channel(Protocol):
     @property
     def me(self) -> Member: ...
 
-    def attach(self, name: str, receiver: Receiver) -> None:
-        """Messages of this name go to this receiver. Announces it to the members (``payload["managers"]``) if it is a manager's."""
+    def attach(self, name: str, receiver: Receiver, listens: bool = False) -> None:
+        """Messages of this name go to this receiver. Announces it to the members (``payload["managers"]``) if it is a manager's, and, when it `listens`,
+        that the application here wants to hear of the ends of its sessions (``payload["ends"]``). Again, to announce something else."""
 
     def detach(self, name: str) -> None: ...
 

@@ -72,6 +72,11 @@ class Member:
         """Names of the session managers this member takes part in."""
         return frozenset(self.payload.get("managers", ()))
 
+    @property
+    def ends(self) -> frozenset[str] | None:
+        """Names of the session managers whose ends of sessions its application listens to; None: it does not know of such announcements."""
+        return frozenset(self.payload["ends"]) if "ends" in self.payload else None
+
     def kind_of(self, manager: str) -> str:
         """How it runs that manager; members take part in a manager of the same name only if they run it in the same way."""
         return str(self.payload.get("kinds", {}).get(manager, "delta"))
@@ -111,9 +116,10 @@ class Member:
 
         versions = take("v", list, lambda v: len(v) == 2 and all(type(n) is int for n in v) and 0 < v[0] <= v[1])
         payload = take("payload", dict, lambda p: len(p) <= _PAYLOAD_MAX_KEYS and all(type(k) is str for k in p), {})
-        managers = payload.get("managers", [])
-        if type(managers) is not list or not all(type(name) is str for name in managers):
-            raise RemoteError("member: payload 'managers' is malformed")
+        for key in ("managers", "ends"):
+            names = payload.get(key, [])
+            if type(names) is not list or not all(type(name) is str for name in names):
+                raise RemoteError(f"member: payload {key!r} is malformed")
         kinds = payload.get("kinds", {})
         if type(kinds) is not dict or not all(type(name) is str and type(kind) is str for name, kind in kinds.items()):
             raise RemoteError("member: payload 'kinds' is malformed")

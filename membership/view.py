@@ -62,5 +62,11 @@ class ViewChanged:
         return tuple(member for member in self.after if member.uid not in self.before)
 
     @property
+    def moves_nothing(self) -> bool:
+        """Whether the same members are here, in the same places with the same weights: some have only announced something else."""
+        before, after = ([(member.uid, member.weight, member.zone, member.machine, member.host) for member in view] for view in (self.before, self.after))
+        return before == after
+
+    @property
     def disappeared(self) -> tuple[Member, ...]:
         return tuple(member for member in self.before if member.uid not in self.after)

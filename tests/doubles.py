@@ -80,7 +80,9 @@ def true_sum(core: SessionCore, number: int, now_ms: int) -> bytes:
 
 
 def member(number: int, **more: Any) -> Member:
-    return Member(uid=bytes([number]) * 16, name=f"node{number}", host="127.0.0.1", port=4000 + number, payload={"managers": [MANAGER, EPOCHS]}, **more)
+    return Member(
+        uid=bytes([number]) * 16, name=f"node{number}", host="127.0.0.1", port=4000 + number, payload={"managers": [MANAGER, EPOCHS], "ends": []}, **more
+    )
 
 
 class MemoryChannel:
@@ -92,8 +94,10 @@ class MemoryChannel:
         self.woken: list[Callable[[], None]] = []
         self.sent: list[tuple[bytes, list[Any]]] = []
 
-    def attach(self, name: str, receiver: Receiver) -> None:
+    def attach(self, name: str, receiver: Receiver, listens: bool = False) -> None:
         self._receivers[name] = receiver
+        if listens and name not in (self.me.ends or ()):
+            self._net.announce(self.me.with_payload(ends=[*(self.me.ends or ()), name]))
 
     def detach(self, name: str) -> None:
         self._receivers.pop(name, None)
@@ -238,6 +242,9 @@ class Net:
             for waiter in message.waiters:
                 waiter.confirmed(to)
             self.channels[sender].degraded.discard(to)
+        else:
+            for waiter in message.waiters:
+                waiter.failed(to)
         return True
 
     def _next(self, flight: deque[tuple[Message, int]]) -> tuple[Message, int]:
@@ -308,7 +315,9 @@ class Net:
         uid = self.members[number].uid
         self.alive.discard(uid)
         for link in [link for link in self.flights if uid in link]:
-            del self.flights[link]
+            for message, _ in self.flights.pop(link):
+                for waiter in message.waiters if link[1] == uid else ():
+                    waiter.failed(uid)
         for manager in self.engines(number):
             manager._driver.stop()
         self.show_views()
@@ -327,6 +336,13 @@ class Net:
         self.deliver()
         self.alive.discard(uid)
         self.show_views(frozenset((uid,)))
+
+    def announce(self, me: Member) -> None:
+        """This member says something else of itself, and everybody hears of it."""
+        number = self.members.index(me)
+        self.members[number] = self.channels[me.uid].me = me
+        if len(self.managers) == len(self.members):
+            self.show_views()
 
     def reweigh(self, number: int, weight: int) -> None:
         """This member announces another weight, and everybody hears of it."""

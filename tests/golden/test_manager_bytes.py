@@ -65,6 +65,8 @@ MESSAGES = [
     (16, DATA, SAY.check([(KEY, RECORD_MARK + DIGEST)]), "83" + NAME + "10" + "5819" + KEY_HEX + "72" + DIGEST.hex(), ["web", 16, KEY + b"r" + DIGEST]),
     (17, DATA, SAY.checked([(KEY, HEAD_MARK + DIGEST)]), "83" + NAME + "11" + "5819" + KEY_HEX + "68" + DIGEST.hex(), ["web", 17, KEY + b"h" + DIGEST]),
     (18, DATA, SAY.changed([KEY]), "83" + NAME + "12" + "8150" + KEY_HEX, ["web", 18, [KEY]]),
+    (19, DATA, SAY.ends([(KEY, ENDED, RECORD.pack())], ()), "83" + NAME + "13" + "81" + "8350" + KEY_HEX + ENDED_HEX + "583d" + BODY,
+     ["web", 19, [[KEY, [2, 2, OTHER, UID, [], None, 1000], bytes.fromhex(BODY)]]]),
 ]  # fmt: skip
 
 
@@ -78,7 +80,7 @@ def test_each_operation_has_these_bytes_which_say_this(op, lane, message, golden
 
 
 def test_there_is_a_golden_message_of_every_operation():
-    assert [case[0] for case in MESSAGES] == list(range(1, 19))
+    assert [case[0] for case in MESSAGES] == list(range(1, 20))
 
 
 def test_an_inventory_of_some_partitions_has_these_bytes():

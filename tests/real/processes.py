@@ -34,6 +34,7 @@ import caterwaul
 from caterwaul import ClusterManager
 from caterwaul.cluster.supervisor import service
 from caterwaul.managers.errors import SessionUnknown
+from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import key_of
 from caterwaul.membership.view import ViewChanged
 
@@ -293,9 +294,20 @@ class Served:
         self._writing: threading.Thread | None = None
         self._enough = threading.Event()
         self._rounds = 0
+        self._ends: list[dict[str, Any]] = []
         self.cluster.on_view_changed(self._changed)
         self.cluster.start()
         self.manager = self.cluster.manager()
+
+    def listen(self) -> None:
+        """From now on the application here listens to ends."""
+        self.manager.listen(SessionDestroyed, self._ended)
+
+    def _ended(self, event: SessionDestroyed) -> None:
+        self._ends.append({"id": event.event_id, "key": event.key.hex(), "reason": event.reason, "attributes": dict(event.attributes)})
+
+    def ends(self) -> list[dict[str, Any]]:
+        return self._ends
 
     def _changed(self, change: ViewChanged) -> None:
         before, after = set(change.before.by_uid), set(change.after.by_uid)

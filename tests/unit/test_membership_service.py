@@ -30,7 +30,7 @@ class FakeChannel:
         self.calls: list[tuple] = []
         self.messages: list = []
 
-    def attach(self, name, receiver) -> None:
+    def attach(self, name, receiver, listens=False) -> None:
         self.receivers[name] = receiver
 
     def detach(self, name) -> None:

@@ -31,7 +31,7 @@ class Channel:
         self.readmitted += 1
         self.renewed += renew
 
-    def attach(self, name: str, receiver: Any) -> None:
+    def attach(self, name: str, receiver: Any, listens: bool = False) -> None:
         self.receivers[name] = receiver
 
     def detach(self, name: str) -> None:
