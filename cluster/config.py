@@ -85,6 +85,11 @@ def _fault(field: Field[Any], hint: Any, value: object) -> str:
             return f"{value!r} is not a list"
         faults = (_fault_of_one(field, get_args(hint)[0], item) for item in value)
         return next((fault for fault in faults if fault), "")
+    if get_origin(hint) is dict:
+        if not isinstance(value, Mapping):
+            return f"{value!r} is not a table"
+        faults = (f"{name}: {fault}" for name, inner in value.items() if (fault := _fault(field, get_args(hint)[1], inner)))
+        return next(faults, "")
     return _fault_of_one(field, hint, value)
 
 

@@ -141,6 +141,11 @@ def check_acks(acks: str, where: str, problems: Problems) -> None:
 def check_manager(manager: ManagerSettings, where: str, problems: Problems) -> None:
     check_acks(manager.acks, where, problems)
     check_times(manager, where, problems)
+    for role, times in manager.role_timeouts.items():
+        if len(times) != 2:
+            problems.add(f"{where}.role_timeouts.{role}", f"{times!r} is not two numbers, the idle and the absolute seconds")
+        elif times[1] and times[0] > times[1]:
+            problems.add(f"{where}.role_timeouts.{role}", f"idle {times[0]:g} is longer than absolute {times[1]:g}")
 
 
 def check_times(manager: ManagerSettings | SsoSettings, where: str, problems: Problems) -> None:

@@ -139,4 +139,6 @@ def _toml(value: Any) -> str:
     """Numbers, text, truth and lists of them, as TOML writes them (JSON text is valid TOML text)."""
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(name)} = {_toml(inner)}" for name, inner in value.items()) + "}"
     return repr(value) if type(value) in (int, float) else json.dumps(value, ensure_ascii=False)

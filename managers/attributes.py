@@ -193,11 +193,28 @@ class Attributes(Identity, MutableMapping[str, Any]):
         size += len(name) + len(encoded)
         limit = self._settings.session_max_bytes
         if size > limit and name[:1] != "\0":  # what the manager keeps in it is small
-            raise ValueRefused(f"session[{name!r}]: the session would have {size} bytes, the limit is {limit} (session_max_bytes)")
+            largest = ", ".join(f"{one!r} {count}" for one, count in self._largest({name: len(encoded)}, 3))
+            raise ValueRefused(
+                f"session[{name!r}]: the session would have {size} bytes, the limit is {limit} (session_max_bytes); the largest attributes: {largest}"
+            )
         most = self._settings.attributes_max
         if before is None and name[:1] != "\0" and len(self._registers) + len(self._encoded) >= most and len(self) >= most:
             raise ValueRefused(f"session[{name!r}]: the session has {most} attributes already (attributes_max)")
         return size
+
+    @property
+    def size_bytes(self) -> int:
+        """Encoded bytes of all names and values, what `session_max_bytes` limits. Changes inside values count once they are committed."""
+        return self._size
+
+    def largest(self, n: int = 10) -> list[tuple[str, int]]:
+        """The `n` attributes with the largest values, as (name, encoded bytes), the largest first. Likewise."""
+        return self._largest({}, n)
+
+    def _largest(self, more: Mapping[str, int], n: int) -> list[tuple[str, int]]:
+        names = self._registers.keys() | self._encoded.keys()
+        sizes = {name: len(value) for name in names if name[:1] != "\0" and (value := self._current(name)) is not None} | dict(more)
+        return sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:n]
 
     def _current(self, name: str) -> bytes | None:
         if name in self._encoded:

@@ -18,34 +18,27 @@ from typing import Any, NamedTuple
 from ..membership.effects import Effect, Send
 from .entry import Audited, Entry
 from .heads import EXPIRED, INVALIDATED, LIVE, Head
+from .limits import Limits, limits_of
 from .messages import Speaker
 from .placement import Placement, partition_of
 from .principals import EPOCHS, Logins
-from .record import IDLE_LIMIT, Record, Touches
+from .record import Record, Touches
 from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
 
-__all__ = ["Expiry", "SharedEnded", "deadline_of", "idle_limit_ms"]
+__all__ = ["Ended", "Expiry", "SharedEnded", "deadline_of"]
 
 _LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
 _ASK_AT_ONCE = 256
 _GRACE_MS = 1000  # a session whose login is over is not served, and ends so much later: another login may be on its way
 
 
-def idle_limit_ms(record: Record | None, default_ms: int) -> int:
-    """The session's own idle limit (a register of eight bytes, ms), or the manager's. 0: none."""
-    own = record.registers.get(IDLE_LIMIT) if record is not None else None
-    if own is None or own[2] is None or len(own[2]) != 8:
-        return default_ms
-    return int.from_bytes(own[2], "big")
-
-
-def deadline_of(entry: Entry, record: Record | None, idle_ms: int, absolute_ms: int) -> tuple[int | None, bool]:
-    """When the session ends if nobody uses it, in our ms; and whether that is its absolute limit. None: never."""
-    idle = idle_limit_ms(record, idle_ms)
-    by_idle = entry.last_access_ms + idle if idle else None
-    by_age = entry.created_ms + absolute_ms if absolute_ms else None
+def deadline_of(entry: Entry, record: Record | None, managers: Limits) -> tuple[int | None, bool]:
+    """When the session ends if nobody uses it, in our ms; and whether that is its absolute limit. None: never. `managers`: limits of those that have none of their own."""
+    limits = limits_of(record.registers, managers) if record is not None else managers
+    by_idle = entry.last_access_ms + limits.idle_ms if limits.idle_ms else None
+    by_age = entry.created_ms + limits.absolute_ms if limits.absolute_ms else None
     if by_idle is None or (by_age is not None and by_age <= by_idle):
         return by_age, True
     return by_idle, False
@@ -68,10 +61,9 @@ class Expiry:
         self._say = speaker
         self._replica = replica
         self._in_use = in_use
-        self._idle_ms = int(settings.idle_timeout_s * 1000)
-        self._absolute_ms = int(settings.absolute_timeout_s * 1000)
+        self.limits = Limits(int(settings.idle_timeout_s * 1000), int(settings.absolute_timeout_s * 1000))
         self._retention_ms = int(settings.retention_s * 1000)
-        self._again_ms = max(int(settings.expire_check_s * 1000), min(int(settings.save_period_s * 1000), self._idle_ms // 10 or 1000))
+        self._again_ms = max(int(settings.expire_check_s * 1000), min(int(settings.save_period_s * 1000), self.limits.idle_ms // 10 or 1000))
         self._patience_ms = int(settings.ack_timeout_s * 1000)
         self._wheel = Wheel(int(settings.expire_check_s * 1000))
         self._questions: dict[bytes, _Question] = {}
@@ -83,7 +75,7 @@ class Expiry:
             return True
         if key in self._in_use:
             return False
-        deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+        deadline, _ = deadline_of(entry, self._replica.record(key, entry), self.limits)
         return deadline is not None and now_ms >= deadline
 
     def schedule(self, key: bytes, now_ms: int) -> None:
@@ -100,7 +92,7 @@ class Expiry:
         if entry.body is None:
             entry.created_ms = now_ms  # only its head has come: its age comes with the record
         record = self._replica.record(key, entry) if entry.body is not None else None
-        deadline, _ = deadline_of(entry, record, self._idle_ms, self._absolute_ms)
+        deadline, _ = deadline_of(entry, record, self.limits)
         self._wheel.add(key, now_ms + self._again_ms * 60 if deadline is None else deadline)
 
     def look_soon(self, keys: Iterable[bytes], now_ms: int) -> None:
@@ -132,7 +124,7 @@ class Expiry:
                 self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
             return []
         is_out = self._logins.is_over(key, entry, last_look=True)
-        deadline, by_age = (now_ms, True) if is_out else deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+        deadline, by_age = (now_ms, True) if is_out else deadline_of(entry, self._replica.record(key, entry), self.limits)
         if deadline is None:
             self._wheel.add(key, now_ms + self._again_ms * 60)
             return []
@@ -190,7 +182,7 @@ class Expiry:
             if question is None or entry is None:
                 continue
             question.asked.discard(peer)
-            deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._idle_ms, self._absolute_ms)
+            deadline, _ = deadline_of(entry, self._replica.record(key, entry), self.limits)
             if in_use or deadline is None or now_ms < deadline:
                 del self._questions[key]
                 self._wheel.add(key, max(deadline or 0, now_ms + self._again_ms))

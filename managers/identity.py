@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from .errors import LoginRefused
+from .limits import Role, read_role
 from .principals import TAG_BYTES, check_login
-from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, SIGNED_ON
+from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, ROLE, SIGNED_ON
+from .settings import ManagerSettings
 
 __all__ = ["Identity", "Offer"]
 
@@ -39,6 +41,7 @@ class Identity:
     _entropy: Callable[[int], bytes]
     _frozen: bool
     _stamp: Callable[[str, Mapping[str, str], bytes, bool, tuple[str, str] | None], tuple[bytes, bytes]] | None
+    _settings: ManagerSettings
     key: bytes
 
     @property
@@ -72,16 +75,36 @@ class Identity:
         self.accessed = True
         return None if self.offered is None else self.offered.principal
 
-    def login(self, principal: str, **about: str) -> None:
-        """Log in: a new id (against fixation), and `principal`, also if it is logged in already. `about`: what `ClusterManager.sessions_of` is to show of it,
-        such as ``device="Firefox on Linux", address="192.0.2.7"``; short texts. Raises `ValueRefused`, and `SessionError` when the headers are sent.
+    def login(self, principal: str, role: str | None = None, **about: str) -> None:
+        """Log in: a new id (against fixation), and `principal`, also if it is logged in already. `role`: with its limits, see the property. `about`: what
+        `ClusterManager.sessions_of` is to show of it, such as ``device="Firefox on Linux", address="192.0.2.7"``; short texts. Raises `ValueRefused`, and `SessionError` when the headers are sent.
 
         With `principal_sessions_policy = "refuse"` also `LoginRefused`; to know that other members may have to be asked, which a thread waits for. In asyncio use
         `web.waiting.log_in`, in the reactor's thread `SessionManager.login_deferred`."""
         check_login(principal, about)
         self._check_changeable()
+        chosen = None if role is None else Role.of(role, self._settings.role_timeouts)
         self._log_in(principal, about)
+        self._become(chosen)
         self.cycle_id()
+
+    @property
+    def role(self) -> str | None:
+        """What the session is logged in as; replicated. It decides about the session's limits, as `managers.NAME.role_timeouts` has them when it is set; one that is not in there
+        leaves those of the manager. Whoever gets more rights should get a new id too (`login`, `cycle_id`). Another login ends it. None: none."""
+        self.accessed = True
+        found = read_role(self._current(ROLE))
+        return None if found is None else found.name
+
+    @role.setter
+    def role(self, name: str | None) -> None:
+        self._check_writable()
+        self._become(None if name is None else Role.of(name, self._settings.role_timeouts))
+
+    def _become(self, role: Role | None) -> None:
+        value = None if role is None else role.pack()
+        if value != self._current(ROLE):
+            self._put(ROLE, value)
 
     def sign_on(self, principal: str, about: Mapping[str, str], tag: bytes | None) -> bytes:
         """For fronts: a login that is one with those of other applications which have this tag. None: a new one, which is returned."""
@@ -97,6 +120,7 @@ class Identity:
         if name is not None and self._stamp is not None:
             login, number = self._stamp(name, about, self.key, asks and name != self.admitted, self.origin if asks else None)
         self.offered = self.admitted = None
+        self._become(None)
         for register, value in ((PRINCIPAL, None if name is None else name.encode()), (LOGIN, login), (LOGIN_NUMBER, number), (SIGNED_ON, tag)):
             if value != self._current(register):
                 self._put(register, value)

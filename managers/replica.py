@@ -21,7 +21,7 @@ from .departed import Departed
 from .entry import Audited, Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .placement import PARTITIONS, partition_of
-from .record import IDLE_LIMIT, PRINCIPAL, Clash, Record, Touches, clashes, merge_touches, touched
+from .record import SCHEDULING, Clash, Record, Touches, clashes, merge_touches, touched
 
 __all__ = ["Replica"]
 
@@ -110,7 +110,7 @@ class Replica:
         record.write(counter, author, changes)
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
         entry.sent_ms = now_ms
-        if IDLE_LIMIT in changes or PRINCIPAL in changes:
+        if not SCHEDULING.isdisjoint(changes):
             self.fresh.append(key)
         return author, counter, previous, seen, False
 
@@ -174,7 +174,7 @@ class Replica:
                 self.weigh(entry)
             if clashed:
                 self._clashed(clashed)
-            if IDLE_LIMIT in delta[4] or PRINCIPAL in delta[4]:
+            if not SCHEDULING.isdisjoint(delta[4]):
                 self.fresh.append(key)
             if not ordered:
                 self.gaps += 1
@@ -298,7 +298,7 @@ class Replica:
                     record.partial = False
                     if record.pack() != body:  # while it was partial nobody compared with it: what we had heard may be known to nobody else
                         outcome.spreads.append(key)
-            if IDLE_LIMIT in incoming.registers or PRINCIPAL in incoming.registers or entry.principal is not None:
+            if entry.principal is not None or not SCHEDULING.isdisjoint(incoming.registers):
                 self.fresh.append(key)
         if head is not None:
             self.merge_head(key, head, outcome)

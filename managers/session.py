@@ -12,17 +12,17 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 
 from .attributes import Attributes, key_of
-from .errors import SessionError, ValueDamaged, ValueRefused
+from .errors import SessionError, ValueDamaged
 from .heads import ID_CHANGED, INVALIDATED
+from .limits import Limits, chosen, pack_limit, read_role
 from .locks import SessionLock
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
-from .record import IDLE_LIMIT, Register
+from .record import AGE_LIMIT, IDLE_LIMIT, ROLE, Register
 
 __all__ = ["ID_CHARACTERS", "Session", "key_of"]
 
 ID_CHARACTERS = 43  # 32 random bytes, URL-safe base64 without padding
-_IDLE_MAX_S = 3.2e9  # a century
 
 
 class Session(Attributes):
@@ -82,15 +82,26 @@ class Session(Attributes):
 
     @property
     def max_idle_s(self) -> float:
-        """This session's own idle limit; the manager's unless it was set. 0: never."""
-        value = self._current(IDLE_LIMIT)
-        return self._settings.idle_timeout_s if value is None else int.from_bytes(value, "big") / 1000
+        """Seconds without use after which this session ends: its own limit if it was set, else its role's, else the manager's. 0: never. Set None for no limit of its own."""
+        return self._limits().idle_ms / 1000
 
     @max_idle_s.setter
     def max_idle_s(self, seconds: float | None) -> None:
-        if seconds is not None and not 0 <= seconds <= _IDLE_MAX_S:
-            raise ValueRefused(f"session.max_idle_s = {seconds!r}: use 0 (never) to {_IDLE_MAX_S:.0f} seconds, or None for the manager's limit")
-        self._put(IDLE_LIMIT, None if seconds is None else int(seconds * 1000).to_bytes(8, "big"))
+        self._put(IDLE_LIMIT, pack_limit("session.max_idle_s", seconds))
+
+    @property
+    def max_age_s(self) -> float:
+        """Seconds after its creation at which this session ends whatever its use, likewise. A new id is no new session."""
+        return self._limits().absolute_ms / 1000
+
+    @max_age_s.setter
+    def max_age_s(self, seconds: float | None) -> None:
+        self._put(AGE_LIMIT, pack_limit("session.max_age_s", seconds))
+
+    def _limits(self) -> Limits:
+        settings = self._settings
+        managers = Limits(int(settings.idle_timeout_s * 1000), int(settings.absolute_timeout_s * 1000))
+        return chosen(read_role(self._current(ROLE)), self._current(IDLE_LIMIT), self._current(AGE_LIMIT), managers)
 
     def lock(self, timeout_s: float | None = None, lease_s: float | None = None) -> SessionLock:
         """The session for this request alone, in the whole cluster, as far as all who change the same attribute take the lock: see `SessionLock`.

@@ -64,6 +64,12 @@ class ManagerSettings:
     )
     idle_timeout_s: float = knob(1800.0, "A session nobody used for this long expires. 0: never.", minimum=0.0)
     absolute_timeout_s: float = knob(43200.0, "A session this old expires whatever its use. 0: never.", minimum=0.0)
+    role_timeouts: dict[str, list[float]] = knob(
+        {},
+        "Idle and absolute seconds of sessions by role, `{ admin = [900, 28800] }`, instead of the two above; 0: never. A session gets its role with "
+        "`session.login(..., role=)`. What counts is written into the session where it gets the role, and obeyed everywhere.",
+        minimum=0.0,
+    )
     save_period_s: float = knob(
         60.0,
         "Reads are replicated as touches at most this often (never less often than ten times an idle timeout). Lower makes expiry exact and costs a small message a session.",

@@ -149,16 +149,14 @@ class Snapshots:
 
     def _merge(self, kept: Kept, record: Record, created_ms: int, used_ms: int) -> str:
         core, key = self._core, kept.key
-        replica, settings = core.replica, core.settings
+        replica = core.replica
         entry = replica.get(key)
         if entry is not None and entry.head is not None and entry.head.state != LIVE:
             return "ended"
         touches = (core.me, max(0, used_ms), used_ms)
         is_new = entry is None or entry.body is None
         if is_new:
-            deadline, _ = deadline_of(
-                Entry(None, None, created_ms, touches), record, int(settings.idle_timeout_s * 1000), int(settings.absolute_timeout_s * 1000)
-            )
+            deadline, _ = deadline_of(Entry(None, None, created_ms, touches), record, core.expiry.limits)
             if deadline is not None and self._channel.now_ms() >= deadline:
                 return "over"
         head = live_head(1, core.me, core.placement.appoint(key)) if entry is None or entry.head is None else None

@@ -21,7 +21,8 @@ class Touching:
     """Guarded by the manager's lock."""
 
     def __init__(self, settings: ManagerSettings) -> None:
-        period_s = min(settings.save_period_s, settings.idle_timeout_s / 10) if settings.idle_timeout_s else settings.save_period_s
+        idle = (settings.idle_timeout_s, *(idle_s for idle_s, _ in settings.role_timeouts.values()))
+        period_s = min(settings.save_period_s, *(idle_s / 10 for idle_s in idle if idle_s), settings.save_period_s)
         self.period_ms = max(1, int(period_s * 1000))
         self._keys: set[bytes] = set()
         self.next_ms: int | None = None  #: when the sweep is due

@@ -38,7 +38,7 @@ class SessionFacade(MutableMapping[str, Any]):
     """Attributes and errors as of `Session`. Of one request; not for two threads at a time."""
 
     id, new, unknown, ended, quarantined, stale = (Underneath() for _ in range(6))
-    acks, principal, signed_on, max_idle_s = (Underneath() for _ in range(4))
+    acks, principal, signed_on, role, max_idle_s, max_age_s, size_bytes, largest = (Underneath() for _ in range(8))
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
@@ -70,9 +70,9 @@ class SessionFacade(MutableMapping[str, Any]):
     def __len__(self) -> int:
         return len(self.visit.session)
 
-    def login(self, principal: str, **about: str) -> None:
+    def login(self, principal: str, role: str | None = None, **about: str) -> None:
         """A new id, and who has logged in: see `Session.login`."""
-        self.visit.session.login(principal, **about)
+        self.visit.session.login(principal, role, **about)
 
     def cycle_id(self) -> None:
         """A new id for the same contents, at login: see `Session.cycle_id`."""

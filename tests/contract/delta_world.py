@@ -163,6 +163,12 @@ class DeltaNode:
         self.receipts.append(receipt)
         return receipt
 
+    def renew(self, session: Session) -> None:
+        self.manager.renew(session)
+
+    def follow(self, session: Session) -> None:
+        self.manager.follow(session)
+
     def release(self, session: Session) -> None:
         self.open_now = [one for one in self.open_now if one is not session]
         self.manager.release(session)
