@@ -37,7 +37,7 @@ class Attributes(Identity, MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_locked", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "acks", "at_once", "created_ms", "ending", "forgets", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "stale", "token", "unknown",
+        "acks", "at_once", "created_ms", "ending", "forgets", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "renewing", "stale", "token", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +77,7 @@ class Attributes(Identity, MutableMapping[str, Any]):
         self.accessed = False
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
         self.previous_id: str | None = None  #: the id before `cycle_id`
+        self.renewing = False  #: it gets its next id at commit, see `renewal.py`
         self.quarantined: set[str] = set()  #: attributes whose bytes could not be decoded
         self.logged_in = False
         self.offered = None
@@ -173,6 +174,13 @@ class Attributes(Identity, MutableMapping[str, Any]):
         if self.merging:
             self.merging.pop(name, None)
 
+    def moved(self, session_id: str, key: bytes) -> None:
+        """For managers: the session goes on under this id."""
+        if self.previous_id is not None:
+            self.previous_id = session_id
+        else:
+            self.id, self.key, self.token, self.renewing = session_id, key, "", False
+
     @property
     def ended(self) -> bool:
         return self._over or self.ending == INVALIDATED
@@ -215,6 +223,10 @@ class Attributes(Identity, MutableMapping[str, Any]):
         names = self._registers.keys() | self._encoded.keys()
         sizes = {name: len(value) for name in names if name[:1] != "\0" and (value := self._current(name)) is not None} | dict(more)
         return sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:n]
+
+    def hidden(self, name: str) -> bytes | None:
+        """For managers: a register that is no attribute, or an attribute's encoding."""
+        return self._current(name)
 
     def _current(self, name: str) -> bytes | None:
         if name in self._encoded:

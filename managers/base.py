@@ -21,7 +21,6 @@ from ..membership.driver import Driver
 from ..membership.effects import Effect, Send
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
-from .committing import Committing
 from .core import SessionCore
 from .entry import Audited
 from .expiry import SharedEnded
@@ -35,6 +34,7 @@ from .messages import DELTAS
 from .notices import EndToTell
 from .opening import Opening
 from .placement import Strategy
+from .renewing import RenewingCommits
 from .session import Session
 from .settings import ManagerSettings
 from .snapshots import Snapshots
@@ -86,7 +86,7 @@ class SessionManager:
         self._listeners = Listeners(self._uid, self.types, self._listened)
         self.listen, self.on = self._listeners.listen, self._listeners.on
         self._core.notices.on_settled = lambda flight, told: self._react(lambda now_ms: self._core.notices.settled(flight, told, now_ms))
-        self._committing = Committing(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
+        self._committing = RenewingCommits(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
         self.end = self._committing.end
         self.snapshots = Snapshots(self._core, channel, self._lock, self._committing, self.flush)
@@ -298,6 +298,16 @@ class SessionManager:
         """The session is in use, though nobody reads it: it goes on living. The others hear of it at most once in `save_period_s`."""
         if session.key and not session.new and not session.ended:
             self._committing._touch(session.key)
+
+    def renew(self, session: Session) -> None:
+        """For fronts, before they commit what a request did: if the session's id is older than `renewal_timeout_s`, the commit gives it the next one."""
+        if self.settings.renewal_timeout_s and session.created_ms:
+            session.renew(self._channel.now_ms() - session.created_ms, int(self.settings.renewal_timeout_s * 1000))
+
+    def follow(self, session: Session) -> None:
+        """Let a session that was opened with an id which was replaced meanwhile go on under the next one."""
+        if self._core.renewals.old:
+            self._committing.follow(session)
 
     def is_live(self, session: Session) -> bool | None:
         """Whether nobody has ended the session, or given it another id, since it was opened; None: others would have to be asked."""

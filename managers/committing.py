@@ -26,7 +26,8 @@ from .outbox import ManagerOutbox
 from .placement import Groups, Uids
 from .principals import read_login
 from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
-from .record import LOGIN, PRINCIPAL
+from .record import LOGIN, PRINCIPAL, SEED
+from .renewal import SEED_BYTES, id_marks
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
@@ -62,6 +63,7 @@ class Committing:
         self._listeners = listeners
         self._attend = attend
         self._entropy = entropy
+        self._renews = core.settings.renewal_timeout_s > 0
         self._writes_tokens = core.settings.read_your_writes == "cluster"
         self._uid = core.me
         self._settings = core.settings
@@ -174,6 +176,8 @@ class Committing:
         if session.merging:
             record = replica.record(key, entry) if entry is not None else None
             session.settle(changes, record.registers if record is not None else {}, replica.departed.next_version(key, record))
+        if self._renews and SEED not in changes and session.hidden(SEED) is None:
+            changes[SEED] = self._entropy(SEED_BYTES)
         secret = self._secret(key, entry, changes) if self._writes_tokens else None
         if session.logged_in or (PRINCIPAL in changes and changes[PRINCIPAL] is None):
             self._audit(key, changes, session)
@@ -203,6 +207,8 @@ class Committing:
             if session.logged_in:
                 replica.events.append(LoggedIn(key, session.principal or ""))  # type: ignore[arg-type]
         session.logged_in = False
+        if self._core.renewals.old:
+            self._core.renewals.wrote((key,))
         self.commits += 1
 
     def _audit(self, key: bytes, changes: dict[str, bytes | None], session: Session) -> None:
@@ -282,6 +288,8 @@ class Committing:
                 session.dropped()
                 return DROPPED
             if contents:
+                if self._renews:
+                    contents |= id_marks(self._entropy(SEED_BYTES), self._channel.now_ms() - session.created_ms)
                 session.new = True
                 self._write(session.key, None, named, contents, session, waiting)
             else:
@@ -296,6 +304,8 @@ class Committing:
         """Invalidate the session of this key, held here, for good. Never blocks; not `satisfied` when there is none that lives, or not all confirmed that could.
         `by`: what is said of it to who is told (`Audited`)."""
         with self._lock:
+            renewed = self._core.renewals.of(key)
+            key = key if renewed is None else renewed.key
             waiting = self._end(key, INVALIDATED, Audited("ended", key, "", by=by))
             if waiting is None:
                 return DROPPED

@@ -18,11 +18,11 @@ from ..membership.view import View, ViewChanged
 from . import messages as m
 from .antientropy import AntiEntropy
 from .budget import Budget
-from .changes import KEY_BYTES, check_deltas
+from .changes import check_deltas
 from .comparing import Comparing
 from .dialogue import Dialogue, Reader
 from .digests import Digests
-from .entry import Entry, Outcome, is_whole
+from .entry import Entry, InUse, Outcome, is_whole
 from .expiry import Ended, Expiry
 from .finding import Finding
 from .freshness import Freshness
@@ -34,6 +34,7 @@ from .packing import Packing
 from .placement import Strategy, Uids, gather
 from .principals import Epoch, Logins
 from .record import Record
+from .renewal import Renewals
 from .replica import Replica
 from .settings import ManagerSettings
 from .sharing import Sharing
@@ -56,7 +57,7 @@ class SessionCore:
         self.placement = strategy(view, me)
         self.say = m.Speaker(name)
         self.replica = Replica(me)
-        self.in_use: dict[bytes, int] = {}  #: open requests by key
+        self.in_use = InUse()  #: open requests by key
         self.eternal = False  #: no session of this manager ever ends, whatever a peer says
         self.budget = Budget(self.replica, settings.memory_max_bytes, settings.tombstones_max)
         near = NearCache(settings.near_cache_max)
@@ -80,6 +81,7 @@ class SessionCore:
         )
         self.lookups = self.finding.lookups
         self.telling = Telling(self.replica)
+        self.renewals = Renewals(me, self.say, self.replica)
         self.notices = Notices(me, self.say, self.replica, self.placement, max(10_000, 3 * asleep_ms))
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
@@ -89,7 +91,7 @@ class SessionCore:
             **Dialogue(self.entropy, self._version, self._check_sync).readers,
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
-            m.CHECK: self._check, m.CHECKED: self._checked, m.CHANGED: self._changed, m.ENDS: self.notices.received,
+            m.CHECK: self.moving.check, m.CHECKED: self.moving.checked, m.CHANGED: self.moving.changed, m.ENDS: self.notices.received,
         }  # fmt: skip
 
     # -- what is known
@@ -167,12 +169,15 @@ class SessionCore:
             effects = [*effects, *self.freshness.heard(peer, message)]
         if self.replica.fresh:
             self.settle_fresh(now_ms)
+        if self.renewals.late:
+            effects = [*effects, *self.renewals.bring(self.placement)]
         return effects + self.moving.tell_readers()
 
     def settle_fresh(self, now_ms: int) -> None:
         """Schedule the ends of what is new."""
         fresh, self.replica.fresh = self.replica.fresh, []
         for key in fresh:
+            self.renewals.note(key)
             self.expiry.look_soon(self.logins.note(key), now_ms)
             self.expiry.schedule(key, now_ms)
         self.replica.forget_over(self.budget.tombstones_max)
@@ -186,6 +191,8 @@ class SessionCore:
         before = self.telling.before_deltas(message[3])
         self.replica.merge_deltas(origin, message[3], ours, outcome)
         self.telling.after(before)
+        if self.renewals.old:
+            self.renewals.wrote(delta[0] for delta in message[3])
         effects = self._settle(peer, outcome, now_ms) if outcome else []
         effects += self._spread(self.moving.pruned(message[3]))
         if not self.placement.everywhere or self.moving.watchers:
@@ -205,6 +212,7 @@ class SessionCore:
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
+        self.renewals.wrote(session.key for session in sessions)
         self.finding.shown(peer, (session.key for session in sessions if session.body is not None and not session.doubtful))
         heads = [(session.key, session.head) for session in sessions if session.head is not None]
         effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(sessions, outcome.grown, peer)
@@ -275,25 +283,10 @@ class SessionCore:
             self.moving.near.clear()  # of when this member held nothing; whatever they lacked has come
 
     def _lookup(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        key = message[2]
-        m.need(type(key) is bytes and len(key) == KEY_BYTES, "lookup")
-        return self.finding.asked(peer, key, now_ms)
+        return self.finding.asked(peer, m.read_lookup(message), now_ms)
 
     def _answer(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        m.need(len(message) >= 4 and type(message[2]) is bytes and len(message[2]) == KEY_BYTES and type(message[3]) is int, "answer")
-        verdict = message[3] if message[3] in m.VERDICTS else m.UNSURE  # of a newer peer
-        return self.finding.answered(peer, message[2], verdict, now_ms)
-
-    def _check(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        return list(self.moving.handover.asked(peer, m.read_marks(message[2], "check"), self.placement))
-
-    def _checked(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        self.moving.handover.confirmed(peer, m.read_marks(message[2], "checked"), now_ms)
-        return []
-
-    def _changed(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
-        self.moving.stale(m.read_keys(message[2], "changed"), now_ms)
-        return []
+        return self.finding.answered(peer, *m.read_answer(message), now_ms)
 
     def _ask(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         return [Send((peer,), self.say.access(self.expiry.asked_for(m.read_keys(message[2], "ask"))))]
@@ -383,6 +376,8 @@ class SessionCore:
         effects += self._ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
         if self.replica.fresh:
             self.settle_fresh(now_ms)
+        self.renewals.tick(now_ms)
+        effects += self.renewals.bring(self.placement)
         if not self.placement.everywhere:
             self.moving.near.most = 0 if self.budget.is_full else self.settings.near_cache_max
             moved, recover = self.moving.tick(now_ms)

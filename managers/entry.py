@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .heads import LIVE, Head
 from .record import Record, Touches, last_access
 
-__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Entry", "Outcome", "is_whole"]
+__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Entry", "InUse", "Outcome", "is_whole"]
 
 # What it takes of memory besides its packed record, measured on CPython 3.11 with 100,000 of each (`make bench`, row memory).
 _SESSION_BYTES = 650
@@ -89,6 +89,18 @@ class Audited(NamedTuple):
     by: str = ""
     origin: tuple[str, str] = ("", "")
     became: bytes = b""  #: the key that goes with a new id
+
+
+class InUse(dict[bytes, int]):
+    """How many open requests each session has here."""
+
+    def add(self, key: bytes, requests: int) -> None:
+        """So many more, or fewer."""
+        left = self.get(key, 0) + requests
+        if left > 0:
+            self[key] = left
+        else:
+            self.pop(key, None)
 
 
 class Outcome:

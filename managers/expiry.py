@@ -17,12 +17,13 @@ from typing import Any, NamedTuple
 
 from ..membership.effects import Effect, Send
 from .entry import Audited, Entry
-from .heads import EXPIRED, INVALIDATED, LIVE, Head
+from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head
 from .limits import Limits, limits_of
 from .messages import Speaker
 from .placement import Placement, partition_of
 from .principals import EPOCHS, Logins
-from .record import Record, Touches
+from .record import RENEWED, Record, Touches
+from .renewal import read_renewed
 from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
@@ -36,6 +37,9 @@ _GRACE_MS = 1000  # a session whose login is over is not served, and ends so muc
 
 def deadline_of(entry: Entry, record: Record | None, managers: Limits) -> tuple[int | None, bool]:
     """When the session ends if nobody uses it, in our ms; and whether that is its absolute limit. None: never. `managers`: limits of those that have none of their own."""
+    renewed = read_renewed(record.registers) if record is not None else None
+    if renewed is not None:
+        return entry.created_ms + renewed.until_ms, True
     limits = limits_of(record.registers, managers) if record is not None else managers
     by_idle = entry.last_access_ms + limits.idle_ms if limits.idle_ms else None
     by_age = entry.created_ms + limits.absolute_ms if limits.absolute_ms else None
@@ -73,10 +77,12 @@ class Expiry:
         """Past its own deadline here: not to be served before somebody who knows better was asked. Or its login is over: not to be served at all."""
         if self._logins.is_over(key, entry):
             return True
-        if key in self._in_use:
-            return False
         deadline, _ = deadline_of(entry, self._replica.record(key, entry), self.limits)
-        return deadline is not None and now_ms >= deadline
+        return deadline is not None and now_ms >= deadline and (key not in self._in_use or self._is_replaced(entry))
+
+    def _is_replaced(self, entry: Entry) -> bool:
+        """Whether the session goes on under another key, so that who uses it uses that."""
+        return isinstance(entry.body, Record) and RENEWED in entry.body.registers
 
     def schedule(self, key: bytes, now_ms: int) -> None:
         """Look at this key when its time comes: a new session, one whose login is over, or one that ended (its tombstone's retention)."""
@@ -135,7 +141,11 @@ class Expiry:
         watchers = [uid for uid in placement.keepers(partition_of(key)) if uid in holders] or holders
         if is_out:  # who knows of logins; an older member does not
             watchers = [uid for uid in (*watchers, *holders) if EPOCHS in placement.view.by_uid[uid].managers] or watchers
-        if (watchers and watchers[0] != self.me) or (key in self._in_use and not is_out) or (entry.body is None and self.me not in holders):
+        if (
+            (watchers and watchers[0] != self.me)
+            or (key in self._in_use and not is_out and not self._is_replaced(entry))
+            or (entry.body is None and self.me not in holders)
+        ):
             self._wheel.add(key, now_ms + self._again_ms)
             return []
         asked = {uid for uid in holders if uid != self.me}
@@ -146,6 +156,8 @@ class Expiry:
             by = self._logins.ender(key, entry)
             tag = self._logins.tag(key) if by == "limit" else None
             return [*self._end(key, INVALIDATED, now_ms, "ended", by), *([] if tag is None else [SharedEnded(tag)])]
+        if self._is_replaced(entry):
+            return self._end(key, ID_CHANGED, now_ms)
         if by_age or not asked:
             self.expired += 1
             return self._end(key, EXPIRED, now_ms)
@@ -156,7 +168,7 @@ class Expiry:
         return []
 
     def _end(self, key: bytes, state: int, now_ms: int, what: str = "expired", by: str = "") -> list[Effect]:
-        who = self._logins.who(key)
+        who = self._logins.who(key) if state != ID_CHANGED else None  # that was told when it was replaced
         head = self._replica.end(key, state, now_ms)
         if head is None:
             return []

@@ -22,7 +22,6 @@ from twisted.python.threadable import isInIOThread
 
 from ..membership.channel import Channel
 from ..membership.errors import LocalError
-from .attributes import key_of
 from .committing import Committing
 from .core import SessionCore
 from .errors import LockLost, LockTimeout, SessionEnded, SessionError, SessionUnknown
@@ -30,6 +29,7 @@ from .hearing import blocked, confirmed, heard
 from .lock import PoliteLock
 from .opening import Opening
 from .receipts import DONE, DROPPED, Receipt
+from .renewal import first_key
 from .session import Session
 from .tokens import Written, short_of, uncovered
 
@@ -97,9 +97,9 @@ class Locks:
         """Whether its lease runs, and this process has not stood still for so long that others may have given it up. Any thread."""
         return not grant.lost and self._clock.seconds() < grant.until and not self.core.stands_still(self.channel.now_ms())
 
-    def take(self, session_id: str, timeout_s: float, lease_s: float) -> Deferred[tuple[Grant, Session]]:
-        """The lock, and the session as those have left it who had it before. Reactor's thread."""
-        return ensureDeferred(self._take(session_id, timeout_s, lease_s))
+    def take(self, session_id: str, key: bytes, timeout_s: float, lease_s: float) -> Deferred[tuple[Grant, Session]]:
+        """The lock of this key, and the session as those have left it who had it before. Reactor's thread."""
+        return ensureDeferred(self._take(session_id, key, timeout_s, lease_s))
 
     def give_back(self, grant: Grant, written: Written) -> None:
         """Any thread."""
@@ -120,12 +120,12 @@ class Locks:
         self._opening.release(fresh)
         return grant, fresh.base()
 
-    async def _take(self, session_id: str, timeout_s: float, lease_s: float) -> tuple[Grant, Session]:
+    async def _take(self, session_id: str, key: bytes, timeout_s: float, lease_s: float) -> tuple[Grant, Session]:
         if self.desk is None:
             raise LocalError(f"manager {self.name!r} is not part of a node: there is nobody to grant locks")
         until = self._clock.seconds() + timeout_s
         try:
-            grant = await self.desk.acquire(self.name, key_of(session_id), lease_s, timeout_s)
+            grant = await self.desk.acquire(self.name, key, lease_s, timeout_s)
         except LockTimeout:
             self.timeouts += 1
             raise
@@ -138,16 +138,16 @@ class Locks:
                 raise SessionUnknown("what the holder of the lock before has written cannot be had at the moment; try again")
             if session.id is None:
                 raise SessionEnded("this session has ended while its lock was waited for")
-            grant.written = self._here(grant)
+            grant.written = self._here(grant, session.key)
             return grant, session
         except BaseException:
             self.desk.release(grant, grant.written)
             raise
 
-    def _here(self, grant: Grant) -> Written:
+    def _here(self, grant: Grant, key: bytes) -> Written:
         """Of the commits that were waited for those that are there. The others went with their author: nobody has to wait for them again."""
         with self._lock:
-            entry = self.core.replica.held(grant.key)
+            entry = self.core.replica.held(key)
             record = self.core.replica.record(grant.key, entry) if entry is not None else None
         missing = uncovered(grant.written, record.applied) if record is not None else {}
         return {short: counter for short, counter in grant.written.items() if short not in missing}
@@ -168,6 +168,7 @@ class _Held:
         self._lease_s = lease_s
         self._grant: Grant | None = None
         self._before: tuple[str, dict[str, Any]] = ("", {})
+        self._key = b""  # of the lock: the same for all ids that follow from one another
         self.gives: Any = session
 
     # -- the three forms
@@ -198,7 +199,7 @@ class _Held:
             self._enter(await heard(self._begin, self._limit_s, self._too_late, self._locks.unwanted))
         elif isInIOThread() or threadable.ioThread is None:
             await receipt.deferred()
-            self._enter(await self._locks.take(self._before[0], self._timeout_s, self._lease_s))
+            self._enter(await self._locks.take(self._before[0], self._key, self._timeout_s, self._lease_s))
         else:
             raise SessionError("`async with session.lock()` belongs into asyncio or Twisted; in a thread use `with session.lock()`")
         return self.gives
@@ -249,12 +250,12 @@ class _Held:
         receipt = self._locks.commit(session, session.acks, touch=False) if session.modified else DONE
         if receipt is DROPPED:
             raise SessionEnded("this session has ended")
-        self._before = session.id, session.base()
+        self._before, self._key = (session.id, session.base()), first_key(session)
         return receipt
 
     def _begin(self, give: Callable[[Any], None]) -> None:
         def take() -> None:
-            self._locks.take(self._before[0], self._timeout_s, self._lease_s).addBoth(give)
+            self._locks.take(self._before[0], self._key, self._timeout_s, self._lease_s).addBoth(give)
 
         self._locks.channel.wake(take)
 

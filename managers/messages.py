@@ -268,6 +268,17 @@ def read_heads(value: object, ours: Ours) -> list[tuple[bytes, Head]]:
     return result
 
 
+def read_lookup(message: list[Any]) -> bytes:
+    need(_is_key(message[2]), "lookup")
+    return message[2]  # type: ignore[no-any-return]
+
+
+def read_answer(message: list[Any]) -> tuple[bytes, int]:
+    """(key, verdict)."""
+    need(len(message) >= 4 and _is_key(message[2]) and type(message[3]) is int, "answer")
+    return message[2], message[3] if message[3] in VERDICTS else UNSURE  # of a newer peer
+
+
 def read_ends(value: object, ours: Ours) -> list[tuple[bytes, Head, bytes | None]]:
     result = []
     for item in _list(value, "ends"):

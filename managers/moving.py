@@ -15,8 +15,8 @@ from ..membership.effects import Effect, Send
 from .antientropy import AntiEntropy
 from .entry import Entry, is_whole
 from .handover import Handover
-from .heads import LIVE, Head
-from .messages import Session, Speaker, parts
+from .heads import LIVE, Head, Ours
+from .messages import Session, Speaker, parts, read_keys, read_marks
 from .near import NearCache, Watchers
 from .placement import WHOLE, Groups, Placement, Uids, gather, partition_of
 from .record import Record
@@ -212,6 +212,19 @@ class Moving:
         """A holder says that these have changed."""
         for key in self.near.changed(keys):
             self.handover.settle(key, self.placement, now_ms)
+
+    # -- what members say of that
+
+    def check(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        return [*self.handover.asked(peer, read_marks(message[2], "check"), self.placement)]
+
+    def checked(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        self.handover.confirmed(peer, read_marks(message[2], "checked"), now_ms)
+        return []
+
+    def changed(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
+        self.stale(read_keys(message[2], "changed"), now_ms)
+        return []
 
     def tick(self, now_ms: int) -> tuple[list[Effect], list[tuple[bytes, Uids]]]:
         """(effects, keys to ask these members for): copies that may go or are out of date, and sessions whose primary is gone."""

@@ -29,8 +29,9 @@ from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
 from .placement import Placement
 from .record import Record
+from .renewal import Renewed, read_renewed
 from .session import Session, key_of
-from .tokens import Written, authentic, claimed, secret_of, uncovered, write_token
+from .tokens import Written, authentic, claimed, latest_token, secret_of, uncovered, write_token
 
 __all__ = ["Opening"]
 
@@ -52,6 +53,7 @@ class _Question(NamedTuple):
     placement: Placement | None = None  #: of when it came up
     left: int = _QUESTIONS_MAX
     needed: Written | None = None  #: commits that it is no use without
+    replaced: bool = False  #: an older id says that there is a session
     found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
@@ -130,12 +132,7 @@ class Opening:
         key, session.opened = session.opened, b""
         if key:
             with self._lock:
-                in_use = self._core.in_use
-                left = in_use.get(key, 1) - 1
-                if left:
-                    in_use[key] = left
-                else:
-                    in_use.pop(key, None)
+                self._core.in_use.add(key, -1)
 
     # -- from memory
 
@@ -154,7 +151,7 @@ class Opening:
             entry = core.servable(key, now_ms)
             record = core.replica.record(key, entry) if entry is not None else None
             trusted = record is not None and record.has_seen(about.found)
-        if entry is None and (not trusted or (about.token and self._is_doubtful(key, about.token, now_ms))):
+        if entry is None and (not trusted or (about.token and self._is_doubtful(key, about.token, now_ms)) or self._is_expected(about)):
             first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
             if now_ms - last < _STANDS_MS:
                 return self._lost_or_unknown(first, now_ms)
@@ -163,6 +160,10 @@ class Opening:
             return about._replace(placement=core.placement, found=None)
         self._unknown.pop(key, None)
         return self._made() if entry is None else self._bind(about, entry, about.found is not None)
+
+    def _is_expected(self, about: _Question) -> bool:
+        """Whether this session, of which nothing is here, was somewhere a moment ago."""
+        return about.replaced and self._core.replica.get(about.key) is None and bool(self._core.placement.peers())
 
     def _is_doubtful(self, key: bytes, token: str, now_ms: int) -> bool:
         """Whether a browser says that it wrote this absent session, and nobody was asked about that just now."""
@@ -182,6 +183,9 @@ class Opening:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
                 return about._replace(token=token, missing=missing, found=dict(record.applied) if asked else None)
+        renewed = read_renewed(record.registers)
+        if renewed is not None:
+            return self._renewed(about, entry, renewed)
         if about.needed:
             missing = uncovered(about.needed, record.applied)
             if missing and waited is None:
@@ -190,16 +194,25 @@ class Opening:
                 return self._made(unknown=True)
         session = self._made(about.session_id, key, record.registers.copy(), entry.created_ms, record.size)
         session.opened = key
-        in_use = self._core.in_use
-        in_use[key] = in_use.get(key, 0) + 1
+        self._core.in_use.add(key, 1)
         if token:
             session.token = token
+        elif about.replaced and self._reads_tokens:
+            session.token = latest_token(record.registers, record.applied, key)
         if missing or self._is_behind(key):
             session.stale = True
             self.stale_reads += 1
         if self._core.placement.leads(entry.primary) and not self._core.placement.everywhere:
             self._lead(key)
         return session
+
+    def _renewed(self, about: _Question, entry: Entry, renewed: Renewed) -> Session | _Question:
+        """This id was replaced: the session is found under the next one, until the grace is over."""
+        session_id = self._core.renewals.next_of(about.session_id, about.key)
+        now_ms = self._channel.now_ms()
+        if session_id is None or key_of(session_id) != renewed.key or now_ms >= entry.created_ms + renewed.until_ms or not about.left:
+            return self._made()
+        return self._look(_Question(session_id, renewed.key, "", left=about.left - 1, replaced=True, needed=about.needed), now_ms)
 
     def _is_behind(self, key: bytes) -> bool:
         """A copy that went from here had more in it. That is said once if nobody is left who could show it."""

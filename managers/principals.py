@@ -32,7 +32,7 @@ from .entry import Entry
 from .errors import ValueRefused
 from .heads import COUNTER_MAX, LIVE
 from .placement import Placement
-from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, SIGNED_ON, Record, Register
+from .record import LOGIN, LOGIN_NUMBER, PRINCIPAL, RENEWED, SIGNED_ON, Record, Register
 from .replica import Replica
 from .settings import ManagerSettings
 
@@ -267,8 +267,9 @@ class Logins:
     def _principal(self, key: bytes, entry: Entry) -> bytes | None:
         if entry.body is None or (entry.head is not None and entry.head.state != LIVE):
             return None
-        register = self._record(key, entry).registers.get(PRINCIPAL)
-        return None if register is None or register[2] is None else self.key_of(register[2])
+        registers = self._record(key, entry).registers
+        register = registers.get(PRINCIPAL)
+        return None if register is None or register[2] is None or RENEWED in registers else self.key_of(register[2])  # an id that was replaced is nobody's
 
     def _register(self, key: bytes, name: str) -> Register | None:
         entry = self._replica.get(key)

@@ -18,7 +18,8 @@ from .limits import Limits, chosen, pack_limit, read_role
 from .locks import SessionLock
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
-from .record import AGE_LIMIT, IDLE_LIMIT, ROLE, Register
+from .record import AGE_LIMIT, IDLE_LIMIT, RENEWED, ROLE, SEED, Register
+from .renewal import SEED_BYTES, id_age_ms
 
 __all__ = ["ID_CHARACTERS", "Session", "key_of"]
 
@@ -38,7 +39,7 @@ class Session(Attributes):
     @property
     def modified(self) -> bool:
         """Whether a commit may have more to send than a touch: something was set, or a mutable value was read."""
-        return bool(self.ending or self._encoded) or not all(map(self._types.is_immutable, self._values.values()))
+        return bool(self.ending or self.renewing or self._encoded) or not all(map(self._types.is_immutable, self._values.values()))
 
     def invalidate(self) -> None:
         """End the session at commit: on every member, for good. Reads see nothing from now on."""
@@ -59,6 +60,15 @@ class Session(Attributes):
         self.key = key_of(self.id)
         self.token = ""
 
+    def renew(self, age_ms: int, limit_ms: int) -> None:
+        """For fronts, before a commit: `cycle_id` by itself if the id is older than the limit, of a session that is `age_ms` old. The old id stands for the new one for a while."""
+        if self.id is None or self.new or self.ending or self._over or self.unknown or self._frozen or age_ms - id_age_ms(self._registers) < limit_ms:
+            return
+        if self._current(SEED) is None:  # it is older than the setting: the next time
+            self._put(SEED, self._entropy(SEED_BYTES))
+        else:
+            self.renewing = True
+
     def _check_changeable(self) -> None:
         self._check_writable()
         if self._frozen:
@@ -71,10 +81,6 @@ class Session(Attributes):
     def freeze_id(self) -> None:
         """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""
         self._frozen = True
-
-    def hidden(self, name: str) -> bytes | None:
-        """For managers: a register that is no attribute, or an attribute's encoding."""
-        return self._current(name)
 
     def write(self, name: str, encoded: bytes | None) -> None:
         """For managers: set one, or remove it, whether or not it has been seen."""
@@ -177,7 +183,7 @@ class Session(Attributes):
         new id's first commit."""
         self.settle(changes, registers, version)
         whole = {name: register[2] for name, register in registers.items()} | changes
-        contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None}
+        contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None and name != RENEWED}
         for name, value in contents.items():
             if value is not None and value[:MERGING_BYTES] == MERGING:
                 contents[name] = reborn(value, first)
@@ -207,6 +213,7 @@ class Session(Attributes):
         self.new = False
         self._over = self.ending == INVALIDATED
         self.ending = 0
+        self.renewing = False
         self.previous_id = None
 
     def reload(self, registers: dict[str, Register]) -> None:
@@ -230,6 +237,7 @@ class Session(Attributes):
         """It had been ended by somebody else before our end, or our new id, could be: there is no session here."""
         self._over = self.ending == INVALIDATED
         self.ending = 0
+        self.renewing = False
         self.id = self.previous_id = None
         self.key = b""
         self.logged_in = False

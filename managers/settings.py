@@ -64,6 +64,17 @@ class ManagerSettings:
     )
     idle_timeout_s: float = knob(1800.0, "A session nobody used for this long expires. 0: never.", minimum=0.0)
     absolute_timeout_s: float = knob(43200.0, "A session this old expires whatever its use. 0: never.", minimum=0.0)
+    renewal_timeout_s: float = knob(
+        0.0,
+        "An id this old is replaced by itself when the session is used, so that one that was stolen is of use for a while only. Needs this version on all nodes. 0: never.",
+        minimum=0.0,
+    )
+    renewal_grace_s: float = knob(
+        60.0,
+        "How long requests with an id that was replaced still get the session, under its new id: parallel ones, and those of a browser that a response did not reach. "
+        "Longer than the slowest request; a stolen id is good for that much longer.",
+        minimum=10.0,
+    )
     role_timeouts: dict[str, list[float]] = knob(
         {},
         "Idle and absolute seconds of sessions by role, `{ admin = [900, 28800] }`, instead of the two above; 0: never. A session gets its role with "

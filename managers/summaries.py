@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from .core import SessionCore
 from .heads import LIVE
 from .placement import partition_of
-from .record import Record
+from .record import RENEWED, Record
 
 __all__ = ["LoginHere", "logins_here", "summaries"]
 
@@ -52,6 +52,8 @@ def summaries(core: SessionCore, limit: int, after: bytes, now_ms: int) -> list[
         if key <= after or entry.body is None or (entry.head is not None and entry.head.state != LIVE):
             continue
         record = Record.unpack(entry.body) if type(entry.body) is bytes else entry.body
+        if RENEWED in record.registers:  # type: ignore[union-attr]
+            continue  # it goes on under another key
         primary = entry.head.primary if entry.head is not None else b""
         holders = core.placement.holders(key, entry.primary)
         result.append({

@@ -20,7 +20,20 @@ from hmac import compare_digest
 
 from .record import Register
 
-__all__ = ["SECRET_BYTES", "TOKEN_KEY", "Written", "add_commit", "authentic", "claimed", "is_of", "secret_of", "short_of", "uncovered", "write_token"]
+__all__ = [
+    "SECRET_BYTES",
+    "TOKEN_KEY",
+    "Written",
+    "add_commit",
+    "authentic",
+    "claimed",
+    "is_of",
+    "latest_token",
+    "secret_of",
+    "short_of",
+    "uncovered",
+    "write_token",
+]
 
 TOKEN_KEY = "\0token"  #: the register with the secret; made by the session's first commit
 SECRET_BYTES = 16
@@ -62,6 +75,15 @@ def add_commit(text: str, secret: bytes, key: bytes, origin: bytes, counter: int
     if len(written) > _ORIGINS_MAX:
         del written[next(iter(written))]
     return write_token(written, secret, key)
+
+
+def latest_token(registers: Mapping[str, Register], applied: Mapping[bytes, int], key: bytes) -> str:
+    """That of the last commit that a record with these has, by whoever; empty without a secret."""
+    secret = secret_of(registers)
+    if secret is None or not applied:
+        return ""
+    origin, counter = max(applied.items(), key=lambda item: (item[1], item[0]))
+    return add_commit("", secret, key, origin, counter)
 
 
 def uncovered(written: Written, applied: Mapping[bytes, int]) -> Written:

@@ -211,7 +211,9 @@ class Visit:
         if self._over or self._released or session.unknown:
             return None
         touch = self._touches and session.accessed and session.id is not None
-        if not touch and not session.modified:
+        if touch or session.modified:
+            self.manager.renew(session)
+        else:
             return None
         if self._begins() and not self.manager.throttle.may_begin(self._origin):
             raise SessionRefused("too many sessions from this address (creations_per_s)", 429)
@@ -231,7 +233,7 @@ class Visit:
         """Whether the commit makes a session that was not there; said once."""
         session, known = self.session, self._known
         self._known = True
-        return not known and session.previous_id is None and (session.id is None or session.id != self._ticket.id)
+        return not known and session.new and session.previous_id is None and (session.id is None or session.id != self._ticket.id)
 
     def restart(self, by_time: bool = False) -> Receipt | None:
         """End the session now, and give what is written from here on to another. The caller waits as after `save`. Raises what that raises. `by_time`: see `end`."""
@@ -267,6 +269,8 @@ class Visit:
     def headers(self, headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The response's headers with the session's. From here on the id cannot change."""
         session = self.session
+        if session.id is not None and not session.forgets:
+            self.manager.follow(session)
         cookies = [] if self._failed else [cookie for cookie in (self.cookie(), self._sign_on and self._sign_on.cookie()) if cookie]
         session.freeze_id()
         if not cookies and not session.accessed:

@@ -34,9 +34,8 @@ class Watch:
 
     def begin(self, session: Session, touches: bool, over: Callable[[str], None]) -> Watched:
         """From the socket's loop, where `over(reason)` will be called, once, if the session ends; until `Watched.stop`. `touches`: keep it alive."""
-        watched = Watched(self.manager, session, touches, over, self._forget)
-        with self._lock:
-            self._watched[session.key] = (*self._watched.get(session.key, ()), watched)
+        watched = Watched(self.manager, session, touches, over, self)
+        self.keep(watched)
         watched.look()  # after that nothing can be missed
         return watched
 
@@ -46,7 +45,13 @@ class Watch:
         with self._lock:
             return sum(map(len, self._watched.values()))
 
-    def _forget(self, watched: Watched) -> None:
+    def keep(self, watched: Watched) -> None:
+        """It hears of the end of its key from now on."""
+        with self._lock:
+            self._watched[watched.key] = (*self._watched.get(watched.key, ()), watched)
+
+    def forget(self, watched: Watched) -> None:
+        """It hears nothing any more."""
         with self._lock:
             left = tuple(one for one in self._watched.pop(watched.key, ()) if one is not watched)
             if left:
@@ -62,13 +67,13 @@ class Watch:
 class Watched:
     """The session of one open socket. Its loop's thread, except `destroyed`."""
 
-    def __init__(self, manager: SessionManager, session: Session, touches: bool, over: Callable[[str], None], forget: Callable[[Watched], None]) -> None:
+    def __init__(self, manager: SessionManager, session: Session, touches: bool, over: Callable[[str], None], watch: Watch) -> None:
         self.key = session.key
         self._manager = manager
         self._session = session
         self._touches = touches
         self._over: Callable[[str], None] | None = over
-        self._forget = forget
+        self._forget, self._keep = watch.forget, watch.keep
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -87,6 +92,11 @@ class Watched:
         if self._over is None:
             return
         manager, session = self._manager, self._session
+        manager.follow(session)
+        if session.key != self.key:
+            self._forget(self)
+            self.key = session.key
+            self._keep(self)
         if self._touches:
             manager.touch(session)
         limit_s = session.max_idle_s

@@ -107,6 +107,10 @@ class Node:
     def is_live(self, session: Session) -> bool:
         return session.id not in self.world.ended
 
+    def renew(self, session: Session) -> None: ...
+
+    def follow(self, session: Session) -> None: ...
+
     def release(self, session: Session) -> None:
         self.open_now.remove(session)
 

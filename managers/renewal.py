@@ -1,0 +1,196 @@
+"""Ids that are replaced by themselves when they are old, and how requests with the old one find the session meanwhile.
+
+A session's record moves to a new key as it is, versions and all; the old key keeps its copy for a grace, marked with where it went (`RENEWED`). A request with the old id
+is given the session under its new one. Parallel requests that still write to the old key lose nothing: what comes there is merged into the new record,
+by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
+
+The new id is made of the old one and a random *seed* that the session's copies keep, not from anything new: so two members that renew at once make the same one, everybody
+who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The grace is an age of the session, so no clock takes part.
+"""
+
+from __future__ import annotations
+
+import hmac
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from ..membership.codec import decode, encode
+from ..membership.effects import Send
+from ..membership.errors import RemoteError
+from .attributes import Attributes, key_of
+from .changes import KEY_BYTES
+from .entry import Entry, InUse, Outcome, is_whole
+from .heads import COUNTER_MAX, LIVE, live_head
+from .limits import read_limit
+from .messages import Session, Speaker
+from .placement import Placement
+from .record import FIRST, ID_AGE, RENEWED, SEED, Record, Register
+from .replica import Replica
+
+__all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "read_renewed"]
+
+SEED_BYTES = 16
+_LOOK_EVERY_MS = 60_000
+_OWN = (RENEWED, SEED, ID_AGE)  # of the old key; the new one has its own
+
+
+class Renewed(NamedTuple):
+    """Of an old key: where its session went, and at what age of the session the old id ends, ms."""
+
+    key: bytes
+    until_ms: int
+
+    def pack(self) -> bytes:
+        return encode(list(self))
+
+
+def read_renewed(registers: Mapping[str, Register]) -> Renewed | None:
+    """None: it went nowhere, or a peer said what means nothing."""
+    register = registers.get(RENEWED)
+    if register is None or register[2] is None:
+        return None
+    try:
+        wire = decode(register[2])
+    except RemoteError:
+        return None
+    if type(wire) is not list or len(wire) < 2 or type(wire[0]) is not bytes or len(wire[0]) != KEY_BYTES or type(wire[1]) is not int:
+        return None
+    return Renewed(wire[0], wire[1]) if 0 <= wire[1] <= COUNTER_MAX else None
+
+
+def next_id(session_id: str, seed: bytes) -> str:
+    """The id that takes this one's place."""
+    digest = hmac.digest(seed, b"caterwaul renewal\0" + session_id.encode("ascii"), "sha256")
+    return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def id_age_ms(registers: Mapping[str, Register]) -> int:
+    """How old the session was when it got this id."""
+    register = registers.get(ID_AGE)
+    return (read_limit(register[2]) or 0) if register is not None else 0
+
+
+def first_key(session: Attributes) -> bytes:
+    """The key that the session had before any of its ids was replaced: what stands for it whatever its id (`locking.py`)."""
+    first = session.hidden(FIRST)
+    return first if first is not None and len(first) == KEY_BYTES else session.key
+
+
+def id_marks(seed: bytes, age_ms: int) -> dict[str, bytes | None]:
+    """What an id that is new begins with, of a session that is so old."""
+    return {SEED: seed, ID_AGE: max(0, age_ms).to_bytes(8, "big")}
+
+
+class Renewals:
+    """A part of the manager's core. `old`: keys here that lead elsewhere, or did a moment ago. `late`: of these, what was written to here although that is so."""
+
+    def __init__(self, me: bytes, speaker: Speaker, replica: Replica) -> None:
+        self._me = me
+        self._say = speaker
+        self._replica = replica
+        self.old: set[bytes] = set()
+        self.late: set[bytes] = set()
+        self._look_ms = 0
+
+    def of(self, key: bytes) -> Renewed | None:
+        """Where the live session of this key went, as far as is known here."""
+        entry = self._replica.get(key) if key in self.old else None
+        record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
+        return None if record is None else read_renewed(record.registers)
+
+    def step(self, session_id: str) -> tuple[str, bytes] | None:
+        """(next id, its key), if this one leads there and that is known here, alive or ended."""
+        key = key_of(session_id)
+        renewed = self.of(key)
+        entry = self._replica.get(renewed.key) if renewed is not None else None
+        if renewed is None or entry is None or not is_whole(entry):
+            return None
+        found = self.next_of(session_id, key)
+        return None if found is None or key_of(found) != renewed.key else (found, renewed.key)
+
+    def follow(self, session: Attributes, in_use: InUse) -> None:
+        """A session whose id was replaced meanwhile goes on under the next one, and is in use there."""
+        while session.id is not None:
+            old = session.previous_id or session.id
+            step = self.step(old)
+            if step is None:
+                return
+            session.moved(*step)
+            if session.opened == key_of(old):
+                in_use.add(session.opened, -1)
+                in_use.add(step[1], 1)
+                session.opened = step[1]
+
+    def next_of(self, session_id: str, key: bytes) -> str | None:
+        """The next id by the seed that is here."""
+        entry = self._replica.get(key)
+        record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
+        register = record.registers.get(SEED) if record is not None else None
+        return None if register is None or register[2] is None else next_id(session_id, register[2])
+
+    def move(self, key: bytes, to: bytes, primary: bytes) -> None:
+        """The session of this key, held here, goes on under that one, which this primary leads; it may have come there already."""
+        entry = self._replica.get(key)
+        assert entry is not None
+        self._merge(key, entry, to, live=live_head(1, self._me, primary))
+
+    def note(self, key: bytes) -> None:
+        """This key has come, or what decides about its end has changed."""
+        entry = self._replica.get(key)
+        record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
+        if record is None or RENEWED not in record.registers:
+            self.old.discard(key)
+        elif read_renewed(record.registers) is not None:
+            self.old.add(key)
+            self.late.add(key)
+
+    def wrote(self, keys: Iterable[bytes]) -> None:
+        """Something was written to these."""
+        self.late.update(key for key in keys if key in self.old)
+
+    def bring(self, placement: Placement) -> list[Send]:
+        """What was written to old keys goes to where their sessions are."""
+        late, self.late = self.late, set()
+        sends: list[Send] = []
+        for key in sorted(late):
+            entry, renewed = self._replica.get(key), self.of(key)
+            if renewed is None or entry is None or not is_whole(entry):
+                continue
+            there = self._replica.get(renewed.key)
+            if there is not None and (there.body is not None or (there.head is not None and there.head.state != LIVE)):
+                self._merge(key, entry, renewed.key)
+            if not placement.everywhere and placement.primary(key, entry.primary) == self._me:
+                sends += self._forward(key, entry, renewed.key, there, placement)
+        return sends
+
+    def _forward(self, key: bytes, entry: Entry, to: bytes, there: Entry | None, placement: Placement) -> list[Send]:
+        groups = placement.others(to, there.primary if there is not None else b"")
+        if not groups:
+            return []
+        body = self._without(key, entry).pack()
+        message = self._say.records([Session(to, None if there is None else there.head, entry.created_ms, entry.touches, body)])
+        return [Send(group, message) for group in groups]
+
+    def _merge(self, key: bytes, entry: Entry, to: bytes, live: object = None) -> None:
+        there = self._replica.get(to)
+        incoming = self._without(key, entry)
+        if there is not None and (there.head is None or there.head.state == LIVE):
+            record = self._replica.record(to, there)
+            if record is not None and record.has_seen(incoming.applied):
+                return
+        elif live is None:
+            return
+        self._replica.merge_record(to, live, entry.created_ms, entry.touches, incoming.pack(), incoming, Outcome())  # type: ignore[arg-type]
+
+    def _without(self, key: bytes, entry: Entry) -> Record:
+        """The record, but for what is the old key's own."""
+        record = Record.unpack(self._replica.body_of(entry) or b"")
+        for name in _OWN:
+            record.registers.pop(name, None)
+        return Record.unpack(record.pack())
+
+    def tick(self, now_ms: int) -> None:
+        if now_ms >= self._look_ms:
+            self._look_ms = now_ms + _LOOK_EVERY_MS
+            self.old = {key for key in self.old if self.of(key) is not None}
