@@ -20,6 +20,7 @@ from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
 from .record import AGE_LIMIT, IDLE_LIMIT, RENEWED, ROLE, SEED, Register
 from .renewal import SEED_BYTES, id_age_ms
+from .tabs import Tab, tab_ids
 
 __all__ = ["ID_CHARACTERS", "Session", "key_of"]
 
@@ -81,6 +82,15 @@ class Session(Attributes):
     def freeze_id(self) -> None:
         """The headers are sent: from now on creating the session or changing its id raises `SessionError`."""
         self._frozen = True
+
+    def tab(self, tab_id: str) -> Tab:
+        """Attributes of one browser tab alone: a mapping inside this session, see `tabs.py`. Nothing is written before something is set in it. Raises `ValueRefused` for what is no id."""
+        return Tab(self, tab_id, self._settings.tabs_max)
+
+    @property
+    def tabs(self) -> list[str]:
+        """Ids of the tabs that hold something, the one written to last first."""
+        return tab_ids(self)
 
     def write(self, name: str, encoded: bytes | None) -> None:
         """For managers: set one, or remove it, whether or not it has been seen."""

@@ -120,6 +120,9 @@ class ManagerSettings:
     )
     session_max_bytes: int = knob(1024 * 1024, "Encoded attributes of one session at most; refused when set.", minimum=1024)
     attributes_max: int = knob(1000, "Attributes of one session at most.", minimum=1)
+    tabs_max: int = knob(
+        20, "Browser tabs (`session.tab`) of one session at most; those that were not written to for longest go, with what they hold.", minimum=1
+    )
     transient: list[str] = knob(
         [],
         "Shell-style patterns (`_cache*`) of attributes that stay in the process that sets them: not replicated, not limited in kind or size, gone with the process. "

@@ -99,10 +99,10 @@ class SessionStore(SessionBase):
     """A session as Django has it. `session_key`: an id, or all that the cookie holds. Not for two threads at a time.
 
     Writes raise `ValueRefused` where a value is set, `SessionUnknown` while nobody knows the session (the middleware answers 503).
-    `acks`, `principal`, `role`, `max_age_s`, `quarantined`, `signed_on`, `stale`, `unknown`, `size_bytes` and `largest` are those of `Session`.
+    `acks`, `principal`, `role`, `max_age_s`, `quarantined`, `signed_on`, `stale`, `unknown`, `size_bytes`, `largest`, `tab` and `tabs` are those of `Session`.
     """
 
-    acks, principal, role, max_age_s, quarantined, signed_on, stale, unknown, size_bytes, largest = (Underneath() for _ in range(10))
+    acks, principal, role, max_age_s, quarantined, signed_on, stale, unknown, size_bytes, largest, tab, tabs = (Underneath() for _ in range(12))
 
     def __init__(self, session_key: str | None = None, visit: Visit | None = None) -> None:
         ticket = read_cookie(_AS_VALUE, (f"{_AS_VALUE.name}={session_key}",)) if session_key and visit is None else Ticket()

@@ -38,7 +38,7 @@ class SessionFacade(MutableMapping[str, Any]):
     """Attributes and errors as of `Session`. Of one request; not for two threads at a time."""
 
     id, new, unknown, ended, quarantined, stale = (Underneath() for _ in range(6))
-    acks, principal, signed_on, role, max_idle_s, max_age_s, size_bytes, largest = (Underneath() for _ in range(8))
+    acks, principal, signed_on, role, max_idle_s, max_age_s, size_bytes, largest, tab, tabs = (Underneath() for _ in range(10))
 
     def __init__(self, visit: Visit) -> None:
         self.visit = visit
