@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from twisted.python import threadable
 
 from caterwaul.managers.base import SessionManager
 
@@ -25,3 +26,9 @@ def node(world: World) -> Node:
 def manager() -> SessionManager:
     """A real one, alone in its cluster."""
     return Net(1).managers[0]
+
+
+@pytest.fixture
+def outside_the_reactor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another test of this process may have run a reactor in this thread, and Twisted goes on taking it for the reactor's."""
+    monkeypatch.setattr(threadable, "ioThread", None)

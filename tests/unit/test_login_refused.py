@@ -135,6 +135,7 @@ def test_on_both_sides_of_a_partition_a_login_succeeds_and_the_younger_goes_when
     assert sorted(found) == [[False] * 4, [True] * 4]
 
 
+@pytest.mark.usefixtures("outside_the_reactor")
 @pytest.mark.parametrize("kind", ["backup", "partitioned"])
 def test_where_not_all_is_known_the_others_are_asked(kind: str) -> None:
     net = refusing(kind, 5)

@@ -46,6 +46,7 @@ def test_before_the_start_a_request_gets_503_and_after_it_a_session() -> None:
     assert admit(front).session.id is None
 
 
+@pytest.mark.usefixtures("outside_the_reactor")
 def test_before_the_start_on_failure_is_known_from_the_settings_of_the_cluster() -> None:
     front = Front(ClusterManager(managers={"default": {"on_failure": "serve-empty"}}).manager)
     visit = admit(front, "__Host-sid=" + "A" * 43)
