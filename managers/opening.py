@@ -6,8 +6,8 @@ as empty and refuses writes; it stands for at most a second, and after `unknown_
 what this browser wrote?* comes up when its token (`tokens.py`) names commits that are not here: `freshness.py` waits and asks, for
 `read_your_writes_wait_s`; then the session is served as it is, counted, and marked `stale`.
 
-A browser with a token has had a session, so a member does not call it gone from memory alone: it asks once, the authors
-that the token names among others, and then not again for a second. That is all that a made-up token can cost.
+A browser with a token has had a session, so a member does not call it gone from memory alone: it asks, the authors that the token names
+among others, ten times a second at most. What made-up tokens cost is bounded for each client, as made-up ids are (`throttle.py`).
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ __all__ = ["Opening"]
 
 _log = Logger()
 _STANDS_MS = 1000  # an answer that was no session
+_DENIED_MS = 100  # that nobody has what a token speaks of; it may be on its way
 _KEPT_MAX = 4096
 _QUESTIONS_MAX = 6  # of one request: where it is, what its browser wrote, the first again; and the same once more, whatever the view does meanwhile
 _is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
@@ -171,7 +172,7 @@ class Opening:
         if core.replica.get(key) is not None or not core.placement.peers() or not claimed(token):
             return False
         denied = self._denied.get(key)
-        return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _STANDS_MS
+        return denied is None or denied[1] is not core.placement or now_ms - denied[0] >= _DENIED_MS
 
     def _bind(self, about: _Question, entry: Entry, asked: bool) -> Session | _Question:
         """`asked`: a look-up has just found it."""

@@ -29,14 +29,21 @@ def difference(cluster: SimCluster) -> str:
     everywhere = all(node.manager._core.placement.everywhere for node in nodes)
     for key in sorted({key for copies in held.values() for key in copies}):
         copies = {name: found[key][1] for name, found in held.items() if key in found}
+        entries = {name: found[key][0] for name, found in held.items() if key in found}
         if everywhere:
-            wrong = len(copies) != len(nodes) or len(set(copies.values())) != 1
+            wrong = (len(copies) != len(nodes) or len(set(copies.values())) != 1) and not _are_parts_in_doubt(nodes, copies, entries)
         else:
-            entries = {name: found[key][0] for name, found in held.items() if key in found}
             wrong = _is_misplaced(nodes, key, copies, entries)
         if wrong:
             return f"{key.hex()[:8]}: " + ", ".join(f"{node.reactor.name} has {_short(copies.get(node.reactor.name))}" for node in nodes)
     return ""
+
+
+def _are_parts_in_doubt(nodes: list[SimNode], copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
+    """All who had the whole died, and who has heard some commits of it does not know yet that there is no more."""
+    if any(copy[0] != LIVE or is_whole(entries[name]) for name, copy in copies.items()):
+        return False
+    return not any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
 
 
 def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
