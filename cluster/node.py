@@ -24,6 +24,7 @@ from ..managers.base import SessionManager
 from ..managers.delta import DeltaManager
 from ..managers.epochs import Epochs
 from ..managers.maps import ReplicatedMap
+from ..managers.memory import memory_bytes
 from ..managers.partitioned import PartitionedManager
 from ..managers.principals import EPOCHS
 from ..managers.settings import SSO, ManagerSettings
@@ -255,6 +256,8 @@ class Node:
     def _start_engine(
         self, name: str, settings: ManagerSettings, epochs: Epochs | None = None, prepare: Callable[[SessionManager], object] = _nobody
     ) -> SessionManager:
+        if not settings.memory_max_bytes:
+            settings = replace(settings, memory_max_bytes=memory_bytes() // 2 // max(1, len(self.settings.managers) + len(self.settings.maps)))
         manager: SessionManager = _KINDS[settings.type](
             name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
             asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name], epochs=epochs,

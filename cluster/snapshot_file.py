@@ -144,8 +144,12 @@ def _blocks(path: Path, secret: Secret | None) -> Iterator[Any]:
     """Its blocks; what comes before the end of the iteration is not yet known to be undamaged."""
     sum_ = blake2b(digest_size=_SUM_BYTES)
     try:
-        with path.open("rb") as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
             found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise LocalError(f"{path} is no file")
+            if found.st_uid not in (os.geteuid(), 0):
+                raise LocalError(f"snapshot {path} belongs to user {found.st_uid}, and this process is user {os.geteuid()}: chown it, if you know who wrote it")
             if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise LocalError(f"snapshot {path} has mode {stat.S_IMODE(found.st_mode):04o}, so others of this machine can use it: chmod 600 {path}")
             line = file.read(len(_MAGIC))

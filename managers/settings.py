@@ -164,7 +164,7 @@ class ManagerSettings:
     memory_max_bytes: int = knob(
         0,
         "Bytes that sessions and tombstones held here may take, about. At nine tenths new sessions are refused (503, `sessions_refused`), after copies that are only cached went; "
-        "those that exist are served and replicated on. 0: half of what the process may use, by its cgroup or the machine.",
+        "those that exist are served and replicated on. 0: half of what the process may use, by its cgroup or the machine, in equal parts for the managers and maps of a node that name no budget. Several processes on a machine know nothing of each other.",
         minimum=0,
     )
     no_session_paths: list[str] = knob(

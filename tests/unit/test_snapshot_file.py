@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -69,11 +70,19 @@ def test_one_that_does_not_say_what_it_is_of_is_refused(about: dict[str, Any], t
         read_snapshot(written(tmp_path / "s", **about))
 
 
-def test_one_that_others_can_use_is_refused(tmp_path: Path) -> None:
+def test_one_that_others_can_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "s")
     path.chmod(0o640)
     with pytest.raises(LocalError, match="mode 0640, so others of this machine can use it: chmod 600"):
         read_snapshot(path)
+    path.chmod(0o600)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", lambda descriptor: os.stat_result((0o100600, 0, 0, 0, 4711, 0, 0, 0, 0, 0)))
+        with pytest.raises(LocalError, match="belongs to user 4711, and this process is user"):
+            read_snapshot(path)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    with pytest.raises(LocalError, match="is no file"):
+        read_snapshot(tmp_path / "pipe")
     with pytest.raises(LocalError, match="cannot be read: No such file"):
         read_snapshot(tmp_path / "none")
     with pytest.raises(LocalError, match="cannot be written: No such file"):
