@@ -192,7 +192,7 @@ class SessionManager:
             effects = step(self._channel.now_ms())
         for effect in effects:
             self._perform(effect)
-        if self._core.replica.events:
+        if self._core.replica.events or self._core.renewals.over:
             self._tell()
         self._rearm()
 
@@ -211,9 +211,11 @@ class SessionManager:
             raise AssertionError(f"unknown effect {effect!r}")
 
     def _tell(self) -> None:
+        core, now_ms = self._core, self._channel.now_ms()
         with self._lock:
-            events, self._core.replica.events = self._core.replica.events, []
-            effects = self._core.notices.ended(events, self._channel.now_ms())
+            effects = core.ended(core.renewals.ends(now_ms))
+            events, core.replica.events = core.replica.events, []
+            effects += core.notices.ended(events, now_ms)
         self._transients.ended(events)
         if self.on_audit is not None:
             for event in events:

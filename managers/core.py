@@ -22,8 +22,8 @@ from .changes import check_deltas
 from .comparing import Comparing
 from .dialogue import Dialogue, Reader
 from .digests import Digests
-from .entry import Entry, InUse, Outcome, is_whole
-from .expiry import Ended, Expiry
+from .entry import Ended, Entry, InUse, Outcome, is_whole
+from .expiry import Expiry
 from .finding import Finding
 from .freshness import Freshness
 from .heads import LIVE, Head, Ours
@@ -191,8 +191,7 @@ class SessionCore:
         before = self.telling.before_deltas(message[3])
         self.replica.merge_deltas(origin, message[3], ours, outcome)
         self.telling.after(before)
-        if self.renewals.old:
-            self.renewals.wrote(delta[0] for delta in message[3])
+        self.renewals.deltas(message[3], peer)
         effects = self._settle(peer, outcome, now_ms) if outcome else []
         effects += self._spread(self.moving.pruned(message[3]))
         if not self.placement.everywhere or self.moving.watchers:
@@ -212,7 +211,7 @@ class SessionCore:
             self._wanted.pop(session.key, None)
             self.replica.merge_record(session.key, session.head, session.created_ms, session.touches, session.body, record, outcome)
         self.telling.after(before)
-        self.renewals.wrote(session.key for session in sessions)
+        self.renewals.records(sessions, records, peer)
         self.finding.shown(peer, (session.key for session in sessions if session.body is not None and not session.doubtful))
         heads = [(session.key, session.head) for session in sessions if session.head is not None]
         effects = self._settle(peer, outcome, now_ms) + self.moving.displaced(led, peer, heads) + self.moving.pass_on(sessions, outcome.grown, peer)
@@ -294,9 +293,9 @@ class SessionCore:
     def _access(self, now_ms: int, peer: bytes, message: list[Any], ours: Ours) -> list[Effect]:
         outcome = Outcome()
         effects = self.expiry.answered(peer, m.read_access(message[2], ours), now_ms, outcome)
-        return self._ended(effects) + self._settle(peer, outcome, now_ms)
+        return self.ended(effects) + self._settle(peer, outcome, now_ms)
 
-    def _ended(self, effects: Sequence[Effect]) -> list[Effect]:
+    def ended(self, effects: Sequence[Effect]) -> list[Effect]:
         """Turn what expired into one message of heads for each group."""
         over = [effect for effect in effects if isinstance(effect, Ended)]
         self.moving.watchers.changed(effect.key for effect in over)
@@ -373,7 +372,7 @@ class SessionCore:
     def tick(self, now_ms: int) -> list[Effect]:
         effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
         self._ticked_ms = now_ms
-        effects += self._ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
+        effects += self.ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
         if self.replica.fresh:
             self.settle_fresh(now_ms)
         self.renewals.tick(now_ms)

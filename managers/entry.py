@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .heads import LIVE, Head
 from .record import Record, Touches, last_access
 
-__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Entry", "InUse", "Outcome", "is_whole"]
+__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Ended", "Entry", "InUse", "Outcome", "is_whole"]
 
 # What it takes of memory besides its packed record, measured on CPython 3.11 with 100,000 of each (`make bench`, row memory).
 _SESSION_BYTES = 650
@@ -73,6 +73,16 @@ class Destroyed(NamedTuple):
     key: bytes
     entry: Entry
     head: Head
+
+
+class Ended:
+    """Effect: this session was ended here; the head goes to all that hold it."""
+
+    __slots__ = ("head", "key")
+
+    def __init__(self, key: bytes, head: Head) -> None:
+        self.key = key
+        self.head = head
 
 
 class Audited(NamedTuple):

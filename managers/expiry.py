@@ -16,8 +16,8 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..membership.effects import Effect, Send
-from .entry import Audited, Entry
-from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head
+from .entry import Audited, Ended, Entry
+from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE
 from .limits import Limits, limits_of
 from .messages import Speaker
 from .placement import Placement, partition_of
@@ -28,7 +28,7 @@ from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
 
-__all__ = ["Ended", "Expiry", "SharedEnded", "deadline_of"]
+__all__ = ["Expiry", "SharedEnded", "deadline_of"]
 
 _LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
 _ASK_AT_ONCE = 256
@@ -219,13 +219,3 @@ class SharedEnded(NamedTuple):
     """Effect: the login that applications share under this tag is over for all of them."""
 
     tag: bytes
-
-
-class Ended:
-    """Effect: this session was ended here; the head goes to all that hold it."""
-
-    __slots__ = ("head", "key")
-
-    def __init__(self, key: bytes, head: Head) -> None:
-        self.key = key
-        self.head = head

@@ -3,6 +3,7 @@
 A session's record moves to a new key as it is, versions and all; the old key keeps its copy for a grace, marked with where it went (`RENEWED`). A request with the old id
 is given the session under its new one. Parallel requests that still write to the old key lose nothing: what comes there is merged into the new record,
 by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
+A logout or login with the old id, by a member that had not heard, ends the new one: whoever learns of both sees to it.
 
 The new id is made of the old one and a random *seed* that the session's copies keep, not from anything new: so two members that renew at once make the same one, everybody
 who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The grace is an age of the session, so no clock takes part.
@@ -12,16 +13,16 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
 from ..membership.effects import Send
 from ..membership.errors import RemoteError
 from .attributes import Attributes, key_of
 from .changes import KEY_BYTES
-from .entry import Entry, InUse, Outcome, is_whole
-from .heads import COUNTER_MAX, LIVE, live_head
+from .entry import Destroyed, Ended, Entry, InUse, Outcome, is_whole
+from .heads import COUNTER_MAX, EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head, live_head
 from .limits import read_limit
 from .messages import Session, Speaker
 from .placement import Placement
@@ -32,6 +33,7 @@ __all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_ma
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
+_GRACE_ERROR_MS = 2_000  # members do not agree to the ms on when a session began
 _OWN = (RENEWED, SEED, ID_AGE)  # of the old key; the new one has its own
 
 
@@ -48,10 +50,14 @@ class Renewed(NamedTuple):
 def read_renewed(registers: Mapping[str, Register]) -> Renewed | None:
     """None: it went nowhere, or a peer said what means nothing."""
     register = registers.get(RENEWED)
-    if register is None or register[2] is None:
+    return None if register is None else _unpacked(register[2])
+
+
+def _unpacked(value: bytes | None) -> Renewed | None:
+    if value is None:
         return None
     try:
-        wire = decode(register[2])
+        wire = decode(value)
     except RemoteError:
         return None
     if type(wire) is not list or len(wire) < 2 or type(wire[0]) is not bytes or len(wire[0]) != KEY_BYTES or type(wire[1]) is not int:
@@ -82,8 +88,16 @@ def id_marks(seed: bytes, age_ms: int) -> dict[str, bytes | None]:
     return {SEED: seed, ID_AGE: max(0, age_ms).to_bytes(8, "big")}
 
 
+def _is_willed(head: Head, renewed: Renewed, created_ms: int | None) -> bool:
+    """Whether this is the end of the session, or a login, under its old id; not that the old id's grace was over. `created_ms`: None if nobody knows."""
+    if head.state == ID_CHANGED:
+        return created_ms is not None and head.ended_ms < created_ms + renewed.until_ms - _GRACE_ERROR_MS
+    return head.state == INVALIDATED
+
+
 class Renewals:
-    """A part of the manager's core. `old`: keys here that lead elsewhere, or did a moment ago. `late`: of these, what was written to here although that is so."""
+    """A part of the manager's core. `old`: keys here that lead elsewhere, or did a moment ago. `late`: of these, what was written to here although that is so.
+    `over`: of sessions that had ended here when we heard where they went, (where, who said so): these are to end as well."""
 
     def __init__(self, me: bytes, speaker: Speaker, replica: Replica) -> None:
         self._me = me
@@ -91,6 +105,7 @@ class Renewals:
         self._replica = replica
         self.old: set[bytes] = set()
         self.late: set[bytes] = set()
+        self.over: list[tuple[bytes, bytes]] = []
         self._look_ms = 0
 
     def of(self, key: bytes) -> Renewed | None:
@@ -148,6 +163,52 @@ class Renewals:
     def wrote(self, keys: Iterable[bytes]) -> None:
         """Something was written to these."""
         self.late.update(key for key in keys if key in self.old)
+
+    def deltas(self, deltas: Sequence[list[Any]], peer: bytes) -> None:
+        """These came from this member."""
+        if self.old:
+            self.wrote(delta[0] for delta in deltas)
+        for delta in deltas:
+            if RENEWED in delta[4]:
+                self._heard(delta[0], _unpacked(delta[4][RENEWED]), None, peer)
+
+    def records(self, sessions: Sequence[Session], records: Sequence[Record | None], peer: bytes) -> None:
+        """Likewise."""
+        self.wrote(session.key for session in sessions)
+        for session, record in zip(sessions, records, strict=True):
+            if record is not None and RENEWED in record.registers:
+                self._heard(session.key, read_renewed(record.registers), session.created_ms, peer)
+
+    def _heard(self, key: bytes, renewed: Renewed | None, created_ms: int | None, peer: bytes) -> None:
+        entry = self._replica.get(key)
+        if renewed is None or entry is None or entry.head is None:
+            return
+        if created_ms is None and entry.created_ms < entry.head.ended_ms:  # else it was never more than a tombstone here
+            created_ms = entry.created_ms
+        if _is_willed(entry.head, renewed, created_ms):
+            self.over.append((renewed.key, peer))
+
+    def ends(self, now_ms: int) -> list[Ended]:
+        """A session that somebody has ended under its old id ends under the next one too, and under that one's next. Before the events are taken: they tell which."""
+        over, self.over = self.over, []
+        found = [self._end(*one, now_ms) for one in over]
+        for event in self._replica.events:  # and those that this adds
+            if type(event) is Destroyed and event.head.final and event.entry.body is not None:
+                body = event.entry.body
+                renewed = read_renewed((body if isinstance(body, Record) else Record.unpack(body)).registers)
+                if renewed is not None and _is_willed(event.head, renewed, event.entry.created_ms):
+                    found.append(self._end(renewed.key, event.head.primary, now_ms))
+        return [end for end in found if end is not None]
+
+    def _end(self, key: bytes, primary: bytes, now_ms: int) -> Ended | None:
+        """`primary`: of a session that has not come yet, and must not live when it does."""
+        entry = self._replica.get(key)
+        if entry is not None and (entry.head is None or entry.head.state != EXPIRED):
+            head = self._replica.end(key, INVALIDATED, now_ms)
+            return None if head is None else Ended(key, head)
+        head = Head(INVALIDATED, 2 if entry is None or entry.head is None else entry.head.counter + 1, self._me, primary, (), None, now_ms)
+        self._replica.merge_head(key, head, Outcome())
+        return Ended(key, head)
 
     def bring(self, placement: Placement) -> list[Send]:
         """What was written to old keys goes to where their sessions are."""

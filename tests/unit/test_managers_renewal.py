@@ -422,3 +422,100 @@ def test_the_lock_of_a_session_is_the_same_for_all_its_ids(kind: str, how: str) 
     assert [one.error for one in (holder, other)] == [None, None]
     for number in range(3):
         assert contents(net, number, new) == {"n": 2}
+
+
+# -- ends that cross a renewal
+
+
+def crossing(kind: type[SessionManager], how: str) -> tuple[Net, str, str, Session]:
+    """0 renews and 1 logs out, or in, with the old id, before either hears of the other. (net, old id, new id, 1's session)."""
+    net = made(kind)
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    renews, ends = opened(net, 0, old), opened(net, 1, old)
+    for here, there in ((0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)):
+        net.hold(here, there)
+    new = commit(net, 0, renews, deliver=False, b=2)
+    getattr(ends, how)()
+    net.managers[1].commit(ends)
+    net.deliver()
+    assert new != old
+    return net, old, new, ends
+
+
+def gone(net: Net, session_id: str, numbers: tuple[int, ...] = (0, 1, 2)) -> bool:
+    return all(net.opened(number, session_id).id is None for number in numbers)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("how", ["invalidate", "cycle_id"])
+def test_a_logout_or_login_with_the_old_id_at_the_same_moment_ends_the_new_one(kind: type[SessionManager], how: str) -> None:
+    net, old, new, ends = crossing(kind, how)
+    net.let_go()
+    net.advance(3)
+    assert gone(net, old)
+    assert gone(net, new)
+    if how == "cycle_id":
+        assert ends.id is not None
+        assert contents(net, 2, ends.id) == {"a": 1}
+
+
+@pytest.mark.parametrize("how", ["invalidate", "cycle_id"])
+def test_who_has_ended_the_old_id_ends_the_new_one_when_it_hears_of_that(how: str) -> None:
+    net, old, new, _ = crossing(DeltaManager, how)
+    net.held -= {(net.members[0].uid, net.members[number].uid) for number in (1, 2)}
+    net.managers[0].received = lambda *_: None  # type: ignore[method-assign]
+    net.deliver()
+    net.kill(0)  # it never heard of the end
+    net.let_go()
+    net.advance(3)
+    assert gone(net, old, (1, 2))
+    assert gone(net, new, (1, 2))
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_logout_in_a_partition_ends_what_was_renewed_meanwhile(kind: type[SessionManager]) -> None:
+    net = Net(2, ManagerSettings(type=next(name for name, one in KINDS.items() if one is kind), unknown_for_s=0.0, **TIMES), kind=kind)
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    ends = opened(net, 1, old)
+    net.part(0, 1)
+    new = request(net, 0, old, b=2)
+    ends.invalidate()
+    net.managers[1].commit(ends)
+    net.heal(0, 1)
+    net.advance(5)
+    assert gone(net, old, (0, 1))
+    assert gone(net, new, (0, 1))
+
+
+def test_of_an_id_that_was_replaced_twice_the_last_ends_too() -> None:
+    net = made(renewal_timeout_s=15.0)
+    first = net.visit(0, a=1)
+    net.advance(16, 1.0)
+    ends = opened(net, 1, first)
+    for number in (0, 2):
+        net.hold(number, 1)
+        net.hold(1, number)
+    second = commit(net, 0, opened(net, 0, first), deliver=False)
+    net.advance(16, 1.0)
+    third = commit(net, 0, opened(net, 0, second), deliver=False)
+    assert len({first, second, third}) == 3
+    ends.invalidate()
+    net.managers[1].commit(ends)
+    net.let_go()
+    net.advance(3)
+    assert gone(net, third)
+
+
+def test_the_end_of_the_grace_ends_nothing_else_however_late_the_mark_comes() -> None:
+    net = made()
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    new = request(net, 0, old)
+    net.advance(30, 0.5)
+    for manager in net.managers:
+        mark = Renewed(key_of(new), 130_000).pack()
+        manager._core.renewals.deltas([[key_of(old), 9, 0, {}, {RENEWED: mark}, 0]], net.members[0].uid)
+        assert manager._core.renewals.over == []
+    assert contents(net, 1, new) == {"a": 1}
