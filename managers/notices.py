@@ -10,7 +10,7 @@ part. A member that listens remembers what it has told, so repeats are told once
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class Notices:
         self._able: frozenset[bytes] = frozenset()  # and those that know of this at all
         self._ours: dict[_Mark, _Notice] = {}
         self._witnessed: dict[_Mark, _Notice] = {}
-        self._queues: dict[bytes, deque[_Notice]] = {}  # of ours, what is to be sent, by member
+        self._queues: dict[bytes, dict[_Mark, _Notice]] = {}  # of ours, what is to be sent, by member; none is empty
         self._under_way: Counter[bytes] = Counter()  # messages to a member that it has not confirmed
         self._kept_bytes = 0
         self._again_ms: int | None = None
@@ -139,13 +139,15 @@ class Notices:
                     notice.until_ms = now_ms + _GIVE_UP_MS
                     effects += self._entrust(notice)
         for uid in [uid for uid in self._queues if uid not in self._hearing]:
-            for notice in self._queues.pop(uid):
+            for notice in self._queues.pop(uid).values():
                 notice.to = b""
         return effects + self._reassign() + self._send()
 
     def settled(self, flight: Flight, told: bool, now_ms: int) -> list[Effect]:
         """A message was confirmed, or will never be."""
         self._under_way[flight.to] -= 1
+        if not self._under_way[flight.to]:
+            del self._under_way[flight.to]
         for notice in flight.notices:
             if told:
                 self._drop(self._ours, notice)
@@ -226,8 +228,8 @@ class Notices:
         if notice.to == self.me:
             self._drop(self._ours, notice)
             return self._tell(notice.key, notice.head, notice.body)
-        if notice.to:
-            self._queues.setdefault(notice.to, deque()).append(notice)
+        if notice.to and notice.mark in self._ours:
+            self._queues.setdefault(notice.to, {})[notice.mark] = notice
         return []
 
     def _reassign(self) -> list[Effect]:
@@ -243,12 +245,16 @@ class Notices:
                     del self._queues[uid]
         return effects
 
-    def _batch(self, uid: bytes, queue: deque[_Notice]) -> Send:
+    def _batch(self, uid: bytes, queue: dict[_Mark, _Notice]) -> Send:
         some: list[_Notice] = []
         size = 0
-        while queue and (not some or size + queue[0].size <= _BATCH_BYTES):
-            some.append(queue.popleft())
-            size += some[-1].size
+        for notice in queue.values():
+            size += notice.size
+            if some and size > _BATCH_BYTES:
+                break
+            some.append(notice)
+        for notice in some:
+            del queue[notice.mark]
         self._under_way[uid] += 1
         flight = Flight(some, uid, lambda flight, told: self.on_settled(flight, told))
         return Send((uid,), self._say.ends([(one.key, one.head, None if self._has(uid, one) else one.packed()) for one in some], (flight,)))
@@ -272,3 +278,6 @@ class Notices:
         gone = kept.pop(notice.mark, None)
         if gone is not None:
             self._kept_bytes -= gone.size
+            queue = self._queues.get(gone.to, {})
+            if queue.pop(gone.mark, None) is not None and not queue:
+                del self._queues[gone.to]

@@ -227,6 +227,35 @@ def test_what_is_kept_is_bounded_in_bytes_and_in_time(monkeypatch: pytest.Monkey
     assert not told.events
 
 
+def test_what_is_dropped_while_a_listener_confirms_slowly_is_neither_kept_nor_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "_KEPT_MAX_BYTES", 20_000)
+    monkeypatch.setattr(notices, "_BATCH_BYTES", 3_000)
+    net = made()
+    told = Told(net, (2,))
+    ids = [net.visit(3, text="x" * 2000) for _ in range(20)]
+    kept = net.managers[0]._core.notices
+    net.hold(0, 2)
+    for session_id in ids:
+        net.managers[0].end(key_of(session_id))
+        net.deliver()
+    left = len(kept)
+    assert kept.dropped == 20 - left > 0
+    assert all(kept._ours.get(mark) is notice for queue in kept._queues.values() for mark, notice in queue.items())
+    net.let_go()
+    net.deliver()
+    assert len(told.events) in (left, left + 1)  # the first was under way when it was dropped
+    assert (len(kept), kept._queues, kept._kept_bytes) == (0, {}, 0)
+
+
+def test_of_a_member_that_was_told_nothing_is_kept() -> None:
+    net = made()
+    told = Told(net, (2,))
+    net.managers[0].end(key_of(net.visit(2, a=1)))
+    net.deliver()
+    told.only()
+    assert not list(net.managers[0]._core.notices._under_way)
+
+
 def test_an_announcement_alone_moves_nothing() -> None:
     net = made(PartitionedManager)
     for n in range(20):
