@@ -22,7 +22,9 @@ class RenewingCommits(Committing):
         if session.renewing and not session.ending and not session.unknown:
             if session.held is not None:
                 session.held.check()
-            return self._commit_renewal(session)
+            receipt = self._commit_renewal(session)
+            if receipt is not None:
+                return receipt
         return super().commit(session, acks, touch)
 
     commit.__doc__ = Committing.commit.__doc__
@@ -32,16 +34,18 @@ class RenewingCommits(Committing):
         with self._lock:
             self._core.renewals.follow(session, self._core.in_use)
 
-    def _commit_renewal(self, session: Session) -> Receipt:
-        """The record moves to the key of the next id, and the old key says so. Waited for, as every new id: any node may get the next request."""
+    def _commit_renewal(self, session: Session) -> Receipt | None:
+        """The record moves to the key of the next id, and the old key says so. Waited for, as every new id: any node may get the next request. None: it cannot be renewed now."""
         changes, session.renewing = session.changes(), False
         grace_ms = int(self._settings.renewal_grace_s * 1000)
         core, placement, key, age_ms, origin = self._core, self._core.placement, session.key, self._channel.now_ms() - session.created_ms, first_key(session)
         with self._lock:
             entry = self._writable(session)
             next_id = core.renewals.next_of(session.id or "", key)
-            if not entry or next_id is None or not is_whole(entry):
+            if entry is False:
                 return DROPPED
+            if entry is None or next_id is None or not is_whole(entry):
+                return None
             to, named, before = key_of(next_id), self._primary(key, entry), placement.appoint(key_of(next_id))
             waiting = self._ending(placement.others(key, named), placement.others(to, before))
             if (who := core.logins.who(key)) is not None:

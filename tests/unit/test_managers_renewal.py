@@ -424,6 +424,30 @@ def test_the_lock_of_a_session_is_the_same_for_all_its_ids(kind: str, how: str) 
         assert contents(net, number, new) == {"n": 2}
 
 
+@pytest.mark.parametrize("why", ["no seed", "partial"])
+def test_what_is_written_where_the_id_cannot_be_replaced_is_committed_under_the_old_one(why: str) -> None:
+    net = made()
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    session = opened(net, 1, old)
+    net.managers[1].renew(session)
+    assert session.renewing
+    replica = net.managers[1]._core.replica
+    entry = replica.get(key_of(old))
+    assert entry is not None
+    record = replica.record(key_of(old), entry)
+    assert record is not None
+    if why == "partial":
+        record.partial = True
+    else:
+        del record.registers[SEED]
+    session["b"] = 2
+    net.managers[1].commit(session)
+    net.deliver()
+    assert (session.id, session.renewing) == (old, False)
+    assert contents(net, 0, old) == {"a": 1, "b": 2}
+
+
 # -- ends that cross a renewal
 
 
