@@ -139,6 +139,15 @@ class Attributes(Identity, MutableMapping[str, Any]):
             if value is not None and name[:1] != "\0":
                 yield name
 
+    def names(self, prefix: str) -> list[str]:
+        """Of attributes, those that begin so. Their values are not decoded, so one may turn out to be unreadable."""
+        self.accessed = True
+        return [
+            name
+            for name in dict.fromkeys((*self._registers, *self._encoded))
+            if name.startswith(prefix) and name[:1] != "\0" and self._current(name) is not None
+        ]
+
     def __len__(self) -> int:
         return sum(1 for _ in self)
 

@@ -50,7 +50,7 @@ class Tab(MutableMapping[str, Any]):
         del self._session[self._prefix + name]
 
     def __iter__(self) -> Iterator[str]:
-        return (name[len(self._prefix) :] for name in list(self._session) if name.startswith(self._prefix))
+        return (name[len(self._prefix) :] for name in self._session.names(self._prefix) if name in self._session)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -78,9 +78,9 @@ def tab_ids(session: Attributes) -> list[str]:
 
 def _marks(session: Attributes) -> dict[str, int]:
     found = {}
-    for name in list(session):
+    for name in session.names(_PREFIX):
         tab_id = name[len(_PREFIX) :]
-        if name.startswith(_PREFIX) and _is_id(tab_id):
+        if _is_id(tab_id) and name in session:  # the marks are small; what the tabs hold is not looked at
             mark = session[name]
             found[tab_id] = mark if type(mark) is int else 0
     return found

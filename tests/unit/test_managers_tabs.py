@@ -81,6 +81,33 @@ def test_writing_again_to_the_same_tab_writes_no_mark_again() -> None:
     assert set(session.changes()) == {"_tab.a.x"}
 
 
+def test_who_writes_to_one_tab_decodes_nothing_but_the_marks() -> None:
+    net = Net(1)
+    session = net.opened(0)
+    session["big"] = ["x"] * 100
+    for name in "ab":
+        session.tab(name)["cart"] = ["tea"]
+    net.managers[0].commit(session)
+    later = net.opened(0, session.id)
+    later.tab("a")["step"] = 1
+    assert later.tabs == ["a", "b"]
+    assert set(later._values) == {"_tab.a", "_tab.b", "_tab.a.step"}
+    assert sorted(later.tab("a")) == ["cart", "step"]
+    assert "_tab.b.cart" not in later._values
+
+
+def test_a_mark_that_cannot_be_read_is_none() -> None:
+    net = Net(1)
+    session = net.opened(0)
+    session.tab("a")["x"] = 1
+    session.write("_tab.b", b"\xff")
+    net.managers[0].commit(session)
+    later = net.opened(0, session.id)
+    assert later.tabs == ["a"]
+    del later["_tab.a"]
+    assert later.tabs == []
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "a b", "x" * 65, "ä", None, 7])
 def test_what_is_no_id_is_refused(name: object) -> None:
     with pytest.raises(ValueRefused, match="use 1 to 64 letters"):
