@@ -19,12 +19,20 @@ __all__ = ["Identity", "Offer"]
 
 
 class Offer(NamedTuple):
-    """A login of this browser that is shared with other applications. `is_taken`: asking for the principal takes it; else the application is only told of it."""
+    """A login of this browser that is shared with other applications. `login`: the register of the session that has it. `is_taken`: asking for the principal takes it; else
+    the application is only told of it."""
 
     principal: str
-    about: Mapping[str, str]
+    login: bytes | None
     tag: bytes
     is_taken: bool
+
+
+class Shared(NamedTuple):
+    """What a login has of the one that it is one with."""
+
+    login: bytes | None
+    tag: bytes
 
 
 class Identity:
@@ -53,7 +61,7 @@ class Identity:
             if self._frozen:
                 return offer.principal  # too late for a new id; the next request has it
             try:
-                self.sign_on(offer.principal, offer.about, offer.tag)
+                self.sign_on(offer.principal, offer.login, offer.tag)
             except LoginRefused:  # nobody asked for it, so nobody is told
                 self.offered = offer._replace(is_taken=False)
         value = self._current(PRINCIPAL)
@@ -106,22 +114,30 @@ class Identity:
         if value != self._current(ROLE):
             self._put(ROLE, value)
 
-    def sign_on(self, principal: str, about: Mapping[str, str], tag: bytes | None) -> bytes:
-        """For fronts: a login that is one with those of other applications which have this tag. None: a new one, which is returned."""
+    def sign_on(self, principal: str, login: bytes | None, tag: bytes | None) -> bytes:
+        """For fronts: a login that is one with those of other applications which have this tag. None: a new one, which is returned. `login`: the register `LOGIN` of the session
+        that it comes from. It is not made anew: an end of all that came after that login ends this one, too."""
         made = tag or self._entropy(TAG_BYTES)
         self._check_changeable()
-        self._log_in(principal, about, made, asks=False)
+        self._log_in(principal, {}, Shared(login, made))
         self.cycle_id()
         return made
 
-    def _log_in(self, name: str | None, about: Mapping[str, str], tag: bytes | None = None, asks: bool = True) -> None:
+    def _log_in(self, name: str | None, about: Mapping[str, str], shared: Shared | None = None) -> None:
         self._check_writable()
-        login = number = None
+        asks, login, number = shared is None, None, None
         if name is not None and self._stamp is not None:
             login, number = self._stamp(name, about, self.key, asks and name != self.admitted, self.origin if asks else None)
+        if shared is not None:
+            login = shared.login
         self.offered = self.admitted = None
         self._become(None)
-        for register, value in ((PRINCIPAL, None if name is None else name.encode()), (LOGIN, login), (LOGIN_NUMBER, number), (SIGNED_ON, tag)):
+        for register, value in (
+            (PRINCIPAL, None if name is None else name.encode()),
+            (LOGIN, login),
+            (LOGIN_NUMBER, number),
+            (SIGNED_ON, shared and shared.tag),
+        ):
             if value != self._current(register):
                 self._put(register, value)
         self.logged_in, self.is_shared = name is not None, not asks

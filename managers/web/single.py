@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from ...membership.knobs import knob
 from ..identity import Offer
-from ..principals import read_login
 from ..receipts import Joined, Receipt
 from ..record import LOGIN, PRINCIPAL, SIGNED_ON
 from ..session import Session
@@ -83,8 +82,7 @@ class SignOn:
         if tag is None or principal is None:
             return
         self._tags.add(tag)
-        about = read_login(entry.hidden(LOGIN)).about
-        self._offer = Offer(principal.decode("utf-8", "replace"), about, tag, not self._reauthenticates)
+        self._offer = Offer(principal.decode("utf-8", "replace"), entry.hidden(LOGIN), tag, not self._reauthenticates)
         self._had = self._had or not self._reauthenticates
         self.offer(session)
 
@@ -130,13 +128,13 @@ class SignOn:
 
     def _log_in(self, session: Session) -> Receipt | None:
         """By the application itself: a new entry, or the one there is, if it is the same principal's, under a new id."""
-        principal, about = session.principal or "", read_login(session.hidden(LOGIN)).about
+        principal, login = session.principal or "", session.hidden(LOGIN)
         same = self._offer is not None and self._offer.principal == principal
         before = None if same else self._log_out()
         self._had, self._made, self._forgets = True, not same, False
         entry = self._fresh(same)
-        tag = entry.session.sign_on(principal, about, self._offer.tag if self._offer is not None else None)
-        self._offer = Offer(principal, about, tag, not self._reauthenticates)
+        tag = entry.session.sign_on(principal, login, self._offer.tag if self._offer is not None else None)
+        self._offer = Offer(principal, login, tag, not self._reauthenticates)
         self._tags.add(tag)
         session.write(SIGNED_ON, tag)
         receipts = [receipt for receipt in (before, entry.save()) if receipt is not None]

@@ -183,6 +183,24 @@ def test_an_end_of_all_sessions_of_a_principal_is_one_in_all_applications() -> N
         assert [browser.who("shop", number) for number in range(3)] == [browser.who("blog", number) for number in range(3)] == [name] * 3
 
 
+@pytest.mark.parametrize("at", ["login", "offer"])
+def test_a_login_that_is_shared_after_the_end_of_all_sessions_does_not_outlast_it(at: str) -> None:
+    """It was made, or offered, before: the request was under way."""
+    world = World(2)
+    ann = Browser(world)
+    visit = ann.begin("shop", 0)
+    visit.session.login("ann")
+    if at == "offer":
+        ann.finish("shop", visit)
+        visit = ann.begin("blog", 0)
+    world.applications["shop"][1].end_all("ann")
+    world.net.deliver()
+    assert visit.session.principal == "ann"
+    ann.finish("shop" if at == "login" else "blog", visit)
+    world.net.advance(3.0)
+    assert [ann.who(application, number) for number in range(2) for application in ("blog", "shop")] == [None] * 4
+
+
 def test_an_administrators_end_of_one_session_is_the_end_of_its_login() -> None:
     world = World()
     ann = Browser(world)
