@@ -239,6 +239,8 @@ class Users:
     def end_login(self, key: bytes, whose: bytes) -> Receipt:
         """End this session, if it is this principal's (`b""`: whoever's). If its login is shared that ends too: it would log in again by itself."""
         with self._lock:
+            renewed = self._core.renewals.of(key)
+            key = key if renewed is None else renewed.key
             entry, tag = self._core.replica.get(key), self._core.logins.tag(key)
         if whose and (entry is None or entry.principal != whose):
             return DROPPED

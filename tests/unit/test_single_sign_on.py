@@ -215,6 +215,25 @@ def test_an_administrators_end_of_one_session_is_the_end_of_its_login() -> None:
     assert ann.who("shop", 0) is None
 
 
+@pytest.mark.parametrize("whose", [b"", b"ann"])
+def test_an_administrators_end_by_a_key_that_was_just_replaced_is_the_end_of_its_login(whose: bytes) -> None:
+    world = World(2, renewal_timeout_s=100.0)
+    ann = Browser(world)
+    ann.log_in("shop", 0)
+    old = ann.tickets["shop"].id
+    assert old is not None
+    world.net.advance(150.0, 1.0)
+    visit = ann.begin("shop", 0)
+    visit.session["seen"] = 1
+    ann.finish("shop", visit)
+    assert ann.tickets["shop"].id != old
+    shop = world.applications["shop"][0]
+    ended = shop.users.end_login(key_of(old), whose and shop._core.logins.key_of(whose))
+    world.net.deliver()
+    assert ended.satisfied
+    assert [ann.who(application, number) for number in range(2) for application in ("blog", "shop")] == [None] * 4
+
+
 @pytest.mark.parametrize("where", ["entry", "session"])
 def test_one_login_too_many_ends_the_oldest_in_all_applications(where: str) -> None:
     world = World(2, shared=SsoSettings(principal_sessions_max=2 if where == "entry" else 0), principal_sessions_max=2 if where == "session" else 0)
