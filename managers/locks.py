@@ -149,13 +149,15 @@ class LockTable:
         lock = self._locks.get(key)
         if lock is None:
             return []
+        effects: list[Effect] = []
         if lock.queue.pop(asker, None) is not None:
             self.askers -= 1
+            effects.append(Answered(key, asker, ELSEWHERE, {}))  # nobody listens, but the question is over
         if lock.holder == asker:
             self._free(lock)
             if written:
                 lock.written = dict(list(written.items())[-_AUTHORS_MAX:])
-        return self._look(now, key)
+        return effects + self._look(now, key)
 
     def adopt(self, now: float, claims: Iterable[Claim], is_here: Callable[[bytes], bool]) -> list[Effect]:
         """What others say before we grant anything. Of two that claim one lock (after a partition) the one with the longer lease has it."""
@@ -184,6 +186,7 @@ class LockTable:
             for asker in [asker for asker in lock.queue if asker.uid in lost]:
                 del lock.queue[asker]
                 self.askers -= 1
+                effects.append(Answered(key, asker, ELSEWHERE, {}))
             if lock.holder is not None and lock.holder.uid in lost:
                 self._free(lock)
             effects += self._look(now, key)

@@ -8,7 +8,9 @@ import pytest
 
 from caterwaul.managers.errors import LockLost, LockTimeout, SessionEnded, SessionError
 from caterwaul.managers.locks import ELSEWHERE, FULL, GRANTED, LATE, Answered, Asker, Claim, LockTable, read_claims, write_claims
+from caterwaul.managers.session import key_of
 
+from ..doubles import MANAGER
 from ..lock_net import KINDS, Holder, LockNet
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -57,7 +59,16 @@ def test_a_lock_is_free_when_its_holder_is_gone_and_who_waits_there_too_gets_not
     table = LockTable(100)
     for asker in (A, B, C):
         table.ask(0.0, KEY, asker, 10.0, 5.0)
-    assert told(table.gone(1.0, [A.uid, B.uid])) == [(C, GRANTED)]
+    assert told(table.gone(1.0, [A.uid, B.uid])) == [(B, ELSEWHERE), (C, GRANTED)]
+    assert table.askers == 1
+
+
+def test_who_waits_no_more_is_answered_too() -> None:
+    table = LockTable(100)
+    for asker in (A, B):
+        table.ask(0.0, KEY, asker, 10.0, 5.0)
+    assert told(table.release(1.0, KEY, B, {})) == [(B, ELSEWHERE)]
+    assert table.release(1.0, KEY, B, {}) == []
     assert table.askers == 1
 
 
@@ -302,6 +313,29 @@ def test_who_waits_too_long_is_refused_and_leaves_nothing_behind(net: LockNet) -
     net.advance(0.1)
     assert again.held
     assert sum(manager.statistics()["locks_asked"] for manager in net.managers) == 1
+
+
+@pytest.mark.parametrize("how", ["cancelled", "cancelled where it is granted", "dead"])
+def test_questions_of_who_waits_no_more_are_forgotten(how: str) -> None:
+    net = LockNet(3)
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    one, other = (number for number in range(3) if number != granter)
+    holder = Holder(net, one, session)
+    net.deliver()
+    desk = net.desks[granter]._desks[MANAGER]
+    waiting = net.desks[granter if "granted" in how else other].acquire(MANAGER, key_of(session), 10.0, 100.0)
+    waiting.addErrback(lambda failure: None)
+    net.deliver()
+    assert len(desk.answers) == 1
+    question = next(iter(desk.answers.values()))
+    if how == "dead":
+        net.kill(other)
+    else:
+        waiting.cancel()
+    net.advance(0.1)
+    assert (desk.answers, desk.table.askers, question.called) == ({}, 1, True)
+    holder.leave()
 
 
 def test_a_session_that_ends_while_its_lock_is_waited_for_is_said_to_have_ended(net: LockNet) -> None:
