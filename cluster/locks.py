@@ -295,15 +295,19 @@ class LockDesk:
     async def _collected(self, desk: _Desk) -> None:
         """Everybody in this view has been asked for claims."""
         while desk.claims_of is not desk.manager.view and not self._stopped:
-            if desk.asking is None:
-                desk.asking = Deferred()
-                try:
-                    await self._collect(desk, desk.manager.view)
-                finally:
-                    asking, desk.asking, desk.over = desk.asking, None, []
-                    asking.callback(None)
-            else:
-                await _after(desk.asking)
+            await _after(desk.asking or self._begin_collecting(desk))
+
+    def _begin_collecting(self, desk: _Desk) -> Deferred[None]:
+        """It is nobody's: who waits for it and gives up does not end it for the others."""
+        asking: Deferred[None] = Deferred()
+        desk.asking = asking
+
+        def over(result: Any) -> None:
+            desk.asking, desk.over = None, []
+            asking.callback(result)
+
+        ensureDeferred(self._collect(desk, desk.manager.view)).addBoth(over)
+        return asking
 
     async def _collect(self, desk: _Desk, view: View) -> None:
         me = view.by_uid.get(self._me, self._channel.me)
@@ -332,9 +336,9 @@ def _digest(view: View) -> bytes:
 
 
 def _after(other: Deferred[None]) -> Deferred[None]:
-    """Fires when the other does, which goes on for who else waits."""
+    """Fires when the other does, which goes on for who else waits. Its failure is the first one's."""
     waiting: Deferred[None] = Deferred()
-    other.addCallback(waiting.callback)
+    other.addBoth(waiting.callback)
     return waiting
 
 

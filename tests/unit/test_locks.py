@@ -338,6 +338,26 @@ def test_questions_of_who_waits_no_more_are_forgotten(how: str) -> None:
     holder.leave()
 
 
+def test_who_gives_up_while_claims_are_asked_for_does_not_end_that() -> None:
+    net = LockNet(3)
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    other = (granter + 1) % 3
+    net.hold(other, granter)
+    errors: list[Any] = []
+    waiting = net.desks[granter].acquire(MANAGER, key_of(session), 10.0, 100.0).addErrback(errors.append)
+    holder = Holder(net, granter, session)
+    net.advance(0.1)
+    waiting.cancel()
+    net.advance(0.1)
+    assert len(errors) == 1
+    desk = net.desks[granter]._desks[MANAGER]
+    assert (desk.claims_of, desk.table.askers, holder.held) == (None, 0, False), "one has not told its claims yet"
+    net.let_go()
+    net.advance(0.1)
+    assert (desk.table.askers, holder.held) == (1, True)
+
+
 def test_a_session_that_ends_while_its_lock_is_waited_for_is_said_to_have_ended(net: LockNet) -> None:
     session = net.visit(0, n=0)
     holder = Holder(net, 0, session)
