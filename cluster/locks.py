@@ -54,6 +54,15 @@ class _Wanted:
     void: bool = False
 
 
+@dataclass(slots=True, eq=False)
+class _Early:
+    """A question that came before the claims. `void`: who asked waits no more."""
+
+    key: bytes
+    asker: Asker
+    void: bool = False
+
+
 @dataclass(slots=True)
 class _Desk:
     """What a node has for one manager."""
@@ -70,6 +79,7 @@ class _Desk:
     claims_of: View | None = None  #: the view whose members have told their claims
     asking: Deferred[None] | None = None  #: they are being asked
     over: list[Claim] = field(default_factory=list)  #: what was given back meanwhile
+    early: set[_Early] = field(default_factory=set)  #: questions that wait for the claims
 
 
 class LockDesk:
@@ -236,9 +246,14 @@ class LockDesk:
         for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
             del desk.ceded[uid]
             desk.claims_of = None  # it may have granted something, and nobody has seen it go
-        await self._collected(desk)
+        question = _Early(key, asker)
+        desk.early.add(question)
+        try:
+            await self._collected(desk)
+        finally:
+            desk.early.discard(question)
         now = self._clock.seconds()
-        if self._stopped or view != _digest(desk.manager.view) or not self._grants(desk, key):
+        if question.void or self._stopped or view != _digest(desk.manager.view) or not self._grants(desk, key):
             return [ELSEWHERE, []]
         before = desk.answers.pop((key, asker), None)
         answer = desk.answers[key, asker] = Deferred()
@@ -254,6 +269,8 @@ class LockDesk:
         return not any(outranks(member, me, key) for _, member in desk.ceded.values())
 
     def _freed(self, desk: _Desk, key: bytes, asker: Asker, written: Written) -> None:
+        for question in desk.early:
+            question.void |= (question.key, question.asker) == (key, asker)
         if desk.asking is not None:
             desk.over.append(Claim(key, asker, 0.0, written))
         desk.driver.run(desk.table.release(self._clock.seconds(), key, asker, written))

@@ -358,6 +358,27 @@ def test_who_gives_up_while_claims_are_asked_for_does_not_end_that() -> None:
     assert (desk.table.askers, holder.held) == (1, True)
 
 
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_who_waits_no_more_before_the_claims_are_known_is_granted_nothing(is_ours: bool) -> None:
+    net = LockNet(3)
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    one, other = (number for number in range(3) if number != granter)
+    net.hold(other, granter)
+    waiting = net.desks[granter if is_ours else one].acquire(MANAGER, key_of(session), 10.0, 100.0)
+    waiting.addErrback(lambda failure: None)
+    holder = Holder(net, one, session)
+    net.advance(0.1)
+    desk = net.desks[granter]._desks[MANAGER]
+    assert len(desk.early) == 2
+    waiting.cancel()
+    net.advance(0.1)
+    assert desk.asking is not None
+    net.let_go()
+    net.advance(0.3)
+    assert (holder.held, desk.table.askers, desk.early) == (True, 1, set())
+
+
 def test_a_session_that_ends_while_its_lock_is_waited_for_is_said_to_have_ended(net: LockNet) -> None:
     session = net.visit(0, n=0)
     holder = Holder(net, 0, session)
