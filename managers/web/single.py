@@ -10,6 +10,7 @@ application is used with it. Its end by time ends no session, and the end of a s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ class SingleSignOn:
 class SignOn:
     """One request's part in it. Not for two threads at a time. `front`: of the entries."""
 
-    __slots__ = ("_entry", "_forgets", "_front", "_had", "_made", "_offer", "_origin", "_reauthenticates", "_tags", "_ticket", "wanted")
+    __slots__ = ("_entry", "_forgets", "_front", "_had", "_made", "_mine", "_offer", "_origin", "_reauthenticates", "_tags", "_ticket", "wanted")
 
     def __init__(self, front: Front, reauthenticates: bool, ticket: Ticket | None, session: Session, origin: Origin) -> None:
         self._front = front
@@ -60,8 +61,9 @@ class SignOn:
         self._origin = origin
         self._entry: Visit | None = None
         self._offer: Offer | None = None
-        tag = session.hidden(SIGNED_ON)
-        self._had = session.hidden(PRINCIPAL) is not None  # somebody is logged in, whose logout counts for all
+        tag, principal = session.hidden(SIGNED_ON), session.hidden(PRINCIPAL)
+        self._mine = None if tag is None or principal is None else (principal.decode("utf-8", "replace"), tag)  # the shared login that the session is of
+        self._had = principal is not None  # somebody is logged in, whose logout counts for all
         self._tags = set() if tag is None else {tag}  # what a logout ends
         self._made = False  # the entry, by this request
         self._forgets = False  # the browser is to forget its entry
@@ -121,27 +123,52 @@ class SignOn:
             self._entry.release()
 
     def _log_out(self) -> Receipt | None:
-        receipts = [self._front.manager.users.end_shared(tag) for tag in sorted(self._tags)]
+        users, ended = self._front.manager.users, frozenset(self._tags)
+
+        def end_other(entry: Session) -> None:
+            tag = entry.hidden(SIGNED_ON)
+            if tag is not None and tag not in ended:
+                users.end_shared(tag)
+
+        self._elsewhere(end_other)
+        receipts = [users.end_shared(tag) for tag in sorted(ended)]
         self._tags.clear()
-        self._had, self._offer, self._made, self._forgets = False, None, False, True
+        self._had, self._offer, self._mine, self._made, self._forgets = False, None, None, False, True
         return Joined(receipts) if receipts else None
 
     def _log_in(self, session: Session) -> Receipt | None:
-        """By the application itself: a new entry, or the one there is, if it is the same principal's, under a new id."""
+        """By the application itself: a new entry, or the one there is, if it is the same principal's, under a new id. One that is not here is known by the session, if that
+        is of it: a new one takes its place, and its tag."""
         principal, login = session.principal or "", session.hidden(LOGIN)
-        same = self._offer is not None and self._offer.principal == principal
+        here = self._offer is not None and self._offer.principal == principal
+        mine = self._mine if self._offer is None else None
+        same = here or (mine is not None and mine[0] == principal)
         before = None if same else self._log_out()
+        if not here and same:
+            self._elsewhere(self._replaced)
+        known = self._offer.tag if self._offer is not None else mine[1] if same and mine is not None else None
         self._had, self._made, self._forgets = True, not same, False
-        entry = self._fresh(same)
-        tag = entry.session.sign_on(principal, login, self._offer.tag if self._offer is not None else None)
+        entry = self._fresh(here)
+        tag = entry.session.sign_on(principal, login, known)
         self._offer = Offer(principal, login, tag, not self._reauthenticates)
         self._tags.add(tag)
         session.write(SIGNED_ON, tag)
         receipts = [receipt for receipt in (before, entry.save()) if receipt is not None]
         return Joined(receipts) if receipts else None
 
-    def _fresh(self, same: bool) -> Visit:
-        if same and self._entry is not None:
+    def _replaced(self, entry: Session) -> None:
+        """Its id is to be worth nothing, as it would be after a login where it is."""
+        tag = entry.hidden(SIGNED_ON)
+        if tag is None or entry.unknown:
+            return
+        if tag in self._tags:
+            entry.invalidate()
+            self._front.manager.commit(entry)
+        else:
+            self._front.manager.users.end_shared(tag)
+
+    def _fresh(self, here: bool) -> Visit:
+        if here and self._entry is not None:
             return self._entry
         self.release()
         made = self._front.manager.open_local(None)
@@ -155,11 +182,19 @@ class SignOn:
             if not self._entry.session.new:
                 self._entry.session.accessed = True
                 self._entry.save()
-        elif self._ticket.id is not None and not self._forgets:
-            manager, (session_id, token) = self._front.manager, (self._ticket.id, self._ticket.token)
+        else:
+            self._elsewhere(self._front.manager.touch)
 
-            def touched(entry: Session) -> None:
-                manager.touch(entry)
+    def _elsewhere(self, act: Callable[[Session], object]) -> None:
+        """Do this with the entry that the browser's cookie names, where it is not here. Nobody waits for it."""
+        if self._entry is not None or self._ticket.id is None or self._forgets:
+            return
+        manager = self._front.manager
+
+        def found(entry: Session) -> None:
+            try:
+                act(entry)
+            finally:
                 manager.release(entry)
 
-            manager.open_soon(session_id, token, touched)  # nobody waits for it
+        manager.open_soon(self._ticket.id, self._ticket.token, found)

@@ -289,3 +289,54 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         "sso.main.idle_timeout_s",
     ):
         assert line in str(caught.value)
+
+
+def elsewhere(world: World, browser: Browser) -> int:
+    """A member that does not hold the browser's entry."""
+    session_id = browser.tickets["sso"].id
+    assert session_id is not None
+    return next(number for number, manager in enumerate(world.logins) if manager._core.replica.held(key_of(session_id)) is None)
+
+
+@pytest.mark.parametrize("kind", ["backup", "partitioned"])
+def test_a_second_login_where_the_entry_is_not_held_ends_nothing_but_the_old_id(kind: str) -> None:
+    world = World(5, kind, SsoSettings(type=kind))
+    ann = Browser(world)
+    ann.log_in("shop", 0)
+    visit = ann.begin("blog", 0)
+    assert visit.session.principal == "ann"
+    visit.session["cart"] = 1
+    ann.finish("blog", visit)
+    old = Browser(world)
+    old.tickets["sso"] = ann.tickets["sso"]
+    ann.log_in("shop", elsewhere(world, ann))
+    world.net.advance(3.0)
+    assert ann.tickets["sso"].id != old.tickets["sso"].id
+    visit = ann.begin("blog", 0)
+    assert (visit.session.principal, dict(visit.session)) == ("ann", {"cart": 1})
+    ann.finish("blog", visit)
+    assert old.who("blog", 0) is None, "its id is worth nothing"
+    ann.log_out("blog", 1)
+    world.net.advance(3.0)
+    assert [ann.who(application, number) for number in range(5) for application in ("blog", "shop")] == [None] * 10
+
+
+@pytest.mark.parametrize("again", [None, "bob"])
+def test_a_logout_where_the_entry_is_not_held_ends_that_too_if_it_is_another_login(again: str | None) -> None:
+    world = World(5, "delta", SsoSettings(type="partitioned"))
+    ann = Browser(world)
+    ann.log_in("shop", 0)
+    shop = ann.tickets["shop"]
+    ann.tickets.clear()
+    ann.log_in("blog", 0)
+    ann.tickets["shop"] = shop
+    there = Browser(world)
+    there.tickets = dict(ann.tickets)
+    number = elsewhere(world, ann)
+    if again is None:
+        ann.log_out("shop", number)
+    else:
+        ann.log_in("shop", number, again)
+    world.net.advance(3.0)
+    assert (ann.who("blog", 0), ann.who("shop", 0)) == (again, again)
+    assert [there.who(application, number) for number in range(5) for application in ("blog", "shop")] == [None] * 10
