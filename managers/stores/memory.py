@@ -10,7 +10,7 @@ from .store import BATCH_MAX, NOTHING, Save, Stored, revision_of
 
 __all__ = ["MemoryStore"]
 
-_spaces: dict[str, dict[bytes, Stored]] = {}
+_spaces: dict[tuple[str, str], dict[bytes, Stored]] = {}
 _lock = Lock()
 
 
@@ -23,7 +23,7 @@ class MemoryStore:
         self.name = name
         self.damaged = 0
         with _lock:
-            self._items = _spaces.setdefault(f"{name} {space}", {})
+            self._items = _spaces.setdefault((name, space), {})
 
     def open(self, create: bool = False) -> None:
         pass
@@ -62,6 +62,10 @@ class MemoryStore:
         with _lock:
             for key in keys:
                 self.damaged += self._items.pop(key, None) is not None
+
+    def spaces(self) -> list[str]:
+        with _lock:
+            return sorted(space for name, space in _spaces if name == self.name and _spaces[name, space])
 
     def clear(self) -> None:
         with _lock:

@@ -94,5 +94,8 @@ class Store(Protocol):
     def quarantine(self, keys: Iterable[bytes]) -> None:
         """Put these out of the way: no method finds them any more, but a person can. They count as `damaged`."""
 
+    def spaces(self) -> list[str]:
+        """Names of all spaces of this store that hold something."""
+
     def clear(self) -> None:
         """Delete all items of this space."""
