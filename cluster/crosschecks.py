@@ -10,6 +10,8 @@ import os
 from collections.abc import Container, Mapping
 
 from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings, SsoSettings
+from ..managers.stores.opening import open_store
+from ..managers.stores.settings import StoreSettings
 from ..managers.web.cookies import CookieSettings
 from ..membership.errors import LocalError
 from ..membership.member import require_name
@@ -31,6 +33,7 @@ __all__ = [
     "check_node",
     "check_security",
     "check_sso",
+    "check_store",
     "check_web",
     "split_address",
 ]
@@ -193,6 +196,15 @@ def check_admin(admin: AdminSettings, security: SecuritySettings, problems: Prob
             problems.add("admin.socket", f"{admin.socket!r} is not an absolute path")
         if len(os.fsencode(admin.socket)) > _SOCKET_PATH_MAX:
             problems.add("admin.socket", f"is longer than {_SOCKET_PATH_MAX} bytes, which is what the system takes as the path of a socket")
+
+
+def check_store(store: StoreSettings, problems: Problems) -> None:
+    if not store.url:
+        return
+    try:
+        open_store(store.url, "")
+    except LocalError as error:
+        problems.add("store.url", str(error))
 
 
 def check_web(web: WebSettings, managers: Container[str], problems: Problems) -> None:

@@ -54,6 +54,7 @@ def entries(settings: Settings) -> Iterator[Entry]:
         yield from _of_table(f"maps.{name}", shared)
     yield from _of_table("admin", settings.admin)
     yield from _of_table("web", settings.web)
+    yield from _of_table("store", settings.store)
 
 
 def to_toml(settings: Settings) -> str:

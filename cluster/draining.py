@@ -8,17 +8,30 @@ send them elsewhere. Nothing here moves sessions: it announces, waits, and count
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 
-__all__ = ["DRAINED", "DRAINING", "SERVING", "Drain", "Holder"]
+from ..managers.base import SessionManager
+
+__all__ = ["DRAINED", "DRAINING", "SERVING", "Drain", "Holder", "end_led"]
 
 SERVING, DRAINING, DRAINED = "serving", "draining", "drained"
 
 _LOOK_S = 0.1
+_ENDED_AT_ONCE = 1000
+
+
+async def end_led(managers: Iterable[SessionManager], clock: Any) -> None:
+    """End what a node leads that is about to stop, where its manager says so; in pieces, so that others hear meanwhile that it is there."""
+    for manager in managers:
+        led = manager.users.led() if manager.settings.expire_on_shutdown else []
+        for at, key in enumerate(led):
+            manager.end(key, "shutdown")
+            if at % _ENDED_AT_ONCE == _ENDED_AT_ONCE - 1:
+                await deferLater(clock, 0.0)
 
 
 class Holder(Protocol):

@@ -15,8 +15,7 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.task import deferLater
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from ..managers.backup import BackupManager
@@ -44,13 +43,14 @@ from .admin_socket import socket_path
 from .administration import Administration
 from .audit import AuditLog
 from .channel import GroupChannel
-from .draining import SERVING, Drain
+from .draining import SERVING, Drain, end_led
 from .locks import LockDesk
 from .logins import LoginDesk
 from .rehearsal import Rehearsal
 from .security.service import Security
 from .settings import Settings
 from .snapshots import SnapshotDesk
+from .stores import NodeStores
 from .transport import PlainTcp, TlsTcp
 from .web import WebService
 from .workers import is_worker
@@ -61,7 +61,6 @@ _log = Logger()
 _KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager}
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
 _DELIVER_S = 2.0  # at a stop: time for what is still in the outboxes
-_ENDED_AT_ONCE = 1000
 _END_OF_DATA = 255  # an operation that managers skip
 
 
@@ -84,6 +83,7 @@ class Node:
         self.logins: LoginDesk | None = None  #: from the start on
         self.audits: dict[str, AuditLog] = {}
         self._locks: LockDesk | None = None
+        self._stores = NodeStores(settings.store, settings.cluster.name, reactor)
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
@@ -249,7 +249,7 @@ class Node:
         keep_s = max((manager.retention_s for manager in self.settings.managers.values()), default=0.0)
         keep_s = max((keep_s, *(logins.for_manager().retention_s for logins in self.settings.sso.values())))
         asleep_s = self.settings.membership.drop_time_s
-        self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s)
+        self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s, store=self._stores.of(EPOCHS))
         epochs.start()
         return epochs
 
@@ -260,7 +260,7 @@ class Node:
             settings = replace(settings, memory_max_bytes=memory_bytes() // 2 // max(1, len(self.settings.managers) + len(self.settings.maps)))
         manager: SessionManager = _KINDS[settings.type](
             name, self.channel, settings, clock=self._reactor, entropy=self._entropy, types=self._types,
-            asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name], epochs=epochs,
+            asleep_s=self.settings.membership.drop_time_s, kind=self._kinds[name], epochs=epochs, store=self._stores.of(name),
         )  # fmt: skip
         self.engines[name] = manager
         prepare(manager)
@@ -286,12 +286,13 @@ class Node:
         parts: list[Callable[[], Any]] = [] if self.drain is None else [self.drain.stop]
         if self._web is not None:
             parts.append(self._web.stop)
-        parts.append(self._end_led)
+        parts.append(lambda: end_led(self.managers.values(), self._reactor))
         parts += [self.engines[name].flush for name in sorted(self.engines)] + ([] if self._locks is None else [self._locks.stop])
+        parts.append(lambda: DeferredList([engine.persistence.stop() for engine in self.engines.values() if engine.persistence is not None]))
         if self.channel is not None and self.membership is not None:
             self.channel.on_announce = _nobody  # that managers detach is no news: the farewell says more
             parts += [self._deliver, self.membership.stopService]
-        parts += [self.engines[name].stop for name in sorted(self.engines)]
+        parts += [self.engines[name].stop for name in sorted(self.engines)] + [self._stores.stop]
         if self.security is not None:
             parts.append(self.security.stop)
         if self.channel is not None:
@@ -306,15 +307,6 @@ class Node:
                     await ended
             except Exception:  # whatever one part runs into, the others have to be stopped
                 _log.failure("a part of the node did not stop cleanly")
-
-    async def _end_led(self) -> None:
-        """End what this node leads, where its manager says so; in pieces, so that others hear meanwhile that it is there."""
-        for manager in self.managers.values():
-            led = manager.users.led() if manager.settings.expire_on_shutdown else []
-            for at, key in enumerate(led):
-                manager.end(key, "shutdown")
-                if at % _ENDED_AT_ONCE == _ENDED_AT_ONCE - 1:
-                    await deferLater(self._reactor, 0.0)
 
     def _deliver(self) -> Deferred[None]:
         """Fires when the members that answer have applied all we sent, or after a while: the farewell must not overtake the last deltas."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..managers.settings import ManagerSettings, MapSettings, SsoSettings
+from ..managers.stores.settings import StoreSettings
 from ..managers.web.cookies import CookieSettings
 from ..managers.web.single import SsoCookieSettings
 from ..membership.settings import MembershipSettings
@@ -32,6 +33,7 @@ from .crosschecks import (
     check_node,
     check_security,
     check_sso,
+    check_store,
     check_web,
 )
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
@@ -48,6 +50,7 @@ _TABLES: dict[str, Any] = {
     "channel": ChannelSettings,
     "admin": AdminSettings,
     "web": WebSettings,
+    "store": StoreSettings,
 }
 #: Tables that exist once for each name.
 _NAMED_TABLES = ("managers", "maps", "sso")
@@ -65,6 +68,7 @@ class Settings:
     channel: ChannelSettings
     admin: AdminSettings
     web: WebSettings
+    store: StoreSettings
     managers: Mapping[str, ManagerSettings]  #: by manager name, sorted
     cookies: Mapping[str, CookieSettings]  #: `[managers.NAME.cookie]`, by manager name
     maps: Mapping[str, MapSettings]  #: by map name, sorted
@@ -180,6 +184,7 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
+    check_store(settings.store, problems)
     check_sso(settings.sso, settings.sso_cookies, settings.managers, settings.cookies, problems)
     check_drain(settings.node, settings.managers, problems)
     check_maps(settings.maps, settings.channel, problems)

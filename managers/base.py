@@ -33,11 +33,15 @@ from .memory import memory_bytes
 from .messages import DELTAS
 from .notices import EndToTell
 from .opening import Opening
+from .persistence import Persistence
 from .placement import Strategy
 from .renewing import RenewingCommits
+from .restoring import Restoring
 from .session import Session
 from .settings import ManagerSettings
 from .snapshots import Snapshots
+from .stores.settings import StoreSettings
+from .stores.worker import StoreWorker
 from .summaries import summaries
 from .surveying import compare, items_of, page
 from .throttle import Throttle
@@ -54,7 +58,7 @@ class SessionManager:
     """Methods without another word are for any thread.
 
     `strategy(view, me)` is the placement. `asleep_s`: after so long without a tick this process does not trust its copies. `kind`: what members announce
-    that run this manager in the same way; what others say is ignored. `epochs`: of all principals (`epochs.py`).
+    that run this manager in the same way; what others say is ignored. `epochs`: of all principals (`epochs.py`). `store`: where it keeps sessions besides.
     """
 
     def __init__(
@@ -70,6 +74,7 @@ class SessionManager:
         asleep_s: float = 3.0,
         kind: str = "delta",
         epochs: EpochBook | None = None,
+        store: tuple[StoreWorker, StoreSettings] | None = None,
     ) -> None:
         self.name = name
         settings = settings if settings.memory_max_bytes else replace(settings, memory_max_bytes=memory_bytes() // 2)
@@ -89,7 +94,8 @@ class SessionManager:
         self._committing = RenewingCommits(name, self._core, channel, self._lock, self._listeners, self._attend, entropy)
         self.commit = self._committing.commit
         self.end = self._committing.end
-        self.snapshots = Snapshots(self._core, channel, self._lock, self._committing, self.flush)
+        restoring = Restoring(self._core, channel, self._committing)
+        self.snapshots = Snapshots(self._core, channel, self._lock, restoring, self.flush)
         self._driver = Driver(self, clock, self._perform)
         self.deltas_received = 0
         self.is_running = False  #: between `start` and `stop`; any thread
@@ -117,6 +123,16 @@ class SessionManager:
         self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
         self.release = self._opening.release
         self.is_primary = self._opening.is_primary
+        self.persistence = self._kept_in(store, restoring, epochs)
+
+    def _kept_in(self, store: tuple[StoreWorker, StoreSettings] | None, restoring: Restoring, epochs: EpochBook | None) -> Persistence | None:
+        if store is None:
+            return None
+        persistence = Persistence(self._core, self._channel, self._lock, self._committing, restoring, self.flush, *store, self._clock)
+        self._opening.store = persistence.fetching
+        if epochs is not None:
+            persistence.fetching.ready = lambda: epochs.is_loaded  # what is stored may be of a login that is over
+        return persistence
 
     # -- life, in the reactor's thread
 
@@ -132,6 +148,8 @@ class SessionManager:
     def start(self) -> None:
         self._announce()
         self.users.start()
+        if self.persistence is not None:
+            self.persistence.start()
         self._driver.start()
         self.is_running = True
 
@@ -147,7 +165,7 @@ class SessionManager:
         self._driver.stop()
         self._channel.detach(self.name)
         with self._lock:
-            waitings, self._committing.waitings = self._committing.waitings, []
+            waitings, self._committing.confirming.waitings = self._committing.confirming.waitings, []
         for waiting in waitings:
             waiting.expire()
         self._opening.stop()
@@ -155,6 +173,8 @@ class SessionManager:
     def view_changed(self, change: ViewChanged) -> None:
         """The members of our domain that announce this manager."""
         self._react(lambda now_ms: self._core.view_changed(now_ms, change))
+        if self.persistence is not None:
+            self.persistence.storing.placed()
 
     def slept(self, seconds: float) -> None:
         """This process stood still for longer than the drop time."""
@@ -233,8 +253,7 @@ class SessionManager:
         now_ms = self._channel.now_ms()
         with self._lock:
             effects = self._core.tick(now_ms)
-            late = [waiting for waiting in self._committing.waitings if waiting.needs_wait and now_ms >= waiting.expires_ms]
-            self._committing.waitings = [waiting for waiting in self._committing.waitings if waiting.needs_wait and now_ms < waiting.expires_ms]
+            late = self._committing.confirming.take_late(now_ms)
         for waiting in late:
             for uid in waiting.expire():
                 self._channel.degrade(uid)
@@ -242,6 +261,8 @@ class SessionManager:
             self._committing.flush()
         elif self._core.replica.events:
             self._tell()
+        if self.persistence is not None:
+            self.persistence.tick(now_ms)
         return effects
 
     def deadline(self) -> float:
@@ -253,9 +274,11 @@ class SessionManager:
         times = [self._core.deadline_ms]
         if self._committing.touching.next_ms is not None:
             times.append(self._committing.touching.next_ms)
-        waitings = self._committing.waitings
+        waitings = self._committing.confirming.waitings
         if waitings:
             times.append(waitings[0].expires_ms)
+        if self.persistence is not None:
+            times.append(self.persistence.deadline_ms)
         return min(times)
 
     def _rearm(self) -> None:
@@ -360,5 +383,5 @@ class SessionManager:
             "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "ends_told": core.notices.told, "ends_to_tell": len(core.notices), "ends_untold": core.notices.dropped, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
-            "open_failures": self.open_failures, **self.locks.statistics(),
+            "open_failures": self.open_failures, **self.locks.statistics(), **({} if self.persistence is None else self.persistence.statistics()),
         }  # fmt: skip

@@ -8,13 +8,13 @@ when somebody waits for confirmations or nothing else is going on; or by the rea
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
 from ..membership.channel import Channel, Message, Waiter, fail
 from .changes import batch_prefix, encode_delta
+from .confirming import Confirming
 from .core import SessionCore
 from .entry import Audited, Entry
 from .errors import SessionRefused, SessionUnknown
@@ -25,16 +25,14 @@ from .messages import DELTAS
 from .outbox import ManagerOutbox
 from .placement import Groups, Uids
 from .principals import read_login
-from .receipts import DONE, DROPPED, Receipt, Waiting, needed_confirmations
+from .receipts import DONE, DROPPED, Receipt, Waiting
 from .record import LOGIN, PRINCIPAL, SEED
 from .renewal import SEED_BYTES, id_marks
 from .session import Session, key_of
 from .tokens import SECRET_BYTES, TOKEN_KEY, add_commit, secret_of
 from .touches import Touching
 
-__all__ = ["PRESENT", "Committing"]
-
-PRESENT = "present"  #: a level of confirmation: everybody who can answer, whether or not it has compared with us. Not for users.
+__all__ = ["Committing"]
 
 _HEADS_AT_ONCE = 500
 _QUIET_MS = 1  # an outbox that was taken longer ago is worth a write of its own; below, commits gather
@@ -43,8 +41,7 @@ _QUIET_MS = 1  # an outbox that was taken longer ago is worth a write of its own
 class Committing:
     """Any thread, except where a method says otherwise.
 
-    `attend`: run in the reactor's thread (by the channel's `wake`) after events or a new deadline. `waitings`: receipts that
-    are waited for, by deadline. `armed_ms`: when the manager's timer goes off next; the manager sets it. `entropy` gives random bytes.
+    `attend`: run in the reactor's thread (by the channel's `wake`) after events or a new deadline. `armed_ms`: when the manager's timer goes off next; the manager sets it. `entropy` gives random bytes.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class Committing:
         self._level = core.settings.acks
         self.outbox = ManagerOutbox(name, batch_prefix(name, DELTAS, core.me))
         self.touching = Touching(core.settings)
-        self.waitings: list[Waiting] = []
+        self.confirming = Confirming(core, channel)
         self.armed_ms = 0
         self.hastens = True  #: committing threads may send themselves; else everything leaves by the reactor, in its order
         self._taken_ms = 0
@@ -107,12 +104,13 @@ class Committing:
                 return DROPPED
             named = self._primary(session.key, entry)
             if level not in ("none", 0):
-                waiting = self._waiting(self._core.placement.holders(session.key, named), level)
+                waiting = self.confirming.by_level(self._core.placement.holders(session.key, named), level)
             self._write(session.key, entry, named, changes, session, waiting)
+            stored = self.confirming.stored(session.key)
             first, told = self.outbox.arm(), bool(self._core.replica.events)
         if first:
             self._depart(waiting, told)
-        return DONE if waiting is None else waiting
+        return self.confirming.joined(DONE if waiting is None else waiting, stored)
 
     def _writable(self, session: Session) -> Entry | Literal[False] | None:
         """What is held of the session that a commit goes to (None: it is new); False: it has ended, and the commit is dropped. Raises `SessionError`."""
@@ -200,8 +198,8 @@ class Committing:
             self._core.settle_fresh(now_ms)
         if self._core.moving.watchers or not placement.everywhere:
             self._core.moving.committed(key, named, now_ms)
-        if waiting is not None and waiting.needs_wait:
-            self.waitings.append(waiting)
+        if waiting is not None:
+            self.confirming.await_(waiting)
         if self._listeners:
             replica.events += [AttributeChanged(key, name, value is None) for name, value in changes.items() if name[:1] != "\0"]  # type: ignore[misc]
             if session.logged_in:
@@ -245,22 +243,6 @@ class Committing:
         if record is not None and entry is not None and self._core.moving.prune(key, entry, record):
             self.outbox.put_state(self._core.placement.others(key, entry.primary), key)
 
-    def _waiting(self, holders: Uids, level: str | int) -> Waiting:
-        """A receipt for the holders that can answer now."""
-        synced, channel = self._core.entropy.in_sync, self._channel
-        others = [uid for uid in holders if uid != self._uid]
-        if level == PRESENT:
-            able = [uid for uid in others if not channel.is_degraded(uid)]
-            return self._receipt(len(able), others, able, False)
-        able = [uid for uid in others if uid in synced and not channel.is_degraded(uid)]
-        needed = needed_confirmations(level, len(others), len(others) < len(holders))
-        return self._receipt(needed, others, able, self._settings.strict_acks)
-
-    def _receipt(self, needed: int, others: Sequence[bytes], able: Sequence[bytes] | Mapping[bytes, int], strict: bool) -> Waiting:
-        members = self._core.placement.view.by_uid
-        names = {uid: members[uid].name for uid in others}
-        return Waiting(needed, names, able, self._channel.now_ms() + int(self._settings.ack_timeout_s * 1000), strict)
-
     def _commit_ending(self, session: Session) -> Receipt:
         """Invalidation, or the end of the old id: its head goes to everybody that can answer, and is waited for."""
         ended_key = key_of(session.previous_id) if session.previous_id is not None else session.key
@@ -295,10 +277,11 @@ class Committing:
             else:
                 session.committed({}, (0, b""))
                 session.new = state == ID_CHANGED  # empty: it begins with its first write
+            stored = self.confirming.stored(ended_key, *((session.key,) if contents else ()))
             first = self.outbox.arm()
         if first:
             self._depart(waiting, True)
-        return waiting
+        return self.confirming.joined(waiting, stored)
 
     def end(self, key: bytes, by: str = "administrator") -> Receipt:
         """Invalidate the session of this key, held here, for good. Never blocks; not `satisfied` when there is none that lives, or not all confirmed that could.
@@ -309,10 +292,11 @@ class Committing:
             waiting = self._end(key, INVALIDATED, Audited("ended", key, "", by=by))
             if waiting is None:
                 return DROPPED
+            stored = self.confirming.stored(key)
             first = self.outbox.arm()
         if first:
             self._depart(waiting, True)
-        return waiting
+        return self.confirming.joined(waiting, stored)
 
     def _end(self, key: bytes, state: int, audited: Audited, copied: Groups | None = None) -> Waiting | None:
         """The head says so, to all who must know; `audited` is told if somebody was logged in; `copied`: who gets what a new id holds, where there is one. None: there is no such session."""
@@ -323,28 +307,12 @@ class Committing:
         if who is not None:
             self._core.replica.events.append(audited._replace(principal=who[0], about=who[1]))
         told = self._core.placement.heads(key, head.primary)
-        waiting = self._ending(told, copied or ())
+        waiting = self.confirming.by_groups(told, copied or ())
         self.outbox.put_head(told, key, head, waiting.ear)
         self._core.moving.watchers.changed((key,))
         self._core.settle_fresh(self._channel.now_ms())
-        if waiting.needs_wait and copied is None:
-            self.waitings.append(waiting)
-        return waiting
-
-    def _ending(self, told: Groups, copied: Groups) -> Waiting:
-        """A receipt for all that can answer, of those who hear of the end and those who get what the new id holds."""
-        return self._receipt_of(Counter(uid for groups in (told, copied) for group in groups for uid in group))
-
-    def _receipt_of(self, messages: Mapping[bytes, int]) -> Waiting:
-        """For so many messages to each of these, as far as they can answer."""
-        able = [uid for uid in messages if not self._channel.is_degraded(uid)]
-        return self._receipt(len(able), list(messages), {uid: messages[uid] for uid in able}, strict=False)
-
-    def receipt_of(self, messages: Mapping[bytes, int]) -> Waiting:
-        """The same, and it ends when its time is over."""
-        waiting = self._receipt_of(messages)
-        if waiting.needs_wait:
-            self.waitings.append(waiting)
+        if copied is None:
+            self.confirming.await_(waiting)
         return waiting
 
     def _touch(self, key: bytes) -> None:

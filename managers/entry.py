@@ -20,7 +20,7 @@ _COVERED_BYTES = 250  # for each origin that an expiry has seen
 class Entry:
     """What is held of one session. `body` is None for a tombstone, and while only the head has arrived."""
 
-    __slots__ = ("body", "created_ms", "head", "principal", "sent_ms", "touches", "weight")
+    __slots__ = ("body", "created_ms", "head", "principal", "sent_ms", "stored", "touches", "weight")
 
     def __init__(self, head: Head | None, body: Record | bytes | None, created_ms: int, touches: Touches) -> None:
         self.head = head
@@ -29,6 +29,7 @@ class Entry:
         self.touches = touches
         self.sent_ms = created_ms  #: the last access of ours that the others were told
         self.principal: bytes | None = None  #: key of who is logged in (`principals.py`)
+        self.stored = b""  #: the revision that a store has of it, as far as known (`storing.py`)
         self.weight = 0  #: bytes that it counts for (`budget.py`)
 
     @property

@@ -25,7 +25,7 @@ from ..membership.effects import Effect
 from ..membership.member import UID_BYTES
 from ..membership.view import View
 from .base import SessionManager
-from .committing import PRESENT
+from .confirming import PRESENT
 from .errors import ValueDamaged
 from .heads import COUNTER_MAX
 from .listeners import AttributeChanged
@@ -107,6 +107,11 @@ class Epochs(SessionManager):
             self._has_joined = self._channel.now_ms() >= self._alone_ms if alone else self._core.in_sync
             return self._has_joined or alone
         return True
+
+    @property
+    def is_loaded(self) -> bool:
+        """See `EpochBook`."""
+        return self.persistence is None or self.persistence.is_loaded
 
     def reserve(self) -> Epoch:
         """See `EpochBook`."""

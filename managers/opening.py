@@ -24,6 +24,7 @@ from ..membership.channel import Channel
 from ..membership.effects import Effect
 from .core import SessionCore
 from .entry import Entry
+from .fetching import Fetching
 from .freshness import LATE, LOST
 from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
@@ -55,6 +56,7 @@ class _Question(NamedTuple):
     left: int = _QUESTIONS_MAX
     needed: Written | None = None  #: commits that it is no use without
     replaced: bool = False  #: an older id says that there is a session
+    in_store: bool = False  #: nobody has it, and the store is asked
     found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
@@ -86,6 +88,7 @@ class Opening:
         self._unknown: dict[bytes, tuple[int, int]] = {}  # key -> (first, last) time it was called unknown
         self._denied: dict[bytes, tuple[int, Placement]] = {}  # key -> when, and in which view, nobody had a session that a token spoke of
         self._stopped = False
+        self.store: Fetching | None = None  #: where sessions may be that no member has; the manager sets it
         self.stale_reads = 0
 
     def open_local(self, session_id: str | None, token: str = "") -> Session | None:
@@ -160,7 +163,13 @@ class Opening:
         if not trusted:
             return about._replace(placement=core.placement, found=None)
         self._unknown.pop(key, None)
-        return self._made() if entry is None else self._bind(about, entry, about.found is not None)
+        return self._absent(about, now_ms) if entry is None else self._bind(about, entry, about.found is not None)
+
+    def _absent(self, about: _Question, now_ms: int) -> Session | _Question:
+        """No member has it. A store may, unless one has just said that it does not, or somebody here knows that the session has ended."""
+        if self.store is None or not about.left or self._core.replica.get(about.key) is not None or self.store.knows_absent(about.key, now_ms):
+            return self._made()
+        return about._replace(in_store=True)
 
     def _is_expected(self, about: _Question) -> bool:
         """Whether this session, of which nothing is here, was somewhere a moment ago."""
@@ -284,6 +293,8 @@ class Opening:
         key, missing = question.key, question.missing
         if self._stopped:
             callback(_nothing_heard(question))
+        elif question.in_store and self.store is not None:
+            self.store.fetch(key, callback)
         elif missing is None:
             self._lookups.setdefault(key, []).append(callback)
             self._react(lambda now_ms: self._core.finding.ask(key, now_ms, question.token))
@@ -315,7 +326,15 @@ class Opening:
         with self._lock:
             if question.missing is not None:
                 return self._look(question._replace(missing=None, waited=verdict), now_ms)
+            if question.in_store:
+                return self._fetched(question._replace(in_store=False), verdict, now_ms)
             return self._looked_up(question, verdict, now_ms)
+
+    def _fetched(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
+        """What a store has said."""
+        if verdict == UNSURE:
+            return self._unsure(about.key, now_ms)
+        return self._look(about, now_ms) if verdict == FOUND else self._made()
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
         core, key = self._core, about.key
@@ -323,11 +342,7 @@ class Opening:
             core.finding.take_parts(key)
         entry = core.servable(key, now_ms)
         if verdict == UNSURE or (verdict == FOUND and entry is None and not core.finding.has_ended(key, now_ms)):
-            first, last = self._unknown.pop(key, (now_ms, now_ms))
-            if now_ms - last >= self._unknown_for_ms:
-                first = now_ms  # that was another time
-            _keep(self._unknown, key, (first, now_ms))
-            return self._lost_or_unknown(first, now_ms)
+            return self._unsure(key, now_ms)
         self._unknown.pop(key, None)
         if entry is not None:
             return self._bind(about, entry, True)
@@ -335,7 +350,15 @@ class Opening:
             return about._replace(placement=core.placement)  # who has come meanwhile may be one that its browser wrote through
         if about.token:
             _keep(self._denied, key, (now_ms, core.placement))
-        return self._made()
+        return self._absent(about, now_ms)
+
+    def _unsure(self, key: bytes, now_ms: int) -> Session:
+        """Nobody could say. That stands for a while."""
+        first, last = self._unknown.pop(key, (now_ms, now_ms))
+        if now_ms - last >= self._unknown_for_ms:
+            first = now_ms  # that was another time
+        _keep(self._unknown, key, (first, now_ms))
+        return self._lost_or_unknown(first, now_ms)
 
 
 def _nothing_heard(question: _Question) -> int:

@@ -35,6 +35,8 @@ class Packing:
             if not self.cooling:
                 self.cooling, self._replica.in_use = self._replica.in_use, set()
             self._pack_at_ms = now_ms
+            if not self._replica.is_stored:
+                self._replica.written.clear()
         if self._pack_at_ms is not None and now_ms >= self._pack_at_ms:
             self._pack()
             left = len(self.cooling)

@@ -47,7 +47,7 @@ class RenewingCommits(Committing):
             if entry is None or next_id is None or not is_whole(entry):
                 return None
             to, named, before = key_of(next_id), self._primary(key, entry), placement.appoint(key_of(next_id))
-            waiting = self._ending(placement.others(key, named), placement.others(to, before))
+            waiting = self.confirming.by_groups(placement.others(key, named), placement.others(to, before))
             if (who := core.logins.who(key)) is not None:
                 core.replica.events.append(Audited("id changed", key, *who, origin=session.origin, became=to))
             self._mark(key, named, {RENEWED: Renewed(to, age_ms + grace_ms).pack()}, waiting)
@@ -61,12 +61,12 @@ class RenewingCommits(Committing):
             groups = placement.others(to, before)
             self.outbox.put_state(groups, to, waiting.ear)
             self.outbox.put_state(tuple(group for group in placement.heads(to, before) if group not in groups), to)
-            if waiting.needs_wait:
-                self.waitings.append(waiting)
+            self.confirming.await_(waiting)
+            stored = self.confirming.stored(key, to)
             first = self.outbox.arm()
         if first:
             self._depart(waiting, True)
-        return waiting
+        return self.confirming.joined(waiting, stored)
 
     def _mark(self, key: bytes, named: bytes, changes: dict[str, bytes | None], waiting: Waiting) -> None:
         """A commit of the manager's own, that its caller sees off."""

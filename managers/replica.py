@@ -1,7 +1,6 @@
 """The sessions this member holds, and how they merge. The heart of replication; a core without I/O.
 
-One `Entry` a session, in a dictionary per partition. An entry has a head, the record (a `Record` while it is used, one bytes object while it is idle), and
-times in our monotonic clock. Whatever comes in (a delta, a whole record, a head, a touch) is *merged*, in any order, any number of times. What a merge cannot settle alone it reports:
+Whatever comes in (a delta, a whole record, a head, a touch) is *merged*, in any order, any number of times. What a merge cannot settle alone it reports:
 
 - *wants*: keys whose record must be fetched from the sender (a gap, a session whose beginning we missed);
 - *tells*: keys whose head and record the sender must get (it speaks of a session that has ended here);
@@ -14,70 +13,35 @@ comes that its head does not cover. A partial record answers nothing until the w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .departed import Departed
 from .entry import Audited, Changed, Created, Destroyed, Entry, Outcome, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
+from .held import Held
 from .placement import PARTITIONS, partition_of
 from .record import SCHEDULING, Clash, Record, Touches, clashes, merge_touches, touched
 
 __all__ = ["Replica"]
 
 
-class Replica:
+class Replica(Held):
     """Guarded by the manager's lock. Keys are 16 bytes, times ms of our monotonic clock."""
 
     def __init__(self, me: bytes) -> None:
+        super().__init__()
         self.me = me
-        self.partitions: list[dict[bytes, Entry]] = [{} for _ in range(PARTITIONS)]
         self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
-        self.live = self.tombstones = 0
-        self.bytes = 0  #: what all of it takes, about (`budget.py`)
         self.events: list[Audited | Changed | Created | Destroyed | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
-        self.in_use: set[bytes] = set()  #: used, and so unpacked, since the last sweep (`packing.py`)
+        self.written: set[bytes] = set()  #: keys of what has changed since somebody took them, who keeps it elsewhere too (`storing.py`)
+        self.is_stored = False  #: there is somebody who does; else they go with the next sweep (`packing.py`)
         self.on_gone: Callable[[bytes, Entry], object] = lambda key, entry: None  #: called before a live session, or its record, leaves this member
         self.departed = Departed(me)
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
         self.forgotten = 0  #: tombstones dropped before their time
         self.conflicts = self.repeats = self.gaps = self.dropped = self.revivals = 0
-
-    # -- reading
-
-    def get(self, key: bytes) -> Entry | None:
-        return self.partitions[key[0] << 4 | key[1] >> 4].get(key)
-
-    def primary_of(self, key: bytes) -> bytes:
-        """The member that the session's head names; `b""` if none is known."""
-        entry = self.get(key)
-        return entry.primary if entry is not None else b""
-
-    def record(self, key: bytes, entry: Entry) -> Record | None:
-        """The entry's record, unpacked."""
-        body = entry.body
-        if type(body) is bytes:
-            entry.body = body = Record.unpack(body)
-            self.in_use.add(key)
-        return body  # type: ignore[return-value]
-
-    def held(self, key: bytes) -> Entry | None:
-        """The entry if it is a live session with its whole record."""
-        entry = self.get(key)
-        is_absent = entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial)
-        return None if is_absent else entry
-
-    def body_of(self, entry: Entry) -> bytes | None:
-        """The packed record, or None."""
-        return entry.body.pack() if type(entry.body) is Record else entry.body  # type: ignore[return-value]
-
-    def entries(self, start: int = 0, stop: int = PARTITIONS) -> Iterator[tuple[bytes, Entry]]:
-        """Entries by partition, then key."""
-        for partition in self.partitions[start:stop]:
-            if partition:
-                for key in sorted(partition):
-                    yield key, partition[key]
 
     # -- our own acts
 
@@ -102,6 +66,7 @@ class Replica:
         body = entry.body
         record = body if type(body) is Record else self.record(key, entry)  # type: ignore[assignment]
         self.in_use.add(key)
+        self.written.add(key)
         applied = record.applied
         counter, author = self.departed.use(key, record)
         previous = applied.get(author, 0)
@@ -140,7 +105,7 @@ class Replica:
 
     def merge_deltas(self, origin: bytes, deltas: list[list[Any]], ours: Ours, outcome: Outcome) -> None:
         """Commits of one origin, checked by `check_deltas`, in its order."""
-        partitions, in_use, changed = self.partitions, self.in_use, self.changed
+        partitions, in_use, changed, written = self.partitions, self.in_use, self.changed, self.written
         for delta in deltas:
             key = delta[0]
             number = key[0] << 4 | key[1] >> 4
@@ -168,6 +133,7 @@ class Replica:
                     record = self.record(key, entry)
                     assert record is not None
             in_use.add(key)
+            written.add(key)
             ordered, clashed = record.merge_delta(delta[1], origin, delta[2], delta[3], delta[4], key)
             entry.touches = touched(entry.touches, origin, accessed, ours(accessed))
             if not entry.weight:
@@ -281,6 +247,7 @@ class Replica:
         if entry is None:
             self._insert(key, Entry(head, body, created_ms, touches), creator(head))
             return
+        self.written.add(key)
         if touches:
             entry.touches = merge_touches(entry.touches, touches)
         if incoming is not None and (entry.head is None or entry.head.state == LIVE):
@@ -312,6 +279,7 @@ class Replica:
                 outcome.tells.append(key)
         else:
             entry.touches = touched(entry.touches, origin, counter, ms)
+            self.written.add(key)
 
     # -- keeping house
 
@@ -375,6 +343,7 @@ class Replica:
             self._ended.append(key)
             self.departed.forget(key)
         self.fresh.append(key)
+        self.written.add(key)
 
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
         self.changed[partition_of(key)] = 1
@@ -384,16 +353,6 @@ class Replica:
         self._ended.append(key)
         self.events.append(Destroyed(key, Entry(entry.head, entry.body, entry.created_ms, entry.touches), head))
         self.fresh.append(key)
+        self.written.add(key)
         entry.head, entry.body, entry.touches = head, None, ()
         self.weigh(entry)
-
-    def _remove(self, key: bytes) -> Entry | None:
-        entry = self.partitions[partition_of(key)].pop(key, None)
-        self.bytes -= entry.weight if entry is not None else 0
-        return entry
-
-    def weigh(self, entry: Entry) -> None:
-        """It has come, or changed."""
-        self.bytes -= entry.weight
-        entry.weight = entry.weigh()
-        self.bytes += entry.weight

@@ -1,9 +1,6 @@
 """Sessions on their way into a file and back: what a member gives of those it answers for, and what it makes of those it is given.
 
-A *kept* session is its record and two times, in the clock of the wall, as no monotonic clock outlives a machine: when it was made, and when it was used last. Each session is given
-by one member, the first of its holders, so all pages of all members hold each once. Giving one back is a merge like any other: a session that
-has ended here since stays ended, one that lives gets what it lacks, and one that is not here is, and goes to those who are to hold it. A session whose
-time was over meanwhile is not brought back.
+Each session is given by one member, the first of its holders, so all pages of all members hold each once. Giving one back is `restoring.py`'s.
 """
 
 from __future__ import annotations
@@ -11,51 +8,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..membership.channel import Channel
-from ..membership.codec import decode, encode
-from .changes import KEY_BYTES
-from .committing import Committing
 from .core import SessionCore
-from .entry import Entry, Outcome, is_whole
-from .expiry import deadline_of
-from .heads import LIVE, live_head
+from .entry import Entry, is_whole
+from .heads import LIVE
+from .kept import Kept, read_kept
 from .lock import PoliteLock
-from .messages import need
 from .placement import partition_of
-from .receipts import DONE, Receipt
-from .record import Record
+from .receipts import Receipt
+from .restoring import ENDED, MERGED, OVER, RESTORED, Restoring
 
-__all__ = ["Kept", "Page", "Restored", "Snapshots", "read_kept"]
+__all__ = ["Page", "Restored", "Snapshots"]
 
 _PAGE_SESSIONS = 500
 _PAGE_BYTES = 256 * 1024
 _LOOKS_AT_ONCE = 5000  # entries: some milliseconds under the lock
-
-
-class Kept(NamedTuple):
-    """A session outside of memory; times in ms since 1970. `body`: its packed record."""
-
-    key: bytes
-    created_ms: int
-    used_ms: int
-    body: bytes
-
-    def pack(self) -> bytes:
-        return encode(list(self))
-
-
-def read_kept(data: bytes) -> tuple[Kept, Record]:
-    """Raises `RemoteError` for what is none."""
-    wire = decode(data)
-    need(type(wire) is list and len(wire) >= 4, "kept session")
-    key, created_ms, used_ms, body = wire[:4]
-    need(
-        type(key) is bytes and len(key) == KEY_BYTES and type(body) is bytes and all(type(ms) is int and 0 <= ms < 2**53 for ms in (created_ms, used_ms)),
-        "kept session",
-    )
-    return Kept(key, created_ms, used_ms, body), Record.unpack(body)
 
 
 class Page(NamedTuple):
@@ -79,11 +48,11 @@ class Restored(NamedTuple):
 class Snapshots:
     """Any thread. `flush` takes the outbox, in the reactor's thread."""
 
-    def __init__(self, core: SessionCore, channel: Channel, lock: PoliteLock, committing: Committing, flush: Callable[[], None]) -> None:
+    def __init__(self, core: SessionCore, channel: Channel, lock: PoliteLock, restoring: Restoring, flush: Callable[[], None]) -> None:
         self._core = core
         self._channel = channel
         self._lock = lock
-        self._committing = committing
+        self._restoring = restoring
         self._flush = flush
         self.wall_s = time.time
 
@@ -129,54 +98,9 @@ class Snapshots:
     def restore(self, items: Iterable[bytes], as_used: bool = False) -> Restored:
         """Give these back. `as_used`: as if each had just been used. Raises `RemoteError` if one is malformed; then none is."""
         read = [read_kept(item) for item in items]
-        counts: Counter[str] = Counter()
         with self._lock:
-            now_ms = self._channel.now_ms()
-            ahead_ms = int(self.wall_s() * 1000) - now_ms
-            before = self._core.telling.before_records(kept.key for kept, _ in read)
-            keys = []
-            for kept, record in read:
-                created_ms = min(kept.created_ms - ahead_ms, now_ms)
-                what = self._merge(kept, record, created_ms, now_ms if as_used else max(created_ms, min(kept.used_ms - ahead_ms, now_ms)))
-                counts[what] += 1
-                if what in ("restored", "merged"):
-                    keys.append(kept.key)
-            self._core.telling.after(before)
-            self._core.settle_fresh(now_ms)
-            receipt = self._tell(keys, now_ms)
+            became = self._restoring.merge(read, int(self.wall_s() * 1000) - self._channel.now_ms(), as_used)
+            receipt = self._restoring.tell(key for key, what in became.items() if what in (RESTORED, MERGED))
         self._channel.wake(self._flush)
-        return Restored(counts["restored"], counts["merged"], counts["ended"], counts["over"], receipt)
-
-    def _merge(self, kept: Kept, record: Record, created_ms: int, used_ms: int) -> str:
-        core, key = self._core, kept.key
-        replica = core.replica
-        entry = replica.get(key)
-        if entry is not None and entry.head is not None and entry.head.state != LIVE:
-            return "ended"
-        touches = (core.me, max(0, used_ms), used_ms)
-        is_new = entry is None or entry.body is None
-        if is_new:
-            deadline, _ = deadline_of(Entry(None, None, created_ms, touches), record, core.expiry.limits)
-            if deadline is not None and self._channel.now_ms() >= deadline:
-                return "over"
-        head = live_head(1, core.me, core.placement.appoint(key)) if entry is None or entry.head is None else None
-        replica.merge_record(key, head, created_ms, touches, kept.body, record, Outcome())
-        return "restored" if is_new else "merged"
-
-    def _tell(self, keys: list[bytes], now_ms: int) -> Receipt:
-        """To all who are to hold these, or their heads."""
-        core, outbox = self._core, self._committing.outbox
-        told: list[tuple[bytes, bytes, Any]] = []
-        for key in keys:
-            entry = core.replica.get(key)
-            if entry is not None and entry.head is not None:
-                told.append((key, entry.primary, entry.head))
-        records = Counter(uid for key, named, _ in told for group in core.placement.others(key, named) for uid in group)
-        waiting = self._committing.receipt_of(records) if records else None
-        for key, named, head in told:
-            groups = core.placement.others(key, named)
-            outbox.put_state(groups, key, waiting.ear if waiting is not None else None)
-            outbox.put_head(tuple(group for group in core.placement.heads(key, named) if group not in groups), key, head)
-            core.moving.committed(key, named, now_ms)
-        outbox.arm()
-        return waiting if waiting is not None else DONE
+        counts = Counter(became.values())
+        return Restored(counts[RESTORED], counts[MERGED], counts[ENDED], counts[OVER], receipt)

@@ -49,6 +49,7 @@ class Touching:
             last = own_access(entry, replica.me)
             if last > entry.sent_ms:
                 entry.sent_ms = last
+                replica.written.add(key)
                 for group in placement.others(key, entry.primary):
                     told.setdefault(group, []).append((key, last))
         return [(group, some[i : i + _AT_ONCE]) for group, some in told.items() for i in range(0, len(some), _AT_ONCE)]

@@ -42,6 +42,10 @@ class EpochBook(Protocol):
     def has_joined(self) -> bool:
         """Whether all epochs are here that the others had when this member came. Any thread."""
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether those are here that a store had of times when there was no member. Any thread."""
+
     def reserve(self) -> Epoch:
         """What the next epoch will be. Any thread."""
 

@@ -15,7 +15,8 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.core import SessionCore
@@ -27,6 +28,10 @@ from caterwaul.managers.placement import PARTITIONS
 from caterwaul.managers.principals import EPOCHS
 from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.stores.memory import MemoryStore
+from caterwaul.managers.stores.settings import StoreSettings
+from caterwaul.managers.stores.store import StoreError
+from caterwaul.managers.stores.worker import StoreWorker
 from caterwaul.membership.channel import Message, Receiver
 from caterwaul.membership.codec import decode
 from caterwaul.membership.member import Member
@@ -139,15 +144,18 @@ class MemoryChannel:
 class Net:
     """`count` members with a manager each, a `DeltaManager` unless `kind` is another. All hear each other from the start.
 
-    `old`: numbers (from 0) of those that announce protocol 1. `epochs`: members keep those of principals too, as nodes do.
+    `old`: numbers (from 0) of those that announce protocol 1. `epochs`: members keep those of principals too, as nodes do. `store`: all have one in memory besides,
+    which answers in a millisecond of the clock; `stores`: that of others, who have died before `began_s`.
     """
 
     def __init__(
         self, count: int, settings: ManagerSettings | None = None, seed: int = 0, overtaking: bool = False, old: Collection[int] = (),
-        kind: type[SessionManager] = DeltaManager, weights: Sequence[float] = (), epochs: bool = False,
+        kind: type[SessionManager] = DeltaManager, weights: Sequence[float] = (), epochs: bool = False, store: StoreSettings | None = None,
+        stores: dict[str, MemoryStore] | None = None, began_s: float = 0.0,
     ) -> None:  # fmt: skip
         self.kind: Any = kind
         self.clock = Clock()
+        self.clock.advance(began_s)
         self.overtaking = overtaking
         self.frozen: set[bytes] = set()
         self.rng = Random(seed)
@@ -163,6 +171,9 @@ class Net:
         self._more: list[list[SessionManager]] = []  # other managers of all members
         self.epochs: list[Epochs] = []  #: with `epochs`, one a member
         self._has_epochs = epochs
+        self.store = store
+        self.stores = {} if stores is None else stores  #: what is behind the managers of a name, on all members
+        self.store_fails = False  #: it does not answer
         self.managers: list[SessionManager] = [self._manager(m) for m in self.members]
         self.alive = set(self.channels)
         for manager in self.managers:
@@ -173,10 +184,34 @@ class Net:
     def _manager(self, of: Member) -> SessionManager:
         channel = self.channels[of.uid]
         if not self._has_epochs:
-            return self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes)
-        self.epochs.append(Epochs(channel, self.settings.retention_s, clock=self.clock, entropy=self.rng.randbytes))
-        self.epochs[-1].start()
-        return self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes, epochs=self.epochs[-1])
+            return self._stored(self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes, store=self._store(MANAGER)))
+        self.epochs.append(Epochs(channel, self.settings.retention_s, clock=self.clock, entropy=self.rng.randbytes, store=self._store(EPOCHS)))
+        self._stored(self.epochs[-1]).start()
+        manager = self.kind(MANAGER, channel, self.settings, clock=self.clock, entropy=self.rng.randbytes, epochs=self.epochs[-1], store=self._store(MANAGER))
+        return self._stored(manager)
+
+    def _store(self, name: str) -> tuple[StoreWorker, StoreSettings] | None:
+        if self.store is None:
+            return None
+        store = self.stores.setdefault(name, MemoryStore("memory:", f"{id(self)} {name}"))
+        return StoreWorker(store, self.store.timeout_s, self.clock, self._call), self.store
+
+    def _stored(self, manager: SessionManager) -> SessionManager:
+        if manager.persistence is not None:
+            manager.persistence.wall_s = self.wall_s
+        return manager
+
+    def wall_s(self) -> float:
+        """The time of the wall: that of the clock, and much more."""
+        return 1.7e9 + self.clock.seconds()
+
+    def _call(self, function: Any, *arguments: Any) -> Deferred[Any]:
+        def called() -> Any:
+            if self.store_fails:
+                raise StoreError("it is down")
+            return function(*arguments)
+
+        return deferLater(self.clock, 0.001, called)
 
     def engines(self, number: int) -> list[SessionManager]:
         """All of one member: its manager, and what keeps its epochs."""

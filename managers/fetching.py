@@ -1,0 +1,216 @@
+"""From the store into memory: what a request misses, and at the start everything.
+
+A request that finds a session neither here nor at another member waits until the store was asked; of many that ask at the same time one call is made. What the store does not answer is
+*unknown*, as what members do not answer.
+
+A *pass* brings back everything: each member goes through all keys, and loads what is missing of the partitions that it keeps first; in a cluster that runs, nothing is. It
+begins once this member has what the others have, and again when the view has changed: what the last holders took with them comes back too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..membership.channel import Channel
+from ..membership.errors import RemoteError
+from .core import SessionCore
+from .errors import SessionError
+from .kept import Kept, KeptEnd, read_item
+from .lock import PoliteLock
+from .messages import FOUND, GONE, UNSURE
+from .placement import WHOLE, Placement, partition_of
+from .record import Record
+from .restoring import RESTORED, Restoring
+from .stores.store import NOTHING, Stored, StoreError
+from .stores.worker import StoreWorker
+from .storing import Storing
+
+__all__ = ["Fetching"]
+
+_log = Logger()
+_LISTED_AT_ONCE = 1000
+_LOADED_AT_ONCE = 100  # items: their bytes are not known before
+_FETCHED_AT_ONCE = 200
+_ABSENT_MS = 1000  # for how long what the store had not is not asked for again
+_ABSENT_MAX = 4096
+_PASS_AGAIN_MS = 1000
+
+
+class Fetching:
+    """Of one manager. Reactor thread, except `knows_absent`."""
+
+    def __init__(
+        self,
+        core: SessionCore,
+        channel: Channel,
+        lock: PoliteLock,
+        restoring: Restoring,
+        flush: Callable[[], None],
+        worker: StoreWorker,
+        storing: Storing,
+        clock: IReactorTime,
+        ahead_ms: Callable[[], int],
+    ) -> None:
+        self._core = core
+        self._channel = channel
+        self._lock = lock
+        self._restoring = restoring
+        self._flush = flush
+        self._worker = worker
+        self._storing = storing
+        self._clock = clock
+        self._ahead_ms = ahead_ms
+        self.ready: Callable[[], bool] = lambda: True  #: whether what decides about sessions is loaded; until then none is
+        self.is_running = False
+        self.is_complete = False  #: everything that was stored when this member came is here, or at others
+        self._is_fetching = self._is_passing = False
+        self._fetches: dict[bytes, list[Callable[[int], None]]] = {}
+        self._absent: dict[bytes, int] = {}  # key -> when the store had nothing of it
+        self._passed: Placement | None = None  # for which all was loaded
+        self._pass_ms = 0
+        self.loads = 0
+
+    # -- merging what a store has
+
+    def merge(self, found: Mapping[bytes, Stored], asked: Iterable[bytes]) -> list[bytes]:
+        """Into memory, and what of `asked` the store lacks is noted. Returns the keys of what came, or grew here: see `tell`."""
+        items, damaged = _read(found)
+        for key, error in damaged.items():
+            _log.warn("{store}: session {key} is damaged, and put out of the way: {error}", store=self._worker.store.name, key=key.hex(), error=error)
+        if damaged:
+            self._worker.call(self._worker.store.quarantine, list(damaged)).addErrback(lambda failure: None)
+        replica = self._core.replica
+        with self._lock:
+            bodies = {key: replica.body_of(entry) for key in items if (entry := replica.get(key)) is not None}
+            news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body}
+            came = self._restoring.merge(news.values(), self._ahead_ms())
+            now_ms = self._channel.now_ms()
+            for key in asked:
+                item = items.get(key)
+                revision = NOTHING if item is None else found[key].revision
+                self._storing.met(key, item if item is None or isinstance(item, KeptEnd) else item[0], revision, self._ahead_ms(), now_ms)
+            self.loads += sum(what == RESTORED for what in came.values())
+            return [key for key in came if (entry := replica.get(key)) is not None and (entry.body is None or replica.body_of(entry) != bodies.get(key))]
+
+    def tell(self, keys: Iterable[bytes]) -> Deferred[Any]:
+        """Fires when those who are to hold these have them, or did not answer."""
+        with self._lock:
+            receipt = self._restoring.tell(keys)
+        self._flush()
+        return receipt.deferred().addErrback(lambda failure: failure.trap(SessionError)) if receipt.needs_wait else succeed(None)
+
+    # -- what a request misses
+
+    def knows_absent(self, key: bytes, now_ms: int) -> bool:
+        """Whether the store had nothing of it a moment ago."""
+        at = self._absent.get(key)
+        return at is not None and now_ms - at < _ABSENT_MS
+
+    def fetch(self, key: bytes, done: Callable[[int], None]) -> None:
+        """Load it; `done(verdict)`: FOUND: it is where it belongs; GONE: there is none, or it has ended; UNSURE: the store does not answer."""
+        self._fetches.setdefault(key, []).append(done)
+        if not self._is_fetching:
+            self._fetch_next()
+
+    def _fetch_next(self) -> None:
+        keys = list(self._fetches)[:_FETCHED_AT_ONCE]
+        if not keys:
+            return
+        self._is_fetching = True
+        Deferred.fromCoroutine(self._fetch(keys)).addErrback(_log_bugs)
+
+    async def _fetch(self, keys: Sequence[bytes]) -> None:
+        verdicts = dict.fromkeys(keys, UNSURE)
+        try:
+            if self.is_running and self.ready():
+                verdicts = await self._bring(await self._worker.call(self._worker.store.load, keys), keys)
+        except StoreError:
+            pass
+        except Exception:
+            _log.failure("what a store said could not be used")
+        self._is_fetching = False
+        for key, verdict in verdicts.items():
+            for done in self._fetches.pop(key, ()):
+                done(verdict)
+        if not self._is_fetching:
+            self._fetch_next()
+
+    async def _bring(self, found: Mapping[bytes, Stored], keys: Sequence[bytes]) -> dict[bytes, int]:
+        came = self.merge(found, [key for key in keys if key in found])
+        replica, placement, me = self._core.replica, self._core.placement, self._core.me
+        verdicts = {key: GONE if replica.get(key) is None else FOUND for key in keys}  # also what is stored, and over
+        for key in keys:
+            if verdicts[key] == GONE:
+                self._absent.pop(key, None)
+                if len(self._absent) >= _ABSENT_MAX:
+                    del self._absent[next(iter(self._absent))]
+                self._absent[key] = self._channel.now_ms()
+        confirmed = self.tell(came)
+        if not all(placement.depth(me, key, replica.primary_of(key)) == WHOLE for key in came):
+            await confirmed  # who is asked for it next has it
+        return verdicts
+
+    # -- everything
+
+    @property
+    def deadline_ms(self) -> int:
+        return self._pass_ms
+
+    def tick(self, now_ms: int) -> None:
+        if now_ms < self._pass_ms:
+            return
+        self._pass_ms = now_ms + (_PASS_AGAIN_MS if self.is_complete else _PASS_AGAIN_MS // 10)
+        placement = self._core.placement
+        if self._is_passing or placement is self._passed or not self._core.in_sync or not self.ready() or not self._worker.is_callable:
+            return
+        self._is_passing = True
+        Deferred.fromCoroutine(self._pass(placement)).addErrback(_log_bugs).addBoth(self._pass_ended)
+
+    def _pass_ended(self, _: object) -> None:
+        self._is_passing = False
+
+    async def _pass(self, placement: Placement) -> None:
+        store, began_s, loads = self._worker.store, self._clock.seconds(), self.loads
+        after = b""
+        while self.is_running:
+            keys = await self._worker.call(store.keys, after, _LISTED_AT_ONCE)
+            with self._lock:
+                missing = [key for key in keys if self._core.replica.get(key) is None and placement.keepers(partition_of(key))[:1] in ((self._core.me,), ())]
+            for at in range(0, len(missing), _LOADED_AT_ONCE):
+                found = await self._worker.call(store.load, missing[at : at + _LOADED_AT_ONCE])
+                await self.tell(self.merge(found, found))
+                await deferLater(self._clock, 0)  # requests come in between
+            if len(keys) < _LISTED_AT_ONCE:
+                self._passed, self.is_complete = placement, True
+                break
+            after = keys[-1]
+        if self.loads > loads:
+            seconds = self._clock.seconds() - began_s
+            _log.info("{count} sessions came back from {store} in {seconds:.1f} s", count=self.loads - loads, store=store.name, seconds=seconds)
+
+
+def _read(found: Mapping[bytes, Stored]) -> tuple[dict[bytes, tuple[Kept, Record] | KeptEnd], dict[bytes, RemoteError]]:
+    """(what can be read, what cannot and why)."""
+    items: dict[bytes, tuple[Kept, Record] | KeptEnd] = {}
+    damaged: dict[bytes, RemoteError] = {}
+    for key, stored in found.items():
+        try:
+            item = read_item(stored.data)
+            if item.key != key:
+                raise RemoteError("stored under another key")
+            items[key] = (item, Record.unpack(item.body)) if isinstance(item, Kept) else item
+        except RemoteError as error:
+            damaged[key] = error
+    return items, damaged
+
+
+def _log_bugs(failure: Failure) -> None:
+    if not failure.check(StoreError):
+        _log.failure("what a store said could not be used", failure=failure)

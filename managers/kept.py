@@ -1,0 +1,62 @@
+"""A session outside of memory, in a snapshot or a store: what is written of one that lives, and of one that has ended.
+
+What lives is *kept* as its record and two times, when it was made and when it was used last. What has ended is kept as its head, the tombstone,
+so that what comes back from elsewhere does not live again. Times are those of the wall, in ms since 1970: no monotonic clock outlives a machine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ..membership.codec import decode, encode
+from .changes import KEY_BYTES
+from .heads import Head, head_from_wire, head_to_wire
+from .messages import need
+from .record import Record
+
+__all__ = ["Kept", "KeptEnd", "read_item", "read_kept"]
+
+_MS_MAX = 2**53
+
+
+class Kept(NamedTuple):
+    """One that lives. `body`: its packed record."""
+
+    key: bytes
+    created_ms: int
+    used_ms: int
+    body: bytes
+
+    def pack(self) -> bytes:
+        return encode(list(self))
+
+
+class KeptEnd(NamedTuple):
+    """One that has ended; `head.ended_ms` is of the wall."""
+
+    key: bytes
+    head: Head
+
+    def pack(self) -> bytes:
+        return encode([self.key, 0, self.head.ended_ms, head_to_wire(self.head)])
+
+
+def read_kept(data: bytes) -> tuple[Kept, Record]:
+    """One that lives. Raises `RemoteError` for what is none."""
+    item = read_item(data)
+    need(isinstance(item, Kept), "kept session")
+    assert isinstance(item, Kept)
+    return item, Record.unpack(item.body)
+
+
+def read_item(data: bytes) -> Kept | KeptEnd:
+    """Raises `RemoteError` for what is neither. The record of a `Kept` is not looked into."""
+    wire: Any = decode(data)
+    need(type(wire) is list and len(wire) >= 4, "kept session")
+    key, created_ms, used_ms, body = wire[:4]
+    need(type(key) is bytes and len(key) == KEY_BYTES and all(type(ms) is int and 0 <= ms < _MS_MAX for ms in (created_ms, used_ms)), "kept session")
+    if type(body) is bytes:
+        return Kept(key, created_ms, used_ms, body)
+    head = head_from_wire(body, lambda ms: ms)
+    need(head.state != 0, "kept end")
+    return KeptEnd(key, head)

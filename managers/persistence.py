@@ -1,0 +1,228 @@
+"""A manager's sessions and its store: when what is saved (`storing.py`), and what becomes of it.
+
+The store is asked in threads (`stores/worker.py`) and answers in the reactor's, where the manager's lock is taken for what it says. One batch is saved at a time; while it is under way the next
+one grows, so a slow store is written in larger batches, and not more often. One member tidies up what is over. What comes the other way is `fetching.py`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..membership.channel import Channel
+from .committing import Committing
+from .core import SessionCore
+from .fetching import Fetching
+from .lock import PoliteLock
+from .receipts import Waiting
+from .restoring import Restoring
+from .stores.settings import StoreSettings
+from .stores.store import Save, Stored, StoreError
+from .stores.worker import StoreWorker
+from .storing import Storing
+
+__all__ = ["Persistence"]
+
+_log = Logger()
+_STORE = b"store"  # as whom a receipt awaits it
+_PURGE_MS = 60_000
+_SWEEP_MS = 20
+_STOP_S = 5.0
+
+
+class Persistence:
+    """Of one manager. Reactor thread, except `statistics`."""
+
+    def __init__(
+        self,
+        core: SessionCore,
+        channel: Channel,
+        lock: PoliteLock,
+        committing: Committing,
+        restoring: Restoring,
+        flush: Callable[[], None],
+        worker: StoreWorker,
+        settings: StoreSettings,
+        clock: IReactorTime,
+    ) -> None:
+        self._core = core
+        self._channel = channel
+        self._lock = lock
+        self._worker = worker
+        self._clock = clock
+        self._loads = settings.load
+        self.wall_s = time.time
+        touch_ms = committing.touching.period_ms
+        self.storing = Storing(core.me, core.replica, core.expiry.limits, int(core.settings.retention_s * 1000), touch_ms, lambda: core.placement)
+        self.fetching = Fetching(core, channel, lock, restoring, flush, worker, self.storing, clock, self._ahead_ms)
+        self._period_ms = max(50, int(settings.write_behind_s * 500))  # twice in that time, so that what waited is there when it is over
+        self._next_ms = channel.now_ms() + self._period_ms
+        self._purge_ms = channel.now_ms() + _PURGE_MS
+        self._is_saving = self._is_purging = False
+        self._stopped: Deferred[None] | None = None
+        self._waiters: dict[bytes, list[Waiting]] = {}  # receipts of changes that are to be saved
+        self._aboard: dict[bytes, list[Waiting]] = {}  # of those that are being saved
+        core.replica.is_stored = True
+        if settings.write == "through":
+            committing.confirming.stored_soon, committing.confirming.save = self._stored_soon, self.save
+
+    def _ahead_ms(self) -> int:
+        return int(self.wall_s() * 1000) - self._channel.now_ms()
+
+    # -- life
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether all that was stored when this member came is here, or at others, as far as it is loaded at all."""
+        return self.fetching.is_complete or not self._loads
+
+    def start(self) -> None:
+        self.fetching.is_running = True
+
+    def stop(self) -> Deferred[None]:
+        """Save what waits, while the store answers. Fires within some seconds."""
+        if self._stopped is None:
+            self._stopped = Deferred()
+            self._stopped.addTimeout(_STOP_S, self._clock, lambda result, timeout: None)
+            self.fetching.is_running = False
+            self.save()
+        return self._stopped
+
+    # -- time, for the manager's tick
+
+    @property
+    def deadline_ms(self) -> int:
+        return min(self._next_ms, self.fetching.deadline_ms) if self._loads else self._next_ms
+
+    def tick(self, now_ms: int) -> None:
+        if self._loads:
+            self.fetching.tick(now_ms)
+        if now_ms >= self._purge_ms:
+            self._purge_ms = now_ms + _PURGE_MS
+            self._purge()
+        if now_ms < self._next_ms:
+            return
+        with self._lock:
+            self.storing.sweep(now_ms)
+            self._next_ms = now_ms + (_SWEEP_MS if self.storing.is_sweeping else self._period_ms)
+        self.save()
+
+    # -- saving
+
+    def _stored_soon(self, key: bytes) -> Waiting:
+        """A receipt for the save of what was just committed. Any thread, under the manager's lock; `save` is called after it."""
+        now_ms, settings = self._channel.now_ms(), self._core.settings
+        waiting = Waiting(1, {_STORE: "the store"}, [_STORE], now_ms + int(settings.ack_timeout_s * 1000), settings.strict_acks)
+        self._waiters.setdefault(key, []).append(waiting)
+        self.storing.hurry(key, now_ms)
+        return waiting
+
+    def save(self) -> None:
+        """The next batch, unless one is under way."""
+        if self._is_saving:
+            return
+        with self._lock:
+            now_ms = self._channel.now_ms()
+            self.storing.gather(now_ms)
+            batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
+            for save in batch:
+                if save.key in self._waiters:
+                    self._aboard[save.key] = self._waiters.pop(save.key)
+        if batch:
+            self._is_saving = True
+            self._worker.call(self._worker.store.save_many, batch).addCallback(self._saved, batch).addErrback(self._failed, [save.key for save in batch])
+        else:
+            self._idle()
+
+    def _saved(self, revisions: Mapping[bytes, bytes], batch: Sequence[Save]) -> None:
+        with self._lock:
+            refused = self.storing.saved(batch, revisions)
+        for key in revisions:
+            for waiting in self._aboard.pop(key, ()):
+                waiting.heard(_STORE)
+        if refused:
+            self._worker.call(self._worker.store.load, refused).addCallback(self._met, refused).addErrback(self._failed, refused)
+        else:
+            self._go_on()
+
+    def _met(self, found: Mapping[bytes, Stored], refused: Sequence[bytes]) -> None:
+        """The store has something else than we took it to have: merge it, and save what is here by then."""
+        came = self.fetching.merge(found, refused)
+        with self._lock:
+            for key in refused:
+                waiting = self._aboard.pop(key, None)
+                if waiting is not None:
+                    self._waiters.setdefault(key, []).extend(waiting)
+                    self.storing.hurry(key, self._channel.now_ms())
+        self.fetching.tell(came)
+        self._go_on()
+
+    def _failed(self, failure: Failure, keys: Sequence[bytes]) -> None:
+        if not failure.check(StoreError):
+            _log.failure("what a store said could not be used", failure=failure)
+        with self._lock:
+            self.storing.failed(keys)
+        for key in keys:
+            for waiting in self._aboard.pop(key, ()):
+                waiting.missed(_STORE)
+        self._is_saving = False
+        self._idle()
+
+    def _go_on(self) -> None:
+        """At once, if there is more than a batch, or somebody waits; else changes gather until their time comes."""
+        self._is_saving = False
+        if self.storing.is_pressed or self._stopped is not None:
+            self.save()
+
+    def _idle(self) -> None:
+        """Nothing can be saved now. Whoever waited for what cannot hears so."""
+        if not self._worker.is_callable:
+            with self._lock:
+                waiters, self._waiters = self._waiters, {}
+                self.storing.urgent.clear()
+            for some in waiters.values():
+                for waiting in some:
+                    waiting.missed(_STORE)
+        if self._stopped is not None and not self._stopped.called and (self._worker.is_callable or not self.storing):
+            self._stopped.callback(None)
+
+    # -- what is over
+
+    def _purge(self) -> None:
+        """One member drops from the store what nobody misses."""
+        if self._is_purging or self._stopped is not None or min(member.uid for member in self._core.placement.view) != self._core.me:
+            return
+        self._is_purging = True
+        Deferred.fromCoroutine(self._purge_all()).addErrback(self._unpurged).addBoth(self._purged)
+
+    def _unpurged(self, failure: Failure) -> None:
+        if not failure.check(StoreError):
+            _log.failure("a store could not be tidied", failure=failure)
+
+    def _purged(self, _: object) -> None:
+        self._is_purging = False
+
+    async def _purge_all(self) -> None:
+        store = self._worker.store
+        while self._stopped is None:
+            over = await self._worker.call(store.expired, int(self.wall_s() * 1000))
+            if not over:
+                return
+            await self._worker.call(store.delete, over)
+
+    # -- knowing
+
+    def statistics(self) -> dict[str, int]:
+        """`store_waiting`: sessions with changes that the store lacks, `store_waiting_ms` the oldest of them; `store_open`: it is left alone for a while, after trouble."""
+        with self._lock:
+            storing = self.storing
+            return {
+                "store_waiting": len(storing), "store_waiting_ms": storing.oldest_ms(self._channel.now_ms()), "store_saves": storing.saves,
+                "store_conflicts": storing.conflicts, "store_loads": self.fetching.loads, "store_errors": self._worker.errors,
+                "store_open": int(not self._worker.is_closed), "store_damaged": self._worker.store.damaged,
+            }  # fmt: skip

@@ -1,0 +1,99 @@
+"""Sessions that come back into memory, out of a snapshot or a store.
+
+Giving one back is a merge like any other: a session that has ended here since stays ended, one that lives gets what it lacks, and one that is
+not here is, and goes to those who are to hold it. A session whose time was over meanwhile is not brought back. Ends come back too, as what they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from ..membership.channel import Channel
+from .committing import Committing
+from .core import SessionCore
+from .entry import Entry, Outcome
+from .expiry import deadline_of
+from .heads import LIVE, live_head
+from .kept import Kept, KeptEnd
+from .receipts import DONE, Receipt
+from .record import Record
+
+__all__ = ["ENDED", "MERGED", "OVER", "RESTORED", "Restoring"]
+
+#: What becomes of a session.
+RESTORED, MERGED, ENDED, OVER = "restored", "merged", "ended", "over"
+
+
+class Restoring:
+    """Under the manager's lock."""
+
+    def __init__(self, core: SessionCore, channel: Channel, committing: Committing) -> None:
+        self._core = core
+        self._channel = channel
+        self._committing = committing
+
+    def merge(self, items: Iterable[tuple[Kept, Record] | KeptEnd], ahead_ms: int, as_used: bool = False) -> dict[bytes, str]:
+        """What has become of each, by key. `ahead_ms`: the wall's clock less ours. `as_used`: as if each had just been used."""
+        items = list(items)
+        now_ms = self._channel.now_ms()
+        before = self._core.telling.before_records(item[0].key for item in items if not isinstance(item, KeptEnd))
+        became: dict[bytes, str] = {}
+        for item in items:
+            if isinstance(item, KeptEnd):
+                became[item.key] = self._end(item, ahead_ms, now_ms)
+            else:
+                kept, record = item
+                created_ms = min(kept.created_ms - ahead_ms, now_ms)
+                used_ms = now_ms if as_used else max(created_ms, min(kept.used_ms - ahead_ms, now_ms))
+                became[kept.key] = self._merge(kept, record, created_ms, used_ms, now_ms)
+        self._core.telling.after(before)
+        self._core.settle_fresh(now_ms)
+        return became
+
+    def _merge(self, kept: Kept, record: Record, created_ms: int, used_ms: int, now_ms: int) -> str:
+        core, key = self._core, kept.key
+        replica = core.replica
+        entry = replica.get(key)
+        if entry is not None and entry.head is not None and entry.head.state != LIVE:
+            return ENDED
+        touches = (core.me, max(0, used_ms), used_ms)
+        is_new = entry is None or entry.body is None
+        if is_new:
+            deadline, _ = deadline_of(Entry(None, None, created_ms, touches), record, core.expiry.limits)
+            if deadline is not None and now_ms >= deadline:
+                return OVER
+        head = live_head(1, core.me, core.placement.appoint(key)) if entry is None or entry.head is None else None
+        replica.merge_record(key, head, created_ms, touches, kept.body, record, Outcome())
+        return RESTORED if is_new else MERGED
+
+    def _end(self, item: KeptEnd, ahead_ms: int, now_ms: int) -> str:
+        if self._core.eternal:
+            return OVER  # nothing ends here, whatever a store says
+        ended_ms = min(item.head.ended_ms - ahead_ms, now_ms)
+        if now_ms - ended_ms >= self._core.settings.retention_s * 1000:
+            return OVER
+        self._core.replica.merge_head(item.key, item.head._replace(ended_ms=ended_ms), Outcome())
+        return ENDED
+
+    def tell(self, keys: Iterable[bytes]) -> Receipt:
+        """Everybody who is to hold these, or their heads, gets them. Final when all of them confirmed that can answer. The outbox has to be taken after that."""
+        core, outbox = self._core, self._committing.outbox
+        now_ms = self._channel.now_ms()
+        told: list[tuple[bytes, bytes, Any]] = []
+        for key in keys:
+            entry = core.replica.get(key)
+            if entry is not None and entry.head is not None:
+                told.append((key, entry.primary, entry.head))
+        records = Counter(uid for key, named, head in told if head.state == LIVE for group in core.placement.others(key, named) for uid in group)
+        waiting = self._committing.confirming.by_messages(records) if records else None
+        if waiting is not None:
+            self._committing.confirming.await_(waiting)
+        for key, named, head in told:
+            groups = core.placement.others(key, named) if head.state == LIVE else ()
+            outbox.put_state(groups, key, waiting.ear if waiting is not None else None)
+            outbox.put_head(tuple(group for group in core.placement.heads(key, named) if group not in groups), key, head)
+            core.moving.committed(key, named, now_ms)
+        outbox.arm()
+        return waiting if waiting is not None else DONE

@@ -1,0 +1,43 @@
+"""Settings of the store that is behind all managers of a node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...membership.knobs import knob
+
+__all__ = ["StoreSettings"]
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """Table `[store]` of the configuration file."""
+
+    url: str = knob(
+        "",
+        "Where sessions are kept besides the members' memory, so that they outlive the whole cluster: `sqlite:///PATH`, `file:///DIRECTORY`, `postgresql://...`, `mysql://...`, "
+        "`redis://...`. A database server is prepared once by `caterwaul store init URL`. One that all nodes reach brings back everything; a file of each node's own what that node saved. "
+        "Empty: none, and sessions end with the last member.",
+    )
+    write: str = knob(
+        "behind",
+        "When what a request changed is stored. `behind`: soon, many sessions at a time, and no request waits. `through`: before its response leaves, which costs the store's "
+        "answer each time; a receipt says whether it was stored.",
+        choices=("behind", "through"),
+    )
+    write_behind_s: float = knob(
+        2.0,
+        "With `behind`, how old a change is at most when it is stored, while the store keeps up: what the loss of all members at once costs.",
+        minimum=0.1,
+        maximum=3600.0,
+    )
+    timeout_s: float = knob(
+        2.0,
+        "How long one call of the store may take. After one that took longer, or failed, it is left alone for a while; requests go on from memory.",
+        minimum=0.1,
+        maximum=60.0,
+    )
+    load: bool = knob(
+        True,
+        "Load what is stored into memory at the start, in the background. Without it each session is loaded when it is asked for, as it is meanwhile anyway.",
+    )

@@ -1,0 +1,189 @@
+"""What a store still lacks of the sessions here, and what it is known to have; a core without I/O.
+
+A store is written *behind* the requests. Whatever changes a session here marks its key (`Replica.written`); every *period* marks are gathered, and
+what they stand for is saved as it is by then: many changes of one session are one save. Of all its holders one saves a session, the first; the others drop the mark, and with it
+what they knew of the store's copy. So a member that becomes first, by the death of another for instance, does not know what the store has, and a *sweep* over what it holds finds
+that out: it saves as if nothing was there, and the store says where something is.
+
+A save names what it replaces. If that is not what the store has, it comes back (`refused`), is loaded, merged here, and saved again unless nothing is missing there.
+
+What a request has to wait for (write-through) is saved by the member that served it, whether it is the first or not: two that save the same session merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+from .entry import Entry, is_whole
+from .expiry import deadline_of
+from .heads import LIVE
+from .kept import Kept, KeptEnd
+from .limits import Limits
+from .placement import PARTITIONS, Placement
+from .replica import Replica
+from .stores.store import NOTHING, Save
+
+__all__ = ["ETERNAL_MS", "Storing"]
+
+ETERNAL_MS = 2**53  #: until when what never ends by itself matters
+_AT_ONCE = 200  # items packed in one go: some milliseconds under the lock
+_BATCH_BYTES = 1024 * 1024
+_LOOKED_AT_ONCE = 2000  # entries
+
+
+class Storing:
+    """A part of one manager. Guarded by its lock; ms are of our monotonic clock, `ahead_ms` is the wall's less ours. `touch_ms`: how stale a time of use may be in the store."""
+
+    def __init__(self, me: bytes, replica: Replica, limits: Limits, retention_ms: int, touch_ms: int, placement: Callable[[], Placement]) -> None:
+        self.me = me
+        self._replica = replica
+        self._limits = limits
+        self._retention_ms = retention_ms
+        self._touch_ms = touch_ms
+        self._placement = placement
+        self.waiting: dict[bytes, int] = {}  #: keys to save -> since when, the oldest first
+        self.urgent: set[bytes] = set()  #: those of them that somebody waits for
+        self._flight: dict[bytes, int] = {}  # what is being saved -> since when it waited
+        self._sweep = 0  # partitions below were looked at
+        self.saves = self.conflicts = 0
+
+    # -- what is to be saved
+
+    def gather(self, now_ms: int) -> None:
+        """Take the marks."""
+        written, self._replica.written = self._replica.written, set()
+        waiting = self.waiting
+        for key in written:
+            waiting.setdefault(key, now_ms)
+
+    def hurry(self, key: bytes, now_ms: int) -> None:
+        """Somebody waits for this."""
+        self.waiting.setdefault(key, now_ms)
+        self.urgent.add(key)
+
+    def placed(self) -> None:
+        """Another view: look through what is here for what this member is the first holder of from now on."""
+        self._sweep = 0
+
+    @property
+    def is_sweeping(self) -> bool:
+        return self._sweep < PARTITIONS
+
+    def sweep(self, now_ms: int) -> None:
+        """Go on looking, a few milliseconds long."""
+        looked = 0
+        while self._sweep < PARTITIONS and looked < _LOOKED_AT_ONCE:
+            partition = self._replica.partitions[self._sweep]
+            for key, entry in partition.items():
+                if not entry.stored and self._is_ours(key, entry):
+                    self.waiting.setdefault(key, now_ms)
+            looked += 1 + len(partition)
+            self._sweep += 1
+
+    def _is_ours(self, key: bytes, entry: Entry) -> bool:
+        holders = self._placement().holders(key, entry.primary)
+        return not holders or holders[0] == self.me
+
+    # -- saving
+
+    def batch(self, now_ms: int, ahead_ms: int) -> list[Save]:
+        """The next to be saved, those first that somebody waits for. Until it was `saved` or has `failed` there is no other."""
+        saves: list[Save] = []
+        size = 0
+        for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
+            if len(saves) >= _AT_ONCE or size >= _BATCH_BYTES:
+                break
+            since = self.waiting.pop(key, None)
+            if since is None:
+                continue
+            entry = self._replica.get(key)
+            is_urgent = key in self.urgent
+            self.urgent.discard(key)
+            if entry is None:
+                continue  # it is somebody else's by now, or its tombstone's time is over
+            if not is_whole(entry):
+                if entry.body is not None:
+                    self._replica.written.add(key)  # once all of it has come
+            elif is_urgent or self._is_ours(key, entry):
+                save = self._save(key, entry, now_ms, ahead_ms)
+                saves.append(save)
+                size += len(save.data)
+                self._flight[key] = since
+            else:
+                entry.stored = NOTHING  # from now on somebody else changes what the store has
+        return saves
+
+    def _save(self, key: bytes, entry: Entry, now_ms: int, ahead_ms: int) -> Save:
+        head = entry.head
+        if head is not None and head.state != LIVE:
+            end = KeptEnd(key, head._replace(ended_ms=max(0, head.ended_ms + ahead_ms)))
+            return Save(key, end.pack(), end.head.ended_ms + self._retention_ms, entry.stored)
+        body = self._replica.body_of(entry)
+        assert body is not None  # it is whole
+        kept = Kept(key, max(0, entry.created_ms + ahead_ms), max(0, entry.last_access_ms + ahead_ms), body)
+        deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._limits)
+        until_ms = ETERNAL_MS if deadline is None else max(deadline, now_ms) + 2 * self._touch_ms + ahead_ms
+        return Save(key, kept.pack(), until_ms, entry.stored)
+
+    def saved(self, batch: Iterable[Save], revisions: Mapping[bytes, bytes]) -> list[bytes]:
+        """What became of a batch. Returns those of which the store has something else: they are under way until it is loaded and `met`, or has `failed`."""
+        refused: list[bytes] = []
+        for save in batch:
+            revision = revisions.get(save.key)
+            if revision is None:
+                refused.append(save.key)
+                continue
+            del self._flight[save.key]
+            entry = self._replica.get(save.key)
+            if entry is not None:
+                entry.stored = revision
+        self.saves += len(revisions)
+        self.conflicts += len(refused)
+        return refused
+
+    def failed(self, keys: Iterable[bytes]) -> None:
+        """Nobody knows what the store has of these: what was under way is saved again."""
+        again: dict[bytes, int] = {}
+        for key in keys:
+            since = self._flight.pop(key, None)
+            if since is not None:
+                again[key] = since
+            entry = self._replica.get(key)
+            if entry is not None:
+                entry.stored = NOTHING
+        if again:
+            self.waiting = again | self.waiting | again
+
+    # -- loading
+
+    def met(self, key: bytes, item: Kept | KeptEnd | None, revision: bytes, ahead_ms: int, now_ms: int) -> None:
+        """The store has this (None: nothing), and it is merged here. If something is missing there, it is saved."""
+        since = self._flight.pop(key, None)
+        entry = self._replica.get(key)
+        if entry is None:
+            return
+        entry.stored = revision
+        if item is None or self._lacks(item, entry, ahead_ms):
+            self.waiting[key] = min(since or now_ms, self.waiting.get(key, now_ms))
+
+    def _lacks(self, item: Kept | KeptEnd, entry: Entry, ahead_ms: int) -> bool:
+        if entry.head is not None and entry.head.state != LIVE:
+            return isinstance(item, Kept) or (item.head.version, item.head.state) != (entry.head.version, entry.head.state)
+        if isinstance(item, KeptEnd):
+            return True
+        return item.body != self._replica.body_of(entry) or entry.last_access_ms + ahead_ms - item.used_ms > self._touch_ms
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether there is more to save than is worth waiting for."""
+        return bool(self.urgent) or len(self.waiting) >= _AT_ONCE
+
+    def oldest_ms(self, now_ms: int) -> int:
+        """How long the oldest change waits that is not in the store."""
+        first = min((*self._flight.values(), *(next(iter(self.waiting.values()), now_ms),)), default=now_ms)
+        return now_ms - first
+
+    def __len__(self) -> int:
+        """Sessions that the store lacks changes of."""
+        return len(self.waiting.keys() | self._flight.keys())

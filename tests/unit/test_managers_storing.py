@@ -1,0 +1,281 @@
+"""What is behind managers outlives them: a store that all members share, in virtual time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from caterwaul.managers.backup import BackupManager
+from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.kept import KeptEnd, read_item
+from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.stores.settings import StoreSettings
+from caterwaul.managers.stores.store import Save
+from tests.doubles import MANAGER, Net
+
+BEHIND = StoreSettings(url="memory:", write_behind_s=1.0)
+THROUGH = StoreSettings(url="memory:", write="through")
+KINDS = pytest.mark.parametrize("kind", [DeltaManager, BackupManager, PartitionedManager])
+
+
+def net(count: int = 2, store: StoreSettings = BEHIND, **more: Any) -> Net:
+    more.setdefault("settings", ManagerSettings(unknown_for_s=0.0))
+    found = Net(count, store=store, **more)
+    found.advance(1.0)  # what is stored was looked for
+    return found
+
+
+def items(of: Net) -> dict[bytes, Any]:
+    store = of.stores[MANAGER]
+    return {key: read_item(stored.data) for key, stored in store.load(store.keys()).items()}
+
+
+def restarted(of: Net, load: bool = True, **more: Any) -> Net:
+    """All members are dead, as by kill -9; others begin with the same store."""
+    for number in range(len(of.members)):
+        for engine in of.engines(number):
+            engine._driver.stop()
+    store = of.store
+    assert store is not None
+    more.setdefault("settings", of.settings)
+    later = of.clock.seconds() + 100.0
+    new = Net(len(of.members), store=replace(store, load=load), kind=of.kind, stores=of.stores, began_s=later, **more)
+    new.advance(1.0)
+    return new
+
+
+def opened(of: Net, number: int, session_id: str, seconds: float = 3.0) -> Session:
+    """What a request gets that waits for the store too."""
+    result: list[Session] = []
+    of.managers[number].open_deferred(session_id).addCallback(result.append)
+    of.deliver()
+    while not result and seconds > 0:
+        of.advance(0.05)
+        seconds -= 0.05
+    assert result, "the request waits"
+    of.managers[number].release(result[0])
+    return result[0]
+
+
+@KINDS
+def test_a_change_is_stored_before_write_behind_s_is_over(kind: type) -> None:
+    cluster = net(3, kind=kind)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(1.0)
+    assert list(items(cluster)) == [key_of(session_id)]
+    assert cluster.managers[0].statistics()["store_waiting"] == 0
+
+
+@KINDS
+def test_many_changes_are_one_save_by_one_member(kind: type) -> None:
+    cluster = net(3, kind=kind)
+    session_id = cluster.visit(0, count=0)
+    cluster.advance(2.0)
+    before = sum(manager.statistics()["store_saves"] for manager in cluster.managers)
+    for count in range(20):
+        cluster.visit(count % 3, session_id, count=count)
+    cluster.advance(2.0)
+    assert sum(manager.statistics()["store_saves"] for manager in cluster.managers) - before <= 3  # primaries move with the requests
+
+
+@KINDS
+def test_sessions_come_back_after_all_members_died(kind: type) -> None:
+    cluster = net(3, kind=kind)
+    ids = [cluster.visit(number % 3, name=f"n{number}") for number in range(30)]
+    cluster.advance(2.0)
+    again = restarted(cluster)
+    again.advance(2.0)
+    assert sum(manager.statistics()["store_loads"] for manager in again.managers) == 30  # each once
+    for number, session_id in enumerate(ids):
+        assert again.opened(number % 3, session_id)["name"] == f"n{number}"
+
+
+@KINDS
+def test_a_session_is_loaded_when_it_is_asked_for(kind: type) -> None:
+    cluster = net(3, kind=kind)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(2.0)
+    again = restarted(cluster, load=False)
+    assert not any(manager.count for manager in again.managers)
+    assert opened(again, 1, session_id)["name"] == "ada"
+    again.visit(2, session_id, more=1)
+    assert dict(opened(again, 0, session_id)) == {"name": "ada", "more": 1}
+
+
+@KINDS
+def test_what_has_ended_stays_ended(kind: type) -> None:
+    cluster = net(2, kind=kind)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(2.0)
+    session = cluster.opened(0, session_id)
+    session.invalidate()
+    cluster.managers[0].commit(session)
+    cluster.deliver()
+    cluster.advance(2.0)
+    assert isinstance(items(cluster)[key_of(session_id)], KeptEnd)
+    for load in (True, False):
+        again = restarted(cluster, load=load)
+        assert opened(again, 1, session_id).new
+
+
+def test_an_id_that_nobody_has_asks_the_store_once_a_second() -> None:
+    cluster = net(1)
+    calls: list[object] = []
+    store = cluster.stores[MANAGER]
+    load = store.load
+    store.load = lambda keys: (calls.append(keys), load(keys))[1]  # type: ignore[method-assign]
+    for _ in range(5):
+        assert opened(cluster, 0, "x" * 43).new
+    assert len(calls) == 1
+    cluster.advance(1.1)
+    assert opened(cluster, 0, "x" * 43).new
+    assert len(calls) == 2
+
+
+def test_a_store_in_trouble_makes_absent_sessions_unknown_and_holds_up_nothing_else() -> None:
+    cluster = net(2, settings=ManagerSettings(unknown_for_s=5.0))
+    cluster.advance(6.0)
+    cluster.store_fails = True
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(3.0)
+    assert cluster.opened(0, session_id)["name"] == "ada"
+    assert opened(cluster, 1, "x" * 43).unknown
+    statistics = cluster.managers[0].statistics()
+    assert (statistics["store_open"], statistics["store_waiting"]) == (1, 1)
+    assert statistics["store_waiting_ms"] >= 2000
+    cluster.store_fails = False
+    cluster.advance(6.0)
+    assert list(items(cluster)) == [key_of(session_id)]
+    assert opened(cluster, 1, "x" * 43).new
+    assert cluster.managers[0].statistics()["store_waiting"] == 0
+
+
+def test_after_the_death_of_the_first_holder_another_saves() -> None:
+    cluster = net(3, kind=BackupManager)
+    session_id = cluster.visit(0, count=0)
+    cluster.advance(2.0)
+    cluster.store_fails = True
+    cluster.visit(0, session_id, count=1)
+    cluster.advance(2.0)
+    cluster.kill(0)
+    cluster.advance(1.0)
+    cluster.store_fails = False
+    cluster.advance(8.0)
+    again = restarted(cluster, load=False)
+    assert opened(again, 0, session_id)["count"] == 1
+
+
+def test_through_waits_for_the_store() -> None:
+    cluster = net(2, THROUGH)
+    session = cluster.opened(0)
+    session["name"] = "ada"
+    receipt = cluster.managers[0].commit(session)
+    assert receipt.needs_wait
+    cluster.deliver()
+    cluster.advance(0.01, 0.005)
+    assert receipt.satisfied
+    assert not receipt.needs_wait
+    assert session.key in items(cluster)
+    session = cluster.opened(0, session.id)
+    session.invalidate()
+    ended = cluster.managers[0].commit(session)
+    cluster.deliver()
+    cluster.advance(0.01, 0.005)
+    assert ended.satisfied
+    assert isinstance(items(cluster)[session.key], KeptEnd)
+
+
+def test_through_says_what_was_not_stored_and_stores_it_later() -> None:
+    cluster = net(1, THROUGH)
+    cluster.store_fails = True
+    session = cluster.opened(0)
+    session["name"] = "ada"
+    receipt = cluster.managers[0].commit(session)
+    cluster.deliver()
+    cluster.advance(0.1)
+    assert not receipt.needs_wait
+    assert not receipt.satisfied
+    assert receipt.unconfirmed == ("the store",)
+    cluster.store_fails = False
+    cluster.advance(6.0)
+    assert session.key in items(cluster)
+
+
+def test_two_members_that_save_one_session_lose_nothing() -> None:
+    cluster = net(2, THROUGH)
+    session_id = cluster.visit(0, a=0)
+    cluster.part(0, 1)
+    for number, name in ((0, "left"), (1, "right")):
+        session = opened(cluster, number, session_id)
+        session[name] = number
+        cluster.managers[number].commit(session)
+        cluster.advance(0.5)
+    again = restarted(cluster, load=False)
+    assert dict(opened(again, 0, session_id)) == {"a": 0, "left": 0, "right": 1}
+
+
+def test_a_stop_saves_what_waits() -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=600.0))
+    session_id = cluster.visit(0, name="ada")
+    persistence = cluster.managers[0].persistence
+    assert persistence is not None
+    stopped: list[object] = []
+    persistence.stop().addCallback(stopped.append)
+    cluster.advance(0.1)
+    assert stopped
+    assert key_of(session_id) in items(cluster)
+
+
+def test_a_session_that_is_only_read_stays_fresh_in_the_store() -> None:
+    cluster = net(1, settings=ManagerSettings(idle_timeout_s=600.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, name="ada")
+    for _ in range(30):
+        cluster.advance(60.0, 1.0)
+        session = cluster.opened(0, session_id)
+        assert session["name"] == "ada"
+        cluster.managers[0].commit(session)
+        cluster.managers[0].release(session)
+    cluster.advance(61.0, 1.0)
+    again = restarted(cluster)
+    assert opened(again, 0, session_id)["name"] == "ada"
+
+
+def test_what_is_over_is_not_brought_back_and_goes_from_the_store() -> None:
+    cluster = net(1, settings=ManagerSettings(idle_timeout_s=50.0, retention_s=60.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(2.0)
+    again = restarted(cluster, settings=ManagerSettings(idle_timeout_s=50.0, retention_s=60.0, unknown_for_s=0.0))
+    assert opened(again, 0, session_id).new
+    again.advance(61.0, 1.0)
+    assert items(again) == {}
+
+
+def test_what_is_damaged_is_put_out_of_the_way() -> None:
+    cluster = net(1)
+    key = key_of("y" * 43)
+    cluster.stores[MANAGER].save_many([Save(key, b"\x84nonsense", 2**50)])
+    assert opened(cluster, 0, "y" * 43).new
+    cluster.advance(0.1)
+    assert cluster.managers[0].statistics()["store_damaged"] == 1
+    assert items(cluster) == {}
+
+
+def test_a_login_that_was_over_is_not_served_after_a_restart() -> None:
+    cluster = net(2, epochs=True)
+    cluster.advance(6.0)
+    session = cluster.opened(0)
+    session.login("ada")
+    cluster.managers[0].commit(session)
+    cluster.advance(2.0)
+    saved = dict(cluster.stores[MANAGER].load([session.key]))
+    cluster.managers[1].end_all("ada")
+    cluster.advance(3.0)
+    store = cluster.stores[MANAGER]
+    store.clear()
+    store.save_many([Save(session.key, saved[session.key].data, saved[session.key].until_ms)])  # its end was not stored any more
+    again = restarted(cluster, epochs=True)
+    assert opened(again, 0, str(session.id)).new
