@@ -5,10 +5,13 @@ The libraries of the kinds are imported where they are asked for only, so that n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from ...membership.errors import LocalError
+from .file import FileStore
 from .memory import MemoryStore
 from .store import Store
 
@@ -43,4 +46,12 @@ def _memory(url: str, space: str, timeout_s: float) -> Store:
     return MemoryStore(url, space)
 
 
-_MAKERS: dict[str, _Maker] = {"memory": _memory}
+def _file(url: str, space: str, timeout_s: float) -> Store:
+    parts = urlsplit(url)
+    path = Path(os.fsdecode(unquote_to_bytes(parts.path)))
+    if not url.startswith("file:///") or parts.query or parts.fragment or "\0" in str(path):
+        raise LocalError(f"store {url!r} names no directory: file:///var/lib/caterwaul, for one (three slashes, and %23 for a # in a name)")
+    return FileStore(path, space, timeout_s)
+
+
+_MAKERS: dict[str, _Maker] = {"memory": _memory, "file": _file}

@@ -54,7 +54,24 @@ def _memory(directory: Path) -> Iterator[Place]:
     yield Place(lambda space: open_store(url, space))
 
 
-KINDS = [Kind("memory", _memory)]
+@contextmanager
+def _file(directory: Path) -> Iterator[Place]:
+    where, away = directory / "store", directory / "away"
+
+    @contextmanager
+    def broken() -> Iterator[None]:
+        where.rename(away)
+        where.touch()
+        try:
+            yield
+        finally:
+            where.unlink()
+            away.rename(where)
+
+    yield Place(lambda space: open_store(where.as_uri(), space), broken)
+
+
+KINDS = [Kind("memory", _memory), Kind("file", _file, breaks=True)]
 
 
 KEYS = [bytes(16), bytes(15) + b"\x01", b"/../\0\n%_'\"\\;*?\xff\xfe", b"\x7f" * 16, b"\x80" * 16, b"\xff" * 16]
