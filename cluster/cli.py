@@ -279,13 +279,15 @@ def _until(condition: Callable[[], bool], timeout_s: float) -> bool:
 @click.option("--logs", type=click.Path(file_okay=False, path_type=Path), help="Keep the output of the nodes in this directory.")
 @click.option("--check", is_flag=True, help="Run the story without a person, and say what was lost (nothing should be).")
 @click.option("--rolling", is_flag=True, help="With --check: nobody is killed; each node drains, leaves and is started again, and no request may fail.")
+@click.option("--store", default="", metavar="URL", help="Keep sessions in a store besides, such as sqlite:///demo.db.")
+@click.option("--restart-all", is_flag=True, help="With --check and --store: at the end all nodes are killed at once, and everything has to come back.")
 @click.option("--visitors", type=click.IntRange(200, 5000), default=200, show_default=True, help="With --check: clients, with a session each.")
 @click.option("--writes", type=click.IntRange(10_000), default=10_000, show_default=True, help="With --check: writes through the proxy.")
 @_as_json
 @click.pass_context
 def demo(
     ctx: click.Context, nodes: int, data: int | None, web: int | None, manager: str, backups: int, port: int, logs: Path | None,
-    check: bool, rolling: bool, visitors: int, writes: int, as_json: bool,
+    check: bool, rolling: bool, store: str, restart_all: bool, visitors: int, writes: int, as_json: bool,
 ) -> None:  # fmt: skip
     """Run a cluster on this machine and lose no session when a node is killed.
 
@@ -297,8 +299,10 @@ def demo(
         raise click.UsageError("--data and --web go together")
     if rolling and not check:
         raise click.UsageError("--rolling needs --check")
-    layout = Layout(nodes, data or 0, web or 0, manager, backups)
-    ctx.exit(run_check(layout, visitors, writes, logs, as_json, rolling) if check else run_demo(layout, port, logs))
+    if restart_all and not (check and store):
+        raise click.UsageError("--restart-all needs --check and --store")
+    layout = Layout(nodes, data or 0, web or 0, manager, backups, store)
+    ctx.exit(run_check(layout, visitors, writes, logs, as_json, rolling, restart_all) if check else run_demo(layout, port, logs))
 
 
 def _progress(items: Iterable[T], length: int, label: str) -> Iterator[T]:

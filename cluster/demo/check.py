@@ -9,7 +9,9 @@ What the times of the result mean; all are milliseconds. Where several nodes are
 - `sync_ms`: from SIGKILL until the replacement says that it is in sync, which is when the proxy sends it users;
 - `pause_detection_ms` and `resume_ms`: from SIGSTOP until the others dropped it, and from SIGCONT until every node sees
   every other one and all are in sync;
-- `settle_ms`: from the last write until every copy was complete.
+- `settle_ms`: from the last write until every copy was complete;
+- `stored_ms`: from then until the store had all of it; `restart_all_ms`: from the SIGKILL of all nodes until all of their replacements were in sync, and every session
+  could be read from each and through the proxy.
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from twisted.internet.defer import DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 
+from ...membership.errors import LocalError
 from ..admin_socket import ask, socket_directory
 from ..draining import DRAINED
 from .ledger import Ledger, Verdict
 from .nodes import DROP_S, DemoCluster
+from .page import MANAGER
 from .visitors import Browser, Visitors
 
 __all__ = ["Check", "Failed"]
@@ -56,15 +60,19 @@ class Failed(Exception):
 
 
 class Check:
-    """One run on a cluster that is not started yet. `say` gets a line for each step. `rolling`: nobody is killed; all nodes are restarted in good order."""
+    """One run on a cluster that is not started yet. `say` gets a line for each step. `rolling`: nobody is killed; all nodes are restarted in good order.
+    `restart_all`: at the end all are killed at once, and what they held has to come back from their store."""
 
-    def __init__(self, reactor: Any, cluster: DemoCluster, visitors: int, writes: int, say: Callable[[str], None], rolling: bool = False) -> None:
+    def __init__(
+        self, reactor: Any, cluster: DemoCluster, visitors: int, writes: int, say: Callable[[str], None], rolling: bool = False, restart_all: bool = False
+    ) -> None:
         self._reactor = reactor
         self._cluster = cluster
         self._writes = writes
         self._number = visitors
         self._say = say
         self._rolling = rolling
+        self._restart_all = restart_all
         self._browser = Browser(reactor)
         self.ledger = Ledger()
         self._visitors: Visitors | None = None
@@ -96,6 +104,8 @@ class Check:
             self.result["writes_per_s"] = round(self.ledger.answered / (self._reactor.seconds() - writing))
             verdict = await self._read_back([(loss.name, loss.at) for loss in kills])
             self._conclude(verdict)
+            if self._restart_all:
+                await self._kill_everyone()
             return self.result
         finally:
             self._count()
@@ -141,6 +151,38 @@ class Check:
             await self._everyone_in_sync(_STEP_S, f"{name} is back")
             self.result.setdefault("drained_ms", []).append(drained_ms)
             self._say(f"{name} was drained in {drained_ms} ms, and back in sync after {self._since(begun)} ms")
+
+    async def _kill_everyone(self) -> None:
+        """Once the store has all that was written: kill every node, and read everything back from those that are started in their place."""
+        names, ended = list(self._cluster.layout.names), self._reactor.seconds()
+
+        async def stored() -> bool:
+            seen = [await self._statistics(name) for name in names]
+            return all(counts.get("store_waiting") == 0 for counts in seen)
+
+        await self._poll(stored, _STEP_S, "the store has everything")
+        self.result["stored_ms"] = self._since(ended)
+        before = {name: (await self._uid(name), self._cluster.pid(name)) for name in names}
+        killed_at = self._reactor.seconds()
+        for _, pid in before.values():
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+        self._say(f"killed all {len(names)} nodes at once")
+        for name, (uid, _) in before.items():
+            await self._replacement(name, uid)
+        verdict = await self._read_back([])
+        self.result["restart_all_ms"] = self._since(killed_at)
+        self._conclude(verdict)
+        self._say(f"all {self._number} sessions were back {self.result['restart_all_ms']} ms after the kill")
+
+    async def _statistics(self, name: str) -> dict[str, Any]:
+        """Of this node's session manager; empty if it does not answer."""
+        try:
+            report = await deferToThread(ask, socket_directory() / f"{name}-{self._cluster.pid(name)}.sock", "/statistics")
+            counts: dict[str, Any] = report["managers"][MANAGER]
+            return counts
+        except (LocalError, KeyError):
+            return {}
 
     def _busiest(self, names: Iterable[str], *but: str) -> str:
         """Who served most users last."""

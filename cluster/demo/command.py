@@ -19,6 +19,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
+from ...managers.stores.opening import without_password
 from ...membership.errors import LocalError
 from ..balancer import NodeDown, NodeUp
 from ..embedding import use_monotonic_time
@@ -50,14 +51,14 @@ def run_demo(layout: Layout, port: int, logs: Path | None) -> int:
     return _run(main)
 
 
-def run_check(layout: Layout, visitors: int, writes: int, logs: Path | None, json_only: bool, rolling: bool = False) -> int:
+def run_check(layout: Layout, visitors: int, writes: int, logs: Path | None, json_only: bool, rolling: bool = False, restart_all: bool = False) -> int:
     """Run the story of `check.py`; returns 0 if every promise was kept. The last line of standard output is the result as JSON."""
     out = sys.stdout
 
     async def main(reactor: Any) -> int:
         progress = _Progress(sys.stderr, json_only)
         cluster = DemoCluster(reactor, layout, 0, logs)
-        check = Check(reactor, cluster, visitors, writes, progress.say, rolling)
+        check = Check(reactor, cluster, visitors, writes, progress.say, rolling, restart_all)
         stopped: Deferred[None] = Deferred()
         reactor.addSystemEventTrigger("before", "shutdown", _finish, cluster, stopped)
         looking = LoopingCall(lambda: progress.show(check.progress()))
@@ -77,6 +78,7 @@ def run_check(layout: Layout, visitors: int, writes: int, logs: Path | None, jso
             **check.result,
             "manager": layout.manager,
             "backups": layout.backups,
+            **({"store": without_password(layout.store)} if layout.store else {}),
             "ok": not problem,
             "seconds": round(reactor.seconds() - began, 1),
             "proxy": cluster.proxy.statistics(),

@@ -6,6 +6,7 @@ configuration is a file like anybody's; its HTTP port is fixed, so that a replac
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -61,6 +62,9 @@ backups = {backups}
 name = "{cookie}"
 secure = false
 
+[store]
+url = {store}
+
 [web]
 listen = "{host}:{port}"
 application = "caterwaul.cluster.demo.app:application"
@@ -72,7 +76,7 @@ manager = "{manager}"
 class Layout:
     """What the demo's nodes are: `nodes` that serve users and hold sessions, or `data` nodes that hold them and `web` nodes (lite members) that serve.
 
-    `manager`: its type, with so many `backups`.
+    `manager`: its type, with so many `backups`. `store`: the URL of a store behind them; empty: none.
     """
 
     nodes: int = 3
@@ -80,6 +84,7 @@ class Layout:
     web: int = 0
     manager: str = "delta"
     backups: int = 2
+    store: str = ""
 
     @property
     def holding(self) -> list[str]:
@@ -158,7 +163,7 @@ class DemoCluster:
         path.write_text(
             _CONFIGURATION.format(
                 name=name, weight=int(not layout.web or not serves), cluster=self.name, multicast_port=self.multicast_port, heartbeat=HEARTBEAT_S, drop=DROP_S,
-                secret_file=self._secret_file, manager=MANAGER, type=layout.manager, backups=layout.backups, cookie=COOKIE.name, host=host, port=port,
+                secret_file=self._secret_file, manager=MANAGER, type=layout.manager, backups=layout.backups, cookie=COOKIE.name, host=host, port=port, store=json.dumps(layout.store),
             )
         )  # fmt: skip
         level = "warn" if self._logs is None else "info"  # an access log that nobody reads costs both sides
