@@ -27,6 +27,7 @@ from .foreground import configured, read_settings, run_node
 from .login_commands import logins, logout
 from .security.commands import ca, secret
 from .snapshot_commands import snapshot
+from .store_commands import store
 from .text_tables import print_table, progress_bar, size_text, time_text
 from .wrap_command import wrap
 
@@ -69,6 +70,7 @@ main.add_command(ca)
 main.add_command(logins)
 main.add_command(logout)
 main.add_command(snapshot)
+main.add_command(store)
 main.add_command(wrap)
 
 

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
 from .changes import KEY_BYTES
-from .heads import Head, head_from_wire, head_to_wire
+from .heads import Head, head_from_wire, head_to_wire, winner
 from .messages import need
 from .record import Record
 
-__all__ = ["Kept", "KeptEnd", "read_item", "read_kept"]
+__all__ = ["Kept", "KeptEnd", "joined_items", "read_item", "read_kept"]
 
 _MS_MAX = 2**53
 
@@ -60,3 +60,19 @@ def read_item(data: bytes) -> Kept | KeptEnd:
     head = head_from_wire(body, lambda ms: ms)
     need(head.state != 0, "kept end")
     return KeptEnd(key, head)
+
+
+def joined_items(mine: bytes, theirs: bytes) -> bytes:
+    """Both in one, as members would merge them: what is kept of one session in two places. Raises `RemoteError` if one is malformed."""
+    one, other = read_item(mine), read_item(theirs)
+    if isinstance(one, KeptEnd) and isinstance(other, KeptEnd):
+        return mine if winner(one.head, other.head) is one.head else theirs
+    if isinstance(one, Kept) and isinstance(other, Kept):
+        record = Record.unpack(one.body)
+        record.merge(Record.unpack(other.body))
+        return Kept(one.key, min(one.created_ms, other.created_ms), max(one.used_ms, other.used_ms), record.pack()).pack()
+    live, end, packed = (one, other, theirs) if isinstance(one, Kept) else (other, one, mine)
+    assert isinstance(live, Kept)
+    assert isinstance(end, KeptEnd)
+    is_over = end.head.cover is None or (live.used_ms <= end.head.ended_ms and end.head.cover.covers(Record.unpack(live.body).applied, ()))
+    return packed if is_over else live.pack()

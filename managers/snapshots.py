@@ -14,10 +14,11 @@ from ..membership.channel import Channel
 from .core import SessionCore
 from .entry import Entry, is_whole
 from .heads import LIVE
-from .kept import Kept, read_kept
+from .kept import Kept, KeptEnd, read_item
 from .lock import PoliteLock
 from .placement import partition_of
 from .receipts import Receipt
+from .record import Record
 from .restoring import ENDED, MERGED, OVER, RESTORED, Restoring
 
 __all__ = ["Page", "Restored", "Snapshots"]
@@ -36,7 +37,7 @@ class Page(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """What has become of sessions that were given back: numbers. `receipt`: final when all members that are to hold them, and can answer, do."""
+    """What has become of sessions, or ends of them, that were given back: numbers. `receipt`: final when all members that are to hold them, and can answer, do."""
 
     restored: int  #: were not there
     merged: int  #: live here
@@ -90,17 +91,17 @@ class Snapshots:
         with self._lock:
             placement = self._core.placement
             for item in items:
-                key = read_kept(item)[0].key
+                key = read_item(item).key
                 holders = placement.holders(key, b"")
                 homes.setdefault(self._core.me if self._core.me in holders or not holders else holders[0], []).append(item)
         return homes
 
     def restore(self, items: Iterable[bytes], as_used: bool = False) -> Restored:
         """Give these back. `as_used`: as if each had just been used. Raises `RemoteError` if one is malformed; then none is."""
-        read = [read_kept(item) for item in items]
+        read = [item if isinstance(item, KeptEnd) else (item, Record.unpack(item.body)) for item in map(read_item, items)]
         with self._lock:
             became = self._restoring.merge(read, int(self.wall_s() * 1000) - self._channel.now_ms(), as_used)
-            receipt = self._restoring.tell(key for key, what in became.items() if what in (RESTORED, MERGED))
+            receipt = self._restoring.tell(key for key, what in became.items() if what != OVER)
         self._channel.wake(self._flush)
         counts = Counter(became.values())
         return Restored(counts[RESTORED], counts[MERGED], counts[ENDED], counts[OVER], receipt)

@@ -7,10 +7,10 @@ import pytest
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.kept import Kept, read_kept
 from caterwaul.managers.listeners import SessionCreated
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.settings import ManagerSettings
-from caterwaul.managers.snapshots import Kept, read_kept
 from caterwaul.membership.codec import encode
 from caterwaul.membership.errors import RemoteError
 from tests.doubles import Net
