@@ -19,6 +19,7 @@ from ..membership.networks import in_networks, parse_networks
 from ..membership.settings import MembershipSettings
 from .config import Problems
 from .security.keyring import VARIABLE
+from .security.store_keys import has_password
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
 
 __all__ = [
@@ -199,12 +200,17 @@ def check_admin(admin: AdminSettings, security: SecuritySettings, problems: Prob
 
 
 def check_store(store: StoreSettings, problems: Problems) -> None:
-    if not store.url:
-        return
-    try:
-        open_store(store.url, "")
-    except LocalError as error:
-        problems.add("store.url", str(error))
+    if store.url and store.url_file:
+        problems.add("store.url_file", "is given, and url too: a node has one store")
+    if has_password(store.url):
+        problems.add("store.url", "has a password in it: put it into a file of mode 0600, and name that with url_file")
+    elif store.url:
+        try:
+            open_store(store.url, "")
+        except LocalError as error:
+            problems.add("store.url", str(error))
+    if store.encrypt and not store.secret_file:
+        problems.add("store.encrypt", "needs secret_file")
 
 
 def check_web(web: WebSettings, managers: Container[str], problems: Problems) -> None:

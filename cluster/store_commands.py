@@ -15,11 +15,12 @@ import click
 from ..managers.kept import KeptEnd, joined_items, read_item
 from ..managers.record import Record
 from ..managers.settings import ManagerSettings
-from ..managers.stores.opening import open_store
+from ..managers.stores.opening import open_store, without_password
 from ..managers.stores.store import NOTHING, Save, Store, Stored
 from ..membership.codec import decode, encode
 from ..membership.errors import LocalError, RemoteError
 from .security.keyring import read_secrets
+from .security.store_keys import has_password, read_url
 from .snapshot_file import SnapshotWriter, read_snapshot
 from .text_tables import print_table, progress_bar, size_text, time_text
 
@@ -31,7 +32,25 @@ _BATCH = 100  # items whose bytes are not known before they are loaded
 _TRIES = 20  # of a save that others get in the way of
 _TIMEOUT_S = 10.0
 
-_url = click.argument("url", metavar="URL")
+
+class _Url(click.ParamType[str]):
+    """A store's URL, or ``@FILE`` for a file that holds it: a command line is no place for a password."""
+
+    name = "URL"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if value.startswith("@"):
+            return read_url(Path(value[1:]))
+        if has_password(value):
+            self.fail(
+                f"{without_password(value)} has a password in it, which every user of this machine sees: put it into a file of mode 0600, and give @FILE",
+                param,
+                ctx,
+            )
+        return value
+
+
+_url = click.argument("url", metavar="URL", type=_Url())
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output.")
 _space = click.option("--space", metavar="CLUSTER/MANAGER", help="Only this space. Default: all that the store has.")
 _secret = click.option(
@@ -43,7 +62,8 @@ _secret = click.option(
 def store() -> None:
     """Prepare the store of a configuration's `[store] url`, look into it, move what it has.
 
-    URL is what the configuration says, such as sqlite:////var/lib/caterwaul/sessions.db, file:///var/lib/caterwaul, postgresql://user@host/db or redis://host. Each manager of a
+    URL is what the configuration says, such as sqlite:////var/lib/caterwaul/sessions.db, file:///var/lib/caterwaul, postgresql://user@host/db or redis://host; or @FILE, for a
+    file that holds it, if there is a password in it. Each manager of a
     cluster has a space of its own in it, CLUSTER/MANAGER. All commands may be used while nodes use the store.
     """
 
@@ -168,8 +188,8 @@ def import_(url: str, file_path: Path, secret_file: Path | None, as_json: bool) 
 
 
 @store.command()
-@click.argument("source", metavar="FROM")
-@click.argument("target", metavar="TO")
+@click.argument("source", metavar="FROM", type=_Url())
+@click.argument("target", metavar="TO", type=_Url())
 @_space
 @_as_json
 def copy(source: str, target: str, space: str | None, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from ..managers.principals import EPOCHS
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.stores.worker import StoreWorker
+from .security.store_keys import store_url
 
 __all__ = ["NodeStores"]
 
@@ -36,12 +37,13 @@ class NodeStores:
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         """What the engine of this name is given; None: there is no store."""
         settings = self._settings
-        if not settings.url:
+        url = store_url(settings)
+        if not url:
             return None
         if self._pool is None:
             self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
             self._pool.start()
-        store = open_store(settings.url, f"{self._cluster}/{engine}", timeout_s=settings.timeout_s)
+        store = open_store(url, f"{self._cluster}/{engine}", timeout_s=settings.timeout_s)
         worker = StoreWorker(store, settings.timeout_s, self._reactor, self._run)
         self._workers.append(worker)
         return worker, replace(settings, load=True) if engine == EPOCHS else settings  # nobody asks for an epoch that he does not know

@@ -28,7 +28,7 @@ from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners, SessionDestroyed
 from .lock import PoliteLock
 from .locking import Locks
-from .lookup import LookupEnded
+from .lookup import LookupEnded, StoreWanted
 from .memory import memory_bytes
 from .messages import DELTAS
 from .notices import EndToTell
@@ -130,6 +130,7 @@ class SessionManager:
             return None
         persistence = Persistence(self._core, self._channel, self._lock, self._committing, restoring, self.flush, *store, self._clock)
         self._opening.store = persistence.fetching
+        self._core.finding.has_store = True
         if epochs is not None:
             persistence.fetching.ready = lambda: epochs.is_loaded  # what is stored may be of a login that is over
         return persistence
@@ -221,6 +222,8 @@ class SessionManager:
             self._channel.send(effect.to, effect.message)
         elif isinstance(effect, LookupEnded):
             self._opening.found(*effect.event)  # type: ignore[misc]
+        elif isinstance(effect, StoreWanted):
+            self._ask_store(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, EndToTell):
             self._listeners.ended(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, WaitEnded):
@@ -229,6 +232,11 @@ class SessionManager:
             self.users.end_shared(effect.tag)
         else:
             raise AssertionError(f"unknown effect {effect!r}")
+
+    def _ask_store(self, peer: bytes, key: bytes) -> None:
+        """For a member that asks for this session."""
+        assert self.persistence is not None
+        self.persistence.fetching.fetch(key, lambda verdict: self._react(lambda now_ms: self._core.finding.store_said(peer, key, verdict, now_ms)))
 
     def _tell(self) -> None:
         core, now_ms = self._core, self._channel.now_ms()

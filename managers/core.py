@@ -31,6 +31,7 @@ from .moving import Moving
 from .near import NearCache
 from .notices import Notices
 from .packing import Packing
+from .passivating import Passivating
 from .placement import Strategy, Uids, gather
 from .principals import Epoch, Logins
 from .record import Record
@@ -70,6 +71,7 @@ class SessionCore:
             me, self.say, self.replica, self.entropy, near, self.placement, settings, lambda key: key in self.in_use or self.lookups.is_pending(key)
         )
         self.entropy.doubts = self.moving.doubts
+        self.passivating = Passivating(me, self.say, self.replica, self.moving, settings, lambda key: key in self.in_use or self.lookups.is_pending(key))
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
         self._slept = False  # sessions here may have ended meanwhile
@@ -91,7 +93,7 @@ class SessionCore:
             **Dialogue(self.entropy, self._version, self._check_sync).readers,
             m.DELTAS: self._deltas, m.RECORDS: self._records, m.TOUCHES: self._touches, m.HEADS: self._heads,
             m.LOOKUP: self._lookup, m.ANSWER: self._answer, m.ASK: self._ask, m.ACCESS: self._access,
-            m.CHECK: self.moving.check, m.CHECKED: self.moving.checked, m.CHANGED: self.moving.changed, m.ENDS: self.notices.received,
+            m.CHECK: self.moving.check, m.CHECKED: self.moving.checked, m.CHANGED: self.moving.changed, m.ENDS: self.notices.received, m.STORED: self.passivating.received,
         }  # fmt: skip
 
     # -- what is known

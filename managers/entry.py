@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .heads import LIVE, Head
 from .record import Record, Touches, last_access
 
-__all__ = ["TOMBSTONE_BYTES", "Audited", "Changed", "Created", "Destroyed", "Ended", "Entry", "InUse", "Outcome", "is_whole"]
+__all__ = ["TOMBSTONE_BYTES", "Activated", "Audited", "Changed", "Created", "Destroyed", "Ended", "Entry", "InUse", "Outcome", "Passivated", "is_whole"]
 
 # What it takes of memory besides its packed record, measured on CPython 3.11 with 100,000 of each (`make bench`, row memory).
 _SESSION_BYTES = 650
@@ -74,6 +74,19 @@ class Destroyed(NamedTuple):
     key: bytes
     entry: Entry
     head: Head
+
+
+class Activated(NamedTuple):
+    """A live session came into memory from a store or a snapshot."""
+
+    key: bytes
+
+
+class Passivated(NamedTuple):
+    """A live session went from memory here; a store has it. `mine`: this member decided that."""
+
+    key: bytes
+    mine: bool
 
 
 class Ended:

@@ -9,7 +9,7 @@ begins once this member has what the others have, and again when the view has ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -32,7 +32,7 @@ from .stores.store import NOTHING, Stored, StoreError
 from .stores.worker import StoreWorker
 from .storing import Storing
 
-__all__ = ["Fetching"]
+__all__ = ["Fetching", "batched"]
 
 _log = Logger()
 _LISTED_AT_ONCE = 1000
@@ -44,7 +44,7 @@ _PASS_AGAIN_MS = 1000
 
 
 class Fetching:
-    """Of one manager. Reactor thread, except `knows_absent`."""
+    """Of one manager. Reactor thread, except `may_find`."""
 
     def __init__(
         self,
@@ -79,8 +79,8 @@ class Fetching:
 
     # -- merging what a store has
 
-    def merge(self, found: Mapping[bytes, Stored], asked: Iterable[bytes]) -> list[bytes]:
-        """Into memory, and what of `asked` the store lacks is noted. Returns the keys of what came, or grew here: see `tell`."""
+    def merge(self, found: Mapping[bytes, Stored], asked: Iterable[bytes], over_too: bool = False) -> list[bytes]:
+        """Into memory, and what of `asked` the store lacks is noted. Returns the keys of what came, or grew here: see `tell`. `over_too`: as `Restoring.merge`."""
         items, damaged = _read(found)
         for key, error in damaged.items():
             _log.warn("{store}: session {key} is damaged, and put out of the way: {error}", store=self._worker.store.name, key=key.hex(), error=error)
@@ -90,7 +90,7 @@ class Fetching:
         with self._lock:
             bodies = {key: replica.body_of(entry) for key in items if (entry := replica.get(key)) is not None}
             news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body}
-            came = self._restoring.merge(news.values(), self._ahead_ms())
+            came = self._restoring.merge(news.values(), self._ahead_ms(), over_too=over_too)
             now_ms = self._channel.now_ms()
             for key in asked:
                 item = items.get(key)
@@ -108,13 +108,21 @@ class Fetching:
 
     # -- what a request misses
 
-    def knows_absent(self, key: bytes, now_ms: int) -> bool:
+    def may_find(self, key: bytes, now_ms: int) -> bool:
+        """Whether this member asks the store for what no member has: not if it is to be held by others only, who have looked there, and not twice at once."""
+        placement = self._core.placement
+        return placement.depth(self._core.me, key, placement.appoint(key)) == WHOLE and not self._knows_absent(key, now_ms)
+
+    def _knows_absent(self, key: bytes, now_ms: int) -> bool:
         """Whether the store had nothing of it a moment ago."""
         at = self._absent.get(key)
         return at is not None and now_ms - at < _ABSENT_MS
 
     def fetch(self, key: bytes, done: Callable[[int], None]) -> None:
         """Load it; `done(verdict)`: FOUND: it is where it belongs; GONE: there is none, or it has ended; UNSURE: the store does not answer."""
+        if self._knows_absent(key, self._channel.now_ms()):
+            done(GONE)
+            return
         self._fetches.setdefault(key, []).append(done)
         if not self._is_fetching:
             self._fetch_next()
@@ -144,7 +152,7 @@ class Fetching:
 
     async def _bring(self, found: Mapping[bytes, Stored], keys: Sequence[bytes]) -> dict[bytes, int]:
         came = self.merge(found, [key for key in keys if key in found])
-        replica, placement, me = self._core.replica, self._core.placement, self._core.me
+        replica = self._core.replica
         verdicts = {key: GONE if replica.get(key) is None else FOUND for key in keys}  # also what is stored, and over
         for key in keys:
             if verdicts[key] == GONE:
@@ -152,9 +160,7 @@ class Fetching:
                 if len(self._absent) >= _ABSENT_MAX:
                     del self._absent[next(iter(self._absent))]
                 self._absent[key] = self._channel.now_ms()
-        confirmed = self.tell(came)
-        if not all(placement.depth(me, key, replica.primary_of(key)) == WHOLE for key in came):
-            await confirmed  # who is asked for it next has it
+        self.tell(came)
         return verdicts
 
     # -- everything
@@ -183,17 +189,25 @@ class Fetching:
             keys = await self._worker.call(store.keys, after, _LISTED_AT_ONCE)
             with self._lock:
                 missing = [key for key in keys if self._core.replica.get(key) is None and placement.keepers(partition_of(key))[:1] in ((self._core.me,), ())]
-            for at in range(0, len(missing), _LOADED_AT_ONCE):
-                found = await self._worker.call(store.load, missing[at : at + _LOADED_AT_ONCE])
+            for some in batched(missing):
+                found = await self._worker.call(store.load, some)
                 await self.tell(self.merge(found, found))
                 await deferLater(self._clock, 0)  # requests come in between
-            if len(keys) < _LISTED_AT_ONCE:
+            if not self._core.passivating.has_room:
+                _log.info("{store} has more sessions than may be in memory; the others are loaded when they are asked for", store=store.name)
+            if len(keys) < _LISTED_AT_ONCE or not self._core.passivating.has_room:
                 self._passed, self.is_complete = placement, True
                 break
             after = keys[-1]
         if self.loads > loads:
             seconds = self._clock.seconds() - began_s
             _log.info("{count} sessions came back from {store} in {seconds:.1f} s", count=self.loads - loads, store=store.name, seconds=seconds)
+
+
+def batched(keys: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """So many as are loaded in one call."""
+    left = list(keys)
+    return (left[at : at + _LOADED_AT_ONCE] for at in range(0, len(left), _LOADED_AT_ONCE))
 
 
 def _read(found: Mapping[bytes, Stored]) -> tuple[dict[bytes, tuple[Kept, Record] | KeptEnd], dict[bytes, RemoteError]]:

@@ -15,7 +15,7 @@ from .antientropy import AntiEntropy
 from .entry import Entry, is_whole
 from .freshness import Freshness
 from .heads import LIVE
-from .lookup import EARLY, SILENT, Lookups, Question
+from .lookup import EARLY, SILENT, Lookups, Question, StoreWanted
 from .messages import ABSENT, ELSEWHERE, EMPTY, FOUND, GONE, LEFT, UNSURE, Session, Speaker
 from .moving import Moving
 from .placement import WHOLE, partition_of
@@ -56,6 +56,7 @@ class Finding:
         self._departed = replica.departed
         self._entropy = entropy
         self.lookups = Lookups(speaker, timeout_ms, self._conclude)
+        self.has_store = False  #: what is not here may be there
         self.young_until_ms = now_ms + _YOUNG_MS
         self._freshness = freshness
         self._moving = moving
@@ -286,6 +287,8 @@ class Finding:
     def asked(self, peer: bytes, key: bytes, now_ms: int) -> list[Effect]:
         """A LOOKUP."""
         entry = self._replica.get(key)
+        if entry is None and self.has_store and self._looks_there_for(peer) and self._sure(now_ms):
+            return [StoreWanted((peer, key))]
         if entry is None:
             return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
         if entry.head is not None and entry.head.state != LIVE:
@@ -307,6 +310,17 @@ class Finding:
         if not self._moving.placement.uniform:  # also one that should hold it, by our view: by its own it may not
             self._moving.watchers.watch(key, peer)
         return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT if self.is_behind(key) else FOUND)]
+
+    def _looks_there_for(self, peer: bytes) -> bool:
+        """Whether this member asks the store for that one, which could not hold what is found."""
+        placement = self._moving.placement
+        return not placement.moves_primary or placement.is_lite(peer)
+
+    def store_said(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
+        """What came of a `StoreWanted`."""
+        if verdict == FOUND and self._replica.get(key) is not None:
+            return self.asked(peer, key, now_ms)
+        return [self._verdict(peer, key, ABSENT if verdict == GONE and self._sure(now_ms) else UNSURE)]
 
     def _is_elsewhere(self, peer: bytes, key: bytes, entry: Entry) -> bool:
         """Whether others hold it, and this member does not."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
+from ..membership.errors import RemoteError
 from .changes import KEY_BYTES
 from .heads import Head, head_from_wire, head_to_wire, winner
 from .messages import need
 from .record import Record
 
-__all__ = ["Kept", "KeptEnd", "joined_items", "read_item", "read_kept"]
+__all__ = ["Kept", "KeptEnd", "is_end", "joined_items", "read_item", "read_kept"]
 
 _MS_MAX = 2**53
 
@@ -39,6 +40,14 @@ class KeptEnd(NamedTuple):
 
     def pack(self) -> bytes:
         return encode([self.key, 0, self.head.ended_ms, head_to_wire(self.head)])
+
+
+def is_end(data: bytes) -> bool:
+    """Whether this is kept of a session that has ended."""
+    try:
+        return isinstance(read_item(data), KeptEnd)
+    except RemoteError:
+        return False
 
 
 def read_kept(data: bytes) -> tuple[Kept, Record]:

@@ -19,13 +19,26 @@ from typing import Any, NamedTuple, TypeVar, get_args
 from twisted.logger import Logger
 
 from ..membership.errors import LocalError
-from .entry import Audited, Changed, Created, Destroyed
+from .entry import Activated, Audited, Changed, Created, Destroyed, Passivated
 from .errors import ValueDamaged
 from .heads import REASONS, Head
 from .record import PRINCIPAL, Clash, Record
 from .values import ValueTypes
 
-__all__ = ["AttributeChanged", "Audited", "Callback", "Conflict", "Listeners", "LoggedIn", "SessionCreated", "SessionDestroyed", "check_listener", "decorator"]
+__all__ = [
+    "AttributeChanged",
+    "Audited",
+    "Callback",
+    "Conflict",
+    "Listeners",
+    "LoggedIn",
+    "SessionActivated",
+    "SessionCreated",
+    "SessionDestroyed",
+    "SessionPassivated",
+    "check_listener",
+    "decorator",
+]
 
 _log = Logger()
 
@@ -77,7 +90,21 @@ class Conflict:
     lost_by: bytes
 
 
-Event = SessionCreated | SessionDestroyed | AttributeChanged | Audited | LoggedIn | Conflict
+@dataclass(frozen=True, slots=True)
+class SessionPassivated:
+    """A session that lives has left the memory of this member, as a store has it. Told where that was decided; with `replicas` wherever a copy goes."""
+
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SessionActivated:
+    """A session came back into memory, from a store or a snapshot. Told where it was loaded."""
+
+    key: bytes
+
+
+Event = SessionCreated | SessionPassivated | SessionActivated | SessionDestroyed | AttributeChanged | Audited | LoggedIn | Conflict
 Callback = TypeVar("Callback", bound=Callable[[Any], object])
 
 
@@ -141,13 +168,17 @@ class Listeners:
         check_listener(kind, where)
         return decorator(self.listen, kind, replicas=replicas, **where)
 
-    def tell(self, happened: Audited | Changed | Created | Destroyed | AttributeChanged | LoggedIn | Clash) -> None:
+    def tell(self, happened: Activated | Audited | Changed | Created | Destroyed | Passivated | AttributeChanged | LoggedIn | Clash) -> None:
         """Turn what the replica reports into what listeners hear, on the member whose turn it is; whose an end is, `ended` says."""
         if isinstance(happened, Destroyed):
             if self._has(SessionDestroyed, replicas=True):
                 self._call(self._destroyed(happened.key, happened.head, happened.entry.body), False)
         elif isinstance(happened, Created):
             self._call(SessionCreated(happened.key), happened.by == self._me)
+        elif isinstance(happened, Passivated):
+            self._call(SessionPassivated(happened.key), happened.mine)
+        elif isinstance(happened, Activated):
+            self._call(SessionActivated(happened.key), True)
         elif isinstance(happened, Clash):
             if happened.name[:1] != "\0" and (self._has(Conflict) or self._has(Conflict, replicas=True)):
                 self._call(self._conflict(happened), happened.in_records or happened.lost[1] == self._me)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence, Set
 from ..membership.effects import Effect, Notify, Send
 from .messages import FOUND, GONE, UNSURE, Speaker
 
-__all__ = ["EARLY", "SILENT", "LookupEnded", "Lookups", "Question"]
+__all__ = ["EARLY", "SILENT", "LookupEnded", "Lookups", "Question", "StoreWanted"]
 
 
 EARLY = -1  #: found, and somebody else may have more: good enough if nobody has
@@ -23,6 +23,10 @@ _PENDING_MAX = 4096  # a flood of made-up ids while nobody can say no; questions
 
 class LookupEnded(Notify):
     """`event` is (key, verdict): FOUND, GONE, or UNSURE for unknown."""
+
+
+class StoreWanted(Notify):
+    """`event` is (peer, key): this member asks for what is not here, and a store may have."""
 
 
 class Question:

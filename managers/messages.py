@@ -26,6 +26,8 @@ DELTAS, RECORDS, TOUCHES, HEADS, WANT, OFFER, INVENTORY, COVERED, SYNCED, LOOKUP
 SUMS, DIFFER, CHECK, CHECKED, CHANGED = range(14, 19)
 #: To members that announce what they listen to.
 ENDS = 19
+#: Where members have a store in common; others skip it.
+STORED = 20
 
 #: What a CHECK speaks of: the head only; head and record; and these of a copy that was the truth until its placement changed.
 HEAD_MARK, RECORD_MARK, TRUTH_MARK = b"h", b"r", b"t"
@@ -41,6 +43,7 @@ _SERIAL_BYTES = 8
 DIGEST_BYTES = SUM_BYTES = 8
 _ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 _MARKED_BYTES = KEY_BYTES + 1 + DIGEST_BYTES
+_STORED_BYTES = KEY_BYTES + 2 * DIGEST_BYTES
 
 ITEMS_MAX = 4096  #: sessions that a list may speak of: what older members send at most, and some tens of milliseconds to whoever reads it
 AT_ONCE = 1000  #: and what this one sends
@@ -127,6 +130,10 @@ class Speaker:
     def heads(self, heads: Sequence[tuple[bytes, Head]], waiters: Sequence[Waiter] = ()) -> Message:
         return self._control([key for key, _ in heads], HEADS, [[key, head_to_wire(head)] for key, head in heads], waiters=waiters)
 
+    def stored(self, items: Sequence[tuple[bytes, bytes, bytes]]) -> Message:
+        """Sessions that may go from memory: (key, digest, digest of the head alone)."""
+        return self._control([key for key, _, _ in items], STORED, b"".join(map(b"".join, items)))
+
     def want(self, keys: Sequence[bytes]) -> Message:
         return self._control((), WANT, list(keys))
 
@@ -209,6 +216,15 @@ def _is_ms(value: object) -> bool:
 def _list(value: object, what: str) -> list[Any]:
     need(type(value) is list and len(value) <= ITEMS_MAX, what)
     return value  # type: ignore[return-value]
+
+
+def read_stored(wire: object) -> list[tuple[bytes, bytes, bytes]]:
+    """(key, digest, digest of the head alone)."""
+    need(type(wire) is bytes and not len(wire) % _STORED_BYTES and len(wire) <= ITEMS_MAX * _STORED_BYTES, "stored")
+    assert isinstance(wire, bytes)
+    ends = (KEY_BYTES, KEY_BYTES + DIGEST_BYTES, _STORED_BYTES)
+    items = (wire[at : at + _STORED_BYTES] for at in range(0, len(wire), _STORED_BYTES))
+    return [(item[: ends[0]], item[ends[0] : ends[1]], item[ends[1] : ends[2]]) for item in items]
 
 
 def read_keys(value: object, what: str) -> list[bytes]:

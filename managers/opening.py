@@ -167,7 +167,7 @@ class Opening:
 
     def _absent(self, about: _Question, now_ms: int) -> Session | _Question:
         """No member has it. A store may, unless one has just said that it does not, or somebody here knows that the session has ended."""
-        if self.store is None or not about.left or self._core.replica.get(about.key) is not None or self.store.knows_absent(about.key, now_ms):
+        if self.store is None or not about.left or self._core.replica.get(about.key) is not None or not self.store.may_find(about.key, now_ms):
             return self._made()
         return about._replace(in_store=True)
 

@@ -15,14 +15,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..membership.channel import Channel
+from ..membership.effects import Send
 from .committing import Committing
 from .core import SessionCore
-from .fetching import Fetching
+from .fetching import Fetching, batched
+from .kept import is_end
 from .lock import PoliteLock
 from .receipts import Waiting
 from .restoring import Restoring
 from .stores.settings import StoreSettings
-from .stores.store import Save, Stored, StoreError
+from .stores.store import BATCH_MAX, Save, Stored, StoreError
 from .stores.worker import StoreWorker
 from .storing import Storing
 
@@ -30,8 +32,9 @@ __all__ = ["Persistence"]
 
 _log = Logger()
 _STORE = b"store"  # as whom a receipt awaits it
-_PURGE_MS = 60_000
+_PURGE_MS, _PURGE_AGAIN_MS = 60_000, 1000
 _SWEEP_MS = 20
+_PASSIVATE_MS = 100  # between the sixteen parts of a sweep
 _STOP_S = 5.0
 
 
@@ -63,6 +66,7 @@ class Persistence:
         self._period_ms = max(50, int(settings.write_behind_s * 500))  # twice in that time, so that what waited is there when it is over
         self._next_ms = channel.now_ms() + self._period_ms
         self._purge_ms = channel.now_ms() + _PURGE_MS
+        self._passivate_ms = 0
         self._is_saving = self._is_purging = False
         self._stopped: Deferred[None] | None = None
         self._waiters: dict[bytes, list[Waiting]] = {}  # receipts of changes that are to be saved
@@ -97,11 +101,18 @@ class Persistence:
 
     @property
     def deadline_ms(self) -> int:
-        return min(self._next_ms, self.fetching.deadline_ms) if self._loads else self._next_ms
+        times = [self._next_ms]
+        if self._loads:
+            times.append(self.fetching.deadline_ms)
+        if self._core.passivating.is_wanted:
+            times.append(self._passivate_ms)
+        return min(times)
 
     def tick(self, now_ms: int) -> None:
         if self._loads:
             self.fetching.tick(now_ms)
+        if self._core.passivating.is_wanted:
+            self._passivate(now_ms)
         if now_ms >= self._purge_ms:
             self._purge_ms = now_ms + _PURGE_MS
             self._purge()
@@ -111,6 +122,16 @@ class Persistence:
             self.storing.sweep(now_ms)
             self._next_ms = now_ms + (_SWEEP_MS if self.storing.is_sweeping else self._period_ms)
         self.save()
+
+    def _passivate(self, now_ms: int) -> None:
+        if now_ms < self._passivate_ms or self._stopped is not None:
+            return
+        self._passivate_ms = now_ms + _PASSIVATE_MS
+        with self._lock:
+            effects = self._core.passivating.sweep(now_ms, self.storing.has_all)
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._channel.send(effect.to, effect.message)
 
     # -- saving
 
@@ -194,11 +215,11 @@ class Persistence:
     # -- what is over
 
     def _purge(self) -> None:
-        """One member drops from the store what nobody misses."""
-        if self._is_purging or self._stopped is not None or min(member.uid for member in self._core.placement.view) != self._core.me:
-            return
-        self._is_purging = True
-        Deferred.fromCoroutine(self._purge_all()).addErrback(self._unpurged).addBoth(self._purged)
+        """One member tidies a store that all share: ends that nobody has to remember go, and sessions that were left to it come back to end here, so that who listens hears of it."""
+        is_ours = not self._worker.store.shared or min(member.uid for member in self._core.placement.view) == self._core.me
+        if is_ours and not self._is_purging and self._stopped is None and self.fetching.ready():
+            self._is_purging = True
+            Deferred.fromCoroutine(self._purge_some()).addErrback(self._unpurged).addBoth(self._purged)
 
     def _unpurged(self, failure: Failure) -> None:
         if not failure.check(StoreError):
@@ -207,13 +228,19 @@ class Persistence:
     def _purged(self, _: object) -> None:
         self._is_purging = False
 
-    async def _purge_all(self) -> None:
+    async def _purge_some(self) -> None:
         store = self._worker.store
-        while self._stopped is None:
-            over = await self._worker.call(store.expired, int(self.wall_s() * 1000))
-            if not over:
-                return
-            await self._worker.call(store.delete, over)
+        over = await self._worker.call(store.expired, int(self.wall_s() * 1000))
+        for keys in batched(over):
+            found = await self._worker.call(store.load, keys)
+            ends = {key: over[key] for key, item in found.items() if is_end(item.data)}
+            if ends:
+                await self._worker.call(store.delete, ends)
+            live = {key: item for key, item in found.items() if key not in ends}
+            if live:
+                await self.fetching.tell(self.fetching.merge(live, live, over_too=True))
+        if len(over) == BATCH_MAX:
+            self._purge_ms = self._channel.now_ms() + _PURGE_AGAIN_MS
 
     # -- knowing
 
@@ -223,6 +250,6 @@ class Persistence:
             storing = self.storing
             return {
                 "store_waiting": len(storing), "store_waiting_ms": storing.oldest_ms(self._channel.now_ms()), "store_saves": storing.saves,
-                "store_conflicts": storing.conflicts, "store_loads": self.fetching.loads, "store_errors": self._worker.errors,
+                "store_conflicts": storing.conflicts, "passivated": self._core.passivating.passivated, "store_loads": self.fetching.loads, "store_errors": self._worker.errors,
                 "store_open": int(not self._worker.is_closed), "store_damaged": self._worker.store.damaged,
             }  # fmt: skip

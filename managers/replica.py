@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .departed import Departed
-from .entry import Audited, Changed, Created, Destroyed, Entry, Outcome, is_whole
+from .entry import Activated, Audited, Changed, Created, Destroyed, Entry, Outcome, Passivated, is_whole
 from .heads import EXPIRED, LIVE, Cover, Head, Ours, creator, live_head, revived, winner
 from .held import Held
 from .placement import PARTITIONS, partition_of
@@ -33,7 +33,7 @@ class Replica(Held):
         super().__init__()
         self.me = me
         self.changed = bytearray(PARTITIONS)  #: 1 where versions or values have changed since somebody set it to 0 (`digests.py`)
-        self.events: list[Audited | Changed | Created | Destroyed | Clash] = []
+        self.events: list[Activated | Audited | Changed | Created | Destroyed | Passivated | Clash] = []
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
         self.written: set[bytes] = set()  #: keys of what has changed since somebody took them, who keeps it elsewhere too (`storing.py`)
         self.is_stored = False  #: there is somebody who does; else they go with the next sweep (`packing.py`)
@@ -310,6 +310,16 @@ class Replica(Held):
         if entry.body is not None and is_whole(entry):
             record = entry.body if type(entry.body) is Record else Record.unpack(entry.body)  # type: ignore[arg-type]
             self.departed.parted(key, record.applied, confirmed)
+
+    def passivate(self, key: bytes) -> None:
+        """A live session goes; a store has it as it is here, with all that has to be known of its versions."""
+        entry = self.get(key)
+        assert entry is not None
+        self.on_gone(key, entry)
+        self._remove(key)
+        self.departed.forget(key)
+        self.changed[partition_of(key)] = 1
+        self.live -= 1
 
     def forget(self, key: bytes) -> None:
         """Drop a tombstone whose retention is over."""

@@ -13,7 +13,7 @@ from typing import Any
 from ..membership.channel import Channel
 from .committing import Committing
 from .core import SessionCore
-from .entry import Entry, Outcome
+from .entry import Activated, Created, Entry, Outcome
 from .expiry import deadline_of
 from .heads import LIVE, live_head
 from .kept import Kept, KeptEnd
@@ -34,8 +34,9 @@ class Restoring:
         self._channel = channel
         self._committing = committing
 
-    def merge(self, items: Iterable[tuple[Kept, Record] | KeptEnd], ahead_ms: int, as_used: bool = False) -> dict[bytes, str]:
-        """What has become of each, by key. `ahead_ms`: the wall's clock less ours. `as_used`: as if each had just been used."""
+    def merge(self, items: Iterable[tuple[Kept, Record] | KeptEnd], ahead_ms: int, as_used: bool = False, over_too: bool = False) -> dict[bytes, str]:
+        """What has become of each, by key. `ahead_ms`: the wall's clock less ours. `as_used`: as if each had just been used. `over_too`: also those whose time
+        is over, which end here soon."""
         items = list(items)
         now_ms = self._channel.now_ms()
         before = self._core.telling.before_records(item[0].key for item in items if not isinstance(item, KeptEnd))
@@ -47,12 +48,12 @@ class Restoring:
                 kept, record = item
                 created_ms = min(kept.created_ms - ahead_ms, now_ms)
                 used_ms = now_ms if as_used else max(created_ms, min(kept.used_ms - ahead_ms, now_ms))
-                became[kept.key] = self._merge(kept, record, created_ms, used_ms, now_ms)
+                became[kept.key] = self._merge(kept, record, created_ms, used_ms, now_ms, over_too)
         self._core.telling.after(before)
         self._core.settle_fresh(now_ms)
         return became
 
-    def _merge(self, kept: Kept, record: Record, created_ms: int, used_ms: int, now_ms: int) -> str:
+    def _merge(self, kept: Kept, record: Record, created_ms: int, used_ms: int, now_ms: int, over_too: bool) -> str:
         core, key = self._core, kept.key
         replica = core.replica
         entry = replica.get(key)
@@ -60,12 +61,14 @@ class Restoring:
             return ENDED
         touches = (core.me, max(0, used_ms), used_ms)
         is_new = entry is None or entry.body is None
-        if is_new:
+        if is_new and not over_too:
             deadline, _ = deadline_of(Entry(None, None, created_ms, touches), record, core.expiry.limits)
             if deadline is not None and now_ms >= deadline:
                 return OVER
         head = live_head(1, core.me, core.placement.appoint(key)) if entry is None or entry.head is None else None
+        told = len(replica.events)
         replica.merge_record(key, head, created_ms, touches, kept.body, record, Outcome())
+        replica.events[told:] = [Activated(key) if type(event) is Created else event for event in replica.events[told:]]
         return RESTORED if is_new else MERGED
 
     def _end(self, item: KeptEnd, ahead_ms: int, now_ms: int) -> str:

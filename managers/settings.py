@@ -167,6 +167,15 @@ class ManagerSettings:
         "those that exist are served and replicated on. 0: half of what the process may use, by its cgroup or the machine, in equal parts for the managers and maps of a node that name no budget. Several processes on a machine know nothing of each other.",
         minimum=0,
     )
+    max_active: int = knob(
+        0,
+        "With a `[store]`: sessions in this node's memory at most, about; over it those used longest ago are left to the store (passivated), and loaded when they are asked for. A store "
+        "that not all nodes share gives them back to its own node only. 0: no limit.",
+        minimum=0,
+    )
+    max_active_bytes: int = knob(0, "The same in bytes, as `memory_max_bytes` counts them. 0: no limit.", minimum=0)
+    max_idle_swap_s: float = knob(0.0, "With a `[store]`: a session not used for this long is passivated. 0: none is for that.", minimum=0.0)
+    min_idle_swap_s: float = knob(0.0, "One used within this time is not, whatever the limits.", minimum=0.0)
     no_session_paths: list[str] = knob(
         [],
         "Shell-style patterns (`/static/*`, `/health`) of paths for which no session is opened: it is empty there, and what is written goes with the request. "

@@ -85,6 +85,10 @@ class Storing:
         holders = self._placement().holders(key, entry.primary)
         return not holders or holders[0] == self.me
 
+    def has_all(self, key: bytes, entry: Entry) -> bool:
+        """Whether the store has this session as it is here, and this member is the one to decide about it."""
+        return bool(entry.stored) and key not in self.waiting and key not in self._flight and key not in self._replica.written and self._is_ours(key, entry)
+
     # -- saving
 
     def batch(self, now_ms: int, ahead_ms: int) -> list[Save]:

@@ -21,7 +21,7 @@ CORES = """
     membership/errors membership/member membership/view membership/codec membership/crowding membership/effects membership/channel membership/knobs
     membership/domains membership/messages membership/detector membership/dialling membership/group membership/networks membership/rate membership/secret membership/settings
     managers/antientropy managers/attributes managers/budget managers/changes managers/comparing managers/core managers/departed managers/dialogue managers/digests managers/entry managers/errors managers/expiry managers/finding managers/freshness managers/handover managers/heads managers/held managers/identity managers/kept managers/limits managers/locks managers/lookup
-    managers/merging managers/merging_types managers/messages managers/moving managers/near managers/notices managers/outbox managers/packing managers/parting managers/placement managers/principals managers/record managers/renewal managers/replica managers/session managers/settings managers/storing managers/stores/settings managers/stores/store
+    managers/merging managers/merging_types managers/messages managers/moving managers/near managers/notices managers/outbox managers/packing managers/parting managers/passivating managers/placement managers/principals managers/record managers/renewal managers/replica managers/session managers/settings managers/storing managers/stores/settings managers/stores/store
     managers/sharing managers/summaries managers/surveying managers/tabs managers/telling managers/tokens managers/touches managers/value_tags managers/values managers/wheel
     cluster/errors cluster/frames cluster/handshake cluster/link cluster/meeting cluster/outbox cluster/pipeline cluster/redial
     cluster/security/admission cluster/security/proof
@@ -42,7 +42,7 @@ PURE_ENOUGH = {
 WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
 TELLS_DATES = {
     "managers/web/pyramid",  # its sessions say when they were created, as Pyramid wants it
-    "managers/snapshots", "managers/persistence", "cluster/snapshot_commands",  # no monotonic clock outlives a machine
+    "managers/snapshots", "managers/persistence", "cluster/snapshot_commands", "cluster/store_commands",  # no monotonic clock outlives a machine
 }  # fmt: skip
 #: Imports inside functions, and why they cannot stand at the top.
 LATE_IMPORTS = {

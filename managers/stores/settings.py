@@ -19,6 +19,13 @@ class StoreSettings:
         "`redis://...`. A database server is prepared once by `caterwaul store init URL`. One that all nodes reach brings back everything; a file of each node's own what that node saved. "
         "Empty: none, and sessions end with the last member.",
     )
+    url_file: str = knob("", "File that holds the URL instead, readable by this user only: for one with a password, which stands in no configuration.")
+    secret_file: str = knob(
+        "",
+        "File with a secret (`caterwaul secret new FILE`), the same on all nodes: what is stored carries an authentication code, and what somebody else has written or changed is put "
+        "out of the way. Not that of `[security]`, which changes sooner. Empty: damage is noticed, forgery is not.",
+    )
+    encrypt: bool = knob(False, "With `secret_file`: what is stored is encrypted too.")
     write: str = knob(
         "behind",
         "When what a request changed is stored. `behind`: soon, many sessions at a time, and no request waits. `through`: before its response leaves, which costs the store's "

@@ -10,11 +10,14 @@ import pytest
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.kept import KeptEnd, read_item
+from caterwaul.managers.listeners import SessionActivated, SessionCreated, SessionDestroyed, SessionPassivated
+from caterwaul.managers.messages import STORED
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.stores.settings import StoreSettings
 from caterwaul.managers.stores.store import Save
+from caterwaul.membership.errors import RemoteError
 from tests.doubles import MANAGER, Net
 
 BEHIND = StoreSettings(url="memory:", write_behind_s=1.0)
@@ -250,7 +253,9 @@ def test_what_is_over_is_not_brought_back_and_goes_from_the_store() -> None:
     cluster.advance(2.0)
     again = restarted(cluster, settings=ManagerSettings(idle_timeout_s=50.0, retention_s=60.0, unknown_for_s=0.0))
     assert opened(again, 0, session_id).new
-    again.advance(61.0, 1.0)
+    again.advance(65.0, 1.0)
+    assert isinstance(items(again)[key_of(session_id)], KeptEnd)  # it was looked at once more, so that who listens hears of it
+    again.advance(125.0, 1.0)
     assert items(again) == {}
 
 
@@ -279,3 +284,108 @@ def test_a_login_that_was_over_is_not_served_after_a_restart() -> None:
     store.save_many([Save(session.key, saved[session.key].data, saved[session.key].until_ms)])  # its end was not stored any more
     again = restarted(cluster, epochs=True)
     assert opened(again, 0, str(session.id)).new
+
+
+# -- passivation
+
+
+def crowd(kind: type = DeltaManager, count: int = 2, **settings: Any) -> tuple[Net, list[str]]:
+    cluster = net(count, StoreSettings(url="memory:", write_behind_s=0.2), kind=kind, settings=ManagerSettings(unknown_for_s=0.0, **settings))
+    ids = []
+    for number in range(60):
+        ids.append(cluster.visit(number % count, name=f"n{number}"))
+        cluster.advance(0.2)
+    return cluster, ids
+
+
+@KINDS
+def test_over_max_active_the_longest_unused_leave_memory_and_come_back(kind: type) -> None:
+    cluster, ids = crowd(kind, 3, max_active=20)
+    cluster.advance(8.0)
+    assert all(manager.count <= 20 for manager in cluster.managers)
+    assert len(items(cluster)) == 60
+    here = {key for manager in cluster.managers for partition in manager._core.replica.partitions for key in partition}
+    assert key_of(ids[0]) not in here
+    assert key_of(ids[-1]) in here
+    for number in (0, 30, 59):
+        assert opened(cluster, number % 3, ids[number])["name"] == f"n{number}"
+    cluster.visit(1, ids[0], more=1)
+    assert dict(opened(cluster, 2, ids[0])) == {"name": "n0", "more": 1}
+    cluster.advance(40.0)  # reconciling brings nothing back
+    assert all(manager.count <= 22 for manager in cluster.managers)
+
+
+def test_memory_stays_under_max_active_bytes_with_ten_times_as_much_in_the_store() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=0.2), settings=ManagerSettings(max_active_bytes=60_000, unknown_for_s=0.0))
+    for number in range(300):
+        cluster.visit(number % 2, blob="x" * 1500)
+        cluster.advance(0.1)
+    cluster.advance(5.0)
+    assert all(manager._core.replica.bytes <= 60_000 for manager in cluster.managers)
+    assert len(items(cluster)) == 300
+
+
+def test_an_idle_session_is_passivated_and_one_in_use_is_not() -> None:
+    cluster, ids = crowd(max_idle_swap_s=20.0)
+    used = opened(cluster, 0, ids[0])
+    cluster.managers[0]._core.in_use.add(used.key, 1)
+    cluster.advance(25.0)
+    assert {manager.count for manager in cluster.managers} == {1}
+
+
+def test_min_idle_swap_comes_before_the_limits() -> None:
+    cluster, _ = crowd(max_active=5, min_idle_swap_s=3600.0)
+    cluster.advance(5.0)
+    assert cluster.managers[0].count == 60
+
+
+def test_nothing_is_passivated_that_the_store_lacks() -> None:
+    cluster, ids = crowd(max_active=1000)
+    cluster.store_fails = True
+    for session_id in ids:
+        cluster.visit(0, session_id, more=1)
+    for manager in cluster.managers:
+        manager._core.passivating.most = 5
+    cluster.advance(10.0)
+    assert cluster.managers[0].count == 60
+    cluster.store_fails = False
+    cluster.advance(15.0)
+    assert cluster.managers[0].count <= 5
+    assert dict(opened(cluster, 1, ids[0])) == {"name": "n0", "more": 1}
+
+
+def test_listeners_hear_of_it() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=0.2), settings=ManagerSettings(max_idle_swap_s=5.0, unknown_for_s=0.0))
+    heard: list[object] = []
+    for manager in cluster.managers:
+        for kind in (SessionCreated, SessionPassivated, SessionActivated):
+            manager.listen(kind, heard.append)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(10.0)
+    assert opened(cluster, 1, session_id)["name"] == "ada"
+    assert heard == [SessionCreated(key_of(session_id)), SessionPassivated(key_of(session_id)), SessionActivated(key_of(session_id))]
+
+
+def test_a_passivated_session_expires_with_its_contents() -> None:
+    settings = ManagerSettings(max_idle_swap_s=5.0, idle_timeout_s=100.0, unknown_for_s=0.0)
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=0.2), settings=settings)
+    heard: list[SessionDestroyed] = []
+    for manager in cluster.managers:
+        manager.listen(SessionDestroyed, heard.append)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(20.0)
+    assert not cluster.managers[0].count
+    cluster.advance(240.0, 1.0)
+    assert [(event.key, event.reason, dict(event.attributes)) for event in heard] == [(key_of(session_id), "expired", {"name": "ada"})]
+    assert isinstance(items(cluster)[key_of(session_id)], KeptEnd)
+
+
+def test_only_what_is_the_same_goes_at_others() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=0.2))
+    session_id = cluster.visit(0, name="ada")
+    core = cluster.managers[1]._core
+    key = key_of(session_id)
+    with pytest.raises(RemoteError):
+        core.receive(0, cluster.members[0].uid, [MANAGER, STORED, b"x"], 0)
+    core.receive(0, cluster.members[0].uid, [MANAGER, STORED, key + bytes(16)], 0)
+    assert core.replica.get(key) is not None

@@ -187,6 +187,13 @@ class TestMistakes:
         settings = Settings.of(node={"port": 4000}, membership={"discovery": ["static"], "seeds": ["host", "::1"]})
         assert settings.membership.seeds == ["host", "::1"]
 
+    def test_a_store_is_one_that_is_known_and_shows_no_password(self) -> None:
+        assert mistakes(store={"url": "ftp://x"})[0].startswith("store.url: store ftp://x: unknown kind 'ftp'")
+        found = mistakes(store={"url": "redis://ada:secret@host/0"})
+        assert found == ["store.url: has a password in it: put it into a file of mode 0600, and name that with url_file"]
+        assert mistakes(store={"url": "memory:", "url_file": "f"}) == ["store.url_file: is given, and url too: a node has one store"]
+        assert mistakes(store={"encrypt": True}) == ["store.encrypt: needs secret_file"]
+
     def test_the_web_table_is_whole_or_empty(self) -> None:
         assert mistakes(web={"listen": "127.0.0.1:80"}) == ["web.application: is missing, and web.listen is given"]
         assert mistakes(web={"application": "m:f"}) == ["web.listen: is missing, and web.application is given"]

@@ -156,3 +156,18 @@ def test_an_expiry_that_had_not_seen_all_does_not_stand() -> None:
     assert isinstance(read_item(joined_items(session, ended(1, EXPIRED, Cover({A: 2}, {})))), KeptEnd)
     assert isinstance(read_item(joined_items(session, ended(1, EXPIRED, Cover({A: 1}, {})))), Kept)
     assert isinstance(read_item(joined_items(session, ended(1, INVALIDATED))), KeptEnd)
+
+
+def test_a_password_is_not_given_on_a_command_line(url: str, tmp_path: Path) -> None:
+    said = run("ls", "redis://ada:secret@127.0.0.1/0", fails=True)
+    assert "secret" not in said
+    assert "@FILE" in said
+    file = tmp_path / "url"
+    file.write_text(f"{url}\n")
+    file.chmod(0o644)
+    assert "chmod 600" in run("ls", f"@{file}", fails=True)
+    file.chmod(0o600)
+    fill(url, "shop/default", kept(1))
+    assert "shop/default" in run("ls", f"@{file}")
+    file.write_text("two words")
+    assert "does not hold a URL" in run("ls", f"@{file}", fails=True)
