@@ -82,6 +82,7 @@ class FileStore:
     def save_many(self, saves: Sequence[Save]) -> dict[bytes, bytes]:
         saved = {}
         with self._space("save") as space, Swap(space, self._aside) as swap:
+            saves = [save for save in saves if self._has(space, save)]  # nothing is written for what is refused anyway
             swap.write(saves)
             with self._locks.of(space, (save.key for save in saves)), swap.changing():
                 for save in saves:
@@ -168,6 +169,11 @@ class FileStore:
             if self._revision(space, key) != NOTHING:
                 return read_item(space, key, is_wanted)
         return None
+
+    def _has(self, space: int, save: Save) -> bool:
+        """Whether what it replaces is there, at this moment."""
+        item = self._read(space, save.key)
+        return save.replaces == (NOTHING if item is None else item.revision)
 
     def _revision(self, space: int, key: bytes) -> bytes:
         """Of what is there. Under the lock: what is damaged is put away."""
