@@ -20,7 +20,7 @@ from .file_items import write_item
 from .private_directory import sync_directory
 from .store import Save
 
-__all__ = ["Swap"]
+__all__ = ["Swap", "each"]
 
 _FILES_MAX = 64  # open at the same time
 _THREADS = 4
@@ -42,7 +42,7 @@ class Swap:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        _each(self._remove, sorted(self._files))
+        each(self._remove, sorted(self._files))
 
     def write(self, saves: Sequence[Save]) -> None:
         """The files of all, aside and durable."""
@@ -53,13 +53,13 @@ class Swap:
                     path = self._new[save.key] = self._name()
                     descriptors.append(write_item(self._space, path, save))
                     files.callback(os.close, descriptors[-1])
-                _each(os.fsync, descriptors)
+                each(os.fsync, descriptors)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
         try:
             yield
-            _each(lambda bucket: sync_directory(bucket, self._space), sorted(self._touched))
+            each(lambda bucket: sync_directory(bucket, self._space), sorted(self._touched))
         except BaseException:
             for undo in reversed(self._undo):
                 with suppress(OSError):  # nobody knows then what is there, as the error says
@@ -81,6 +81,7 @@ class Swap:
             self._undo.append(partial(os.unlink, item, dir_fd=self._space))
         self._touched.add(bucket)
         self._rename(self._new[key], item)
+        self._files.discard(self._new[key])
 
     def take(self, key: bytes) -> None:
         """The item is gone."""
@@ -108,7 +109,7 @@ class Swap:
         os.rename(before, after, src_dir_fd=self._space, dst_dir_fd=self._space)
 
 
-def _each(do: Callable[[_T], None], what: Sequence[_T]) -> None:
+def each(do: Callable[[_T], None], what: Sequence[_T]) -> None:
     """Some at the same time: those who wait for a disk together wait once (200 files on ext4: 0.03 s, one after the other 0.7 s)."""
     if len(what) < 2:
         for one in what:

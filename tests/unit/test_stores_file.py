@@ -23,6 +23,7 @@ from caterwaul.membership.errors import LocalError
 
 FAR_MS, OVER_MS = 4_000_000_000_000, 1_000_000_000_000
 KEY, OTHER, THIRD = b"k" * 16, b"o" * 16, b"k" * 15 + b"3"
+SAME_LOCK = bytes([KEY[0] ^ 16]) * 16
 
 
 @pytest.fixture
@@ -432,10 +433,10 @@ def test_what_a_crash_left_is_removed_and_what_somebody_is_writing_is_not(where:
 
 def test_who_waits_too_long_for_others_is_told_so(where: Path, store: FileStore) -> None:
     impatient = opened(where, timeout_s=0.05)
-    saved(store)
+    revisions = saved(store)
     with (where / "space-shop" / ".locks" / f"{KEY[0] % 16:x}").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for call in (lambda: saved(impatient), lambda: impatient.quarantine([KEY])):
+        for call in (lambda: saved(impatient, b"two", OTHER, SAME_LOCK), lambda: impatient.delete(revisions), lambda: impatient.quarantine([KEY])):
             with pytest.raises(StoreError, match=r"others have been changing the same items for 0\.05 s"):
                 call()
         assert contents(impatient) == {KEY: b"one"}
