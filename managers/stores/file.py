@@ -30,7 +30,7 @@ from .file_aside import ASIDE, Aside
 from .file_form import bucket_of, item_of, space_directory, space_of
 from .file_items import Damaged, buckets, keys_in, past_keys_in, read_item
 from .file_locks import LOCKS, FileLocks
-from .file_swap import Swap
+from .file_swap import Swap, each
 from .private_directory import NotPrivate, make_directory, open_directory, sync_directory
 from .store import BATCH_MAX, NOTHING, Save, Stored, StoreError, revision_of
 
@@ -82,6 +82,7 @@ class FileStore:
     def save_many(self, saves: Sequence[Save]) -> dict[bytes, bytes]:
         saved = {}
         with self._space("save") as space, Swap(space, self._aside) as swap:
+            saves = [save for save in saves if self._has(space, save)]  # nothing is written for what is refused anyway
             swap.write(saves)
             with self._locks.of(space, (save.key for save in saves)), swap.changing():
                 for save in saves:
@@ -125,8 +126,8 @@ class FileStore:
             for key in keys:
                 with suppress(FileNotFoundError):
                     self._put_away(space, key)
-            for bucket in {bucket_of(key) for key in keys} & set(buckets(space)):
-                sync_directory(bucket, space)
+            touched = {bucket_of(key) for key in keys}.intersection(buckets(space))
+            each(lambda bucket: sync_directory(bucket, space), sorted(touched))
 
     def spaces(self) -> list[str]:
         with self._told("be read"), open_directory(self._root) as root:
@@ -137,8 +138,7 @@ class FileStore:
         with self._space("be cleared") as space:
             for bucket in buckets(space):
                 with self._locks.of(space, [bytes.fromhex(bucket)]):
-                    for key in keys_in(space, bucket):
-                        os.unlink(item_of(key), dir_fd=space)
+                    each(lambda key: os.unlink(item_of(key), dir_fd=space), keys_in(space, bucket))
                     sync_directory(bucket, space)
 
     @contextmanager
@@ -168,6 +168,11 @@ class FileStore:
             if self._revision(space, key) != NOTHING:
                 return read_item(space, key, is_wanted)
         return None
+
+    def _has(self, space: int, save: Save) -> bool:
+        """Whether what it replaces is there, at this moment."""
+        item = self._read(space, save.key)
+        return save.replaces == (NOTHING if item is None else item.revision)
 
     def _revision(self, space: int, key: bytes) -> bytes:
         """Of what is there. Under the lock: what is damaged is put away."""

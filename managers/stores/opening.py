@@ -6,13 +6,15 @@ The libraries of the kinds are imported where they are asked for only, so that n
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from ...membership.errors import LocalError
+from ...membership.secret import Secret
 from .file import FileStore
 from .memory import MemoryStore
+from .sealed import SealedStore
 from .store import Store
 
 __all__ = ["open_store", "without_password"]
@@ -20,10 +22,10 @@ __all__ = ["open_store", "without_password"]
 _Maker = Callable[[str, str, float], Store]  # of URL, space, timeout in s
 
 
-def open_store(url: str, space: str, *, timeout_s: float = 2.0) -> Store:
+def open_store(url: str, space: str, *, timeout_s: float = 2.0, secret: Secret | None = None, encrypt: bool = False, older: Sequence[Secret] = ()) -> Store:
     """The items of `space` in the store that `url` names; nothing is connected to before `Store.open`. Raises `LocalError` for a URL that names none.
 
-    `timeout_s`: about how long a call may take.
+    `timeout_s`: about how long a call may take. `secret`, `encrypt`, `older`: of `SealedStore`.
     """
     scheme, colon, _ = url.partition(":")
     if not colon:
@@ -31,7 +33,7 @@ def open_store(url: str, space: str, *, timeout_s: float = 2.0) -> Store:
     maker = _MAKERS.get(scheme)
     if maker is None:
         raise LocalError(f"store {without_password(url)}: unknown kind {scheme!r}; there are {', '.join(_MAKERS)}")
-    return maker(url, space, timeout_s)
+    return SealedStore(maker(url, space, timeout_s), space, secret, encrypt, older)
 
 
 def without_password(url: str) -> str:

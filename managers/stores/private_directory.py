@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["NotPrivate", "make_directory", "make_file", "open_directory", "read_file", "sync_directory"]
@@ -27,30 +27,34 @@ class NotPrivate(Exception):
 def open_directory(path: Path | str, inside: int | None = None) -> Iterator[int]:
     """A descriptor of it for a while. Raises `OSError`, or `NotPrivate` if it is a symbolic link, another user's, or open to others. `inside`: a directory that the path begins in."""
     if stat.S_ISLNK(os.stat(path, dir_fd=inside, follow_symlinks=False).st_mode):
-        raise NotPrivate(f"{path} is a symbolic link: name the directory itself")
+        raise NotPrivate(f"{_shown(path, inside)} is a symbolic link: name the directory itself")
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=inside)
     try:
         found = os.fstat(descriptor)
         if found.st_uid != os.geteuid():
-            raise NotPrivate(f"{path} belongs to user {found.st_uid}, and this process is user {os.geteuid()}: chown -R it, if you know who wrote it")
+            raise NotPrivate(
+                f"{_shown(path, inside)} belongs to user {found.st_uid}, and this process is user {os.geteuid()}: chown -R it, if you know who wrote it"
+            )
         if found.st_mode & _OTHERS:
-            raise NotPrivate(f"{path} has mode {stat.S_IMODE(found.st_mode):04o}, so others of this machine can use it: chmod -R go= {path}")
+            shown = _shown(path, inside)
+            raise NotPrivate(f"{shown} has mode {stat.S_IMODE(found.st_mode):04o}, so others of this machine can use it: chmod -R go= {shown}")
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def make_directory(path: Path | str, inside: int | None = None) -> bool:
-    """Make it for this user only, for good; False if it is there already. Its parent has to be there. Raises `OSError`."""
+def make_directory(path: Path | str, inside: int | None = None) -> None:
+    """Make it for this user only, lastingly, if it is not there. Its parent has to be there. Raises `OSError`; then it is not there."""
     try:
         os.mkdir(path, 0o700, dir_fd=inside)
     except FileExistsError:
-        return False
-    if inside is not None:
-        os.fsync(inside)
-    else:
-        sync_directory(Path(path).parent)
-    return True
+        return
+    try:
+        sync_directory(Path(path).parent, inside)
+    except OSError:
+        with suppress(OSError):
+            os.rmdir(path, dir_fd=inside)
+        raise
 
 
 def sync_directory(path: Path | str, inside: int | None = None) -> None:
@@ -83,3 +87,7 @@ def read_file(path: str, inside: int) -> Iterator[int | None]:
         yield descriptor if is_ours else None
     finally:
         os.close(descriptor)
+
+
+def _shown(path: Path | str, inside: int | None) -> str:
+    return str(path) if inside is None else f"{os.readlink(f'/proc/self/fd/{inside}')}/{path}"

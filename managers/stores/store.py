@@ -64,8 +64,10 @@ class Store(Protocol):
     """
 
     name: str
-    damaged: int
     shared: bool
+
+    @property
+    def damaged(self) -> int: ...
 
     def open(self, create: bool = False) -> None:
         """Get ready, and see that it works. `create`: make what the store needs (a directory, tables), or bring it to this version; without, an error says that it has to be done.

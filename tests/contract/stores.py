@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from caterwaul.managers.stores.opening import open_store
 from caterwaul.managers.stores.store import NOTHING, Save, Store, Stored
+from caterwaul.membership.secret import Secret
 
 FAR_MS = 4_000_000_000_000  # in 2096
 OVER_MS = 1_000_000_000_000  # in 2001
 WRONG = b"\x01" * 16
+SECRET = Secret(b"contract of stores")
 
 
 def _unbreakable() -> AbstractContextManager[None]:
@@ -55,6 +58,12 @@ def _memory(directory: Path) -> Iterator[Place]:
 
 
 @contextmanager
+def _sealed(directory: Path, encrypt: bool = False) -> Iterator[Place]:
+    url = f"memory:contract-{next(_numbers)}"
+    yield Place(lambda space: open_store(url, space, secret=SECRET, encrypt=encrypt))
+
+
+@contextmanager
 def _file(directory: Path) -> Iterator[Place]:
     where, away = directory / "store", directory / "away"
 
@@ -71,7 +80,12 @@ def _file(directory: Path) -> Iterator[Place]:
     yield Place(lambda space: open_store(where.as_uri(), space), broken)
 
 
-KINDS = [Kind("memory", _memory), Kind("file", _file, breaks=True)]
+KINDS = [
+    Kind("memory", _memory),
+    Kind("authenticated", _sealed),
+    Kind("encrypted", partial(_sealed, encrypt=True)),
+    Kind("file", _file, breaks=True),
+]
 
 
 KEYS = [bytes(16), bytes(15) + b"\x01", b"/../\0\n%_'\"\\;*?\xff\xfe", b"\x7f" * 16, b"\x80" * 16, b"\xff" * 16]
