@@ -7,8 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import click
 
@@ -20,7 +21,7 @@ from ..managers.stores.store import NOTHING, Save, Store, Stored
 from ..membership.codec import decode, encode
 from ..membership.errors import LocalError, RemoteError
 from .security.keyring import read_secrets
-from .security.store_keys import has_password, read_url
+from .security.store_keys import has_password, read_url, store_secrets
 from .snapshot_file import SnapshotWriter, read_snapshot
 from .text_tables import print_table, progress_bar, size_text, time_text
 
@@ -50,7 +51,46 @@ class _Url(click.ParamType[str]):
         return value
 
 
-_url = click.argument("url", metavar="URL", type=_Url())
+class _Place(NamedTuple):
+    """Where a store is, and how its items are sealed."""
+
+    url: str
+    secrets: dict[str, Any]
+
+    @contextmanager
+    def opened(self, space: str, create: bool = False) -> Iterator[Store]:
+        found = open_store(self.url, space, timeout_s=_TIMEOUT_S, **self.secrets)
+        try:
+            found.open(create)
+            yield found
+        finally:
+            found.close()
+
+    def spaces(self, space: str | None) -> list[str]:
+        if space is not None:
+            return [space]
+        with self.opened("") as found:
+            return found.spaces()
+
+    def length(self, space: str) -> int:
+        with self.opened(space) as found:
+            return sum(map(len, _keys(found)))
+
+
+def _place(command: _F) -> _F:
+    """The argument URL and the options of sealed stores, as `place`."""
+
+    @wraps(command)
+    def with_place(*arguments: Any, url: str, store_secret: Path | None, encrypt: bool, **keywords: Any) -> Any:
+        return command(*arguments, place=_Place(url, {**store_secrets(store_secret), "encrypt": encrypt}), **keywords)
+
+    made = click.option("--encrypt", is_flag=True, help="What is written is encrypted, as `store.encrypt` of the configuration says.")(with_place)
+    made = click.option("--store-secret", type=click.Path(path_type=Path), metavar="FILE", help="`store.secret_file` of the configuration, if there is one.")(
+        made
+    )
+    return cast(_F, click.argument("url", metavar="URL", type=_Url())(made))
+
+
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output.")
 _space = click.option("--space", metavar="CLUSTER/MANAGER", help="Only this space. Default: all that the store has.")
 _secret = click.option(
@@ -69,26 +109,26 @@ def store() -> None:
 
 
 @store.command()
-@_url
+@_place
 @_as_json
-def init(url: str, as_json: bool) -> None:
+def init(place: _Place, as_json: bool) -> None:
     """Make what the store needs (directories, tables), or bring it to this version. Nothing that it has is lost."""
-    with _opened(url, "", create=True) as found:
+    with place.opened("", create=True) as found:
         click.echo(json.dumps({"store": found.name, "ready": True}) if as_json else f"{found.name} is ready")
 
 
 @store.command("ls")
-@_url
+@_place
 @_space
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="With --space: so many sessions.")
 @click.option("--after", metavar="KEY", default="", help="With --space: those after this one.")
 @_as_json
-def list_(url: str, space: str | None, limit: int, after: str, as_json: bool) -> None:
+def list_(place: _Place, space: str | None, limit: int, after: str, as_json: bool) -> None:
     """What is in the store: its spaces, or with --space its sessions by key, the hash of their ids; never ids or values."""
     if space is not None:
-        _list_sessions(url, space, limit, after, as_json)
+        _list_sessions(place, space, limit, after, as_json)
         return
-    counts = {name: _count(url, name) for name in _spaces(url, None)}
+    counts = {name: _count(place, name) for name in place.spaces(None)}
     if as_json:
         click.echo(json.dumps(counts, indent=2))
         return
@@ -97,16 +137,16 @@ def list_(url: str, space: str | None, limit: int, after: str, as_json: bool) ->
 
 
 @store.command()
-@_url
+@_place
 @click.argument("key", metavar="KEY")
 @_space
 @_as_json
 @click.pass_context
-def show(ctx: click.Context, url: str, key: str, space: str | None, as_json: bool) -> None:
+def show(ctx: click.Context, place: _Place, key: str, space: str | None, as_json: bool) -> None:
     """One session: when it was made and used, and the names and sizes of its attributes. KEY is what `ls --space` prints."""
     wanted = _key(key)
-    for name in _spaces(url, space):
-        with _opened(url, name) as found:
+    for name in place.spaces(space):
+        with place.opened(name) as found:
             item = found.load([wanted]).get(wanted)
         if item is None:
             continue
@@ -118,18 +158,18 @@ def show(ctx: click.Context, url: str, key: str, space: str | None, as_json: boo
             if about["attributes"]:
                 print_table(["ATTRIBUTE", "BYTES"], [[each, str(size)] for each, size in about["attributes"].items()])
         return
-    click.echo(f"no session {key} in {url}", err=True)
+    click.echo(f"no session {key} in {without_password(place.url)}", err=True)
     ctx.exit(1)
 
 
 @store.command()
-@_url
+@_place
 @_space
 @_as_json
 @click.pass_context
-def verify(ctx: click.Context, url: str, space: str | None, as_json: bool) -> None:
+def verify(ctx: click.Context, place: _Place, space: str | None, as_json: bool) -> None:
     """Read everything. Exit code 1: something is damaged; it was put out of the way where the store can tell, and nodes do the same."""
-    found = {name: _count(url, name) for name in _spaces(url, space)}
+    found = {name: _count(place, name) for name in place.spaces(space)}
     damaged = sum(counts["damaged"] for counts in found.values())
     if as_json:
         click.echo(json.dumps({"spaces": found, "damaged": damaged}, indent=2))
@@ -139,17 +179,17 @@ def verify(ctx: click.Context, url: str, space: str | None, as_json: bool) -> No
 
 
 @store.command()
-@_url
+@_place
 @click.argument("file_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--cluster", metavar="NAME", help="The cluster whose spaces are exported; needed if the store has those of several.")
 @_secret
 @_as_json
-def export(url: str, file_path: Path, cluster: str | None, secret_file: Path | None, as_json: bool) -> None:
+def export(place: _Place, file_path: Path, cluster: str | None, secret_file: Path | None, as_json: bool) -> None:
     """Write all sessions of the store, and what it knows of ended ones, to FILE: a snapshot, which `caterwaul snapshot load` and `caterwaul store import` take."""
-    spaces = _spaces(url, None)
+    spaces = place.spaces(None)
     clusters = sorted({name.partition("/")[0] for name in spaces})
     if cluster is None and len(clusters) > 1:
-        raise LocalError(f"{url} has sessions of {len(clusters)} clusters ({', '.join(clusters)}): say which with --cluster")
+        raise LocalError(f"{without_password(place.url)} has sessions of {len(clusters)} clusters ({', '.join(clusters)}): say which with --cluster")
     cluster = cluster or (clusters[0] if clusters else "caterwaul")
     managers = {name.partition("/")[2]: name for name in spaces if name.partition("/")[0] == cluster}
     about = {
@@ -157,10 +197,10 @@ def export(url: str, file_path: Path, cluster: str | None, secret_file: Path | N
     }  # fmt: skip
     numbers: Counter[str] = Counter()
     secret = read_secrets(secret_file)[0] if secret_file is not None else None
-    total = sum(_length(url, space) for space in managers.values())
+    total = sum(place.length(space) for space in managers.values())
     with SnapshotWriter(file_path, about, secret) as file, progress_bar(total, "exporting") as advance:
         for manager, space in sorted(managers.items()):
-            with _opened(url, space) as found:
+            with place.opened(space) as found:
                 for some in _pages(found):
                     file.add(manager, encode([item.data for item in some.values()]))
                     numbers[manager] += len(some)
@@ -170,35 +210,37 @@ def export(url: str, file_path: Path, cluster: str | None, secret_file: Path | N
 
 
 @store.command("import")
-@_url
+@_place
 @click.argument("file_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @_secret
 @_as_json
-def import_(url: str, file_path: Path, secret_file: Path | None, as_json: bool) -> None:
+def import_(place: _Place, file_path: Path, secret_file: Path | None, as_json: bool) -> None:
     """Merge what FILE holds (of `store export` or `snapshot save`) into the store. What has ended there stays ended."""
     found = read_snapshot(file_path, read_secrets(secret_file)[0] if secret_file is not None else None)
     counts: Counter[str] = Counter()
     with progress_bar(sum(found.numbers["sessions"].values()), "importing") as advance:
         for manager, sessions in found.pages():
             items = decode(sessions)
-            with _opened(url, f"{found.about['cluster']}/{manager}") as there:
+            with place.opened(f"{found.about['cluster']}/{manager}") as there:
                 counts.update(_merge(there, {read_item(item).key: Stored(item, _until_ms(item), NOTHING) for item in items}))
             advance(len(items))
     _say_merged(as_json, counts)
 
 
 @store.command()
-@click.argument("source", metavar="FROM", type=_Url())
+@_place
 @click.argument("target", metavar="TO", type=_Url())
+@click.option("--to-secret", type=click.Path(path_type=Path), metavar="FILE", help="What `--store-secret` is for URL, for the store TO.")
 @_space
 @_as_json
-def copy(source: str, target: str, space: str | None, as_json: bool) -> None:
-    """Merge all that the store FROM has into the store TO, which is prepared (`init`) if need be. To change over: stop the nodes, copy, change `[store] url`, start."""
+def copy(place: _Place, target: str, to_secret: Path | None, space: str | None, as_json: bool) -> None:
+    """Merge all that the store URL has into the store TO, which is prepared (`init`) if need be. To change over: stop the nodes, copy, change `[store] url`, start."""
     counts: Counter[str] = Counter()
-    spaces = _spaces(source, space)
-    with progress_bar(sum(_length(source, name) for name in spaces), "copying") as advance:
+    spaces = place.spaces(space)
+    to = _Place(target, {**store_secrets(to_secret), "encrypt": place.secrets["encrypt"]})
+    with progress_bar(sum(map(place.length, spaces)), "copying") as advance:
         for name in spaces:
-            with _opened(source, name) as found, _opened(target, name, create=True) as there:
+            with place.opened(name) as found, to.opened(name, create=True) as there:
                 for some in _pages(found):
                     counts.update(_merge(there, some))
                     advance(len(some))
@@ -208,32 +250,10 @@ def copy(source: str, target: str, space: str | None, as_json: bool) -> None:
 # -- stores
 
 
-@contextmanager
-def _opened(url: str, space: str, create: bool = False) -> Iterator[Store]:
-    found = open_store(url, space, timeout_s=_TIMEOUT_S)
-    try:
-        found.open(create)
-        yield found
-    finally:
-        found.close()
-
-
-def _spaces(url: str, space: str | None) -> list[str]:
-    if space is not None:
-        return [space]
-    with _opened(url, "") as found:
-        return found.spaces()
-
-
 def _keys(found: Store, after: bytes = b"") -> Iterator[list[bytes]]:
     while keys := found.keys(after, _PAGE):
         yield keys
         after = keys[-1]
-
-
-def _length(url: str, space: str) -> int:
-    with _opened(url, space) as found:
-        return sum(map(len, _keys(found)))
 
 
 def _pages(found: Store) -> Iterator[dict[bytes, Stored]]:
@@ -324,10 +344,10 @@ def _attributes(item: Stored) -> dict[str, int]:
     return {name: len(value) for name, (_, _, value) in sorted(registers.items()) if value is not None and not name.startswith("\0")}
 
 
-def _count(url: str, space: str) -> dict[str, int]:
+def _count(place: _Place, space: str) -> dict[str, int]:
     counts = {"sessions": 0, "ended": 0, "over": 0, "damaged": 0, "bytes": 0}
     now_ms = time.time() * 1000
-    with _opened(url, space) as found, progress_bar(0, space) as advance:
+    with place.opened(space) as found, progress_bar(0, space) as advance:
         for keys in _keys(found):
             for at in range(0, len(keys), _BATCH):
                 for key, item in found.load(keys[at : at + _BATCH]).items():
@@ -343,9 +363,9 @@ def _count(url: str, space: str) -> dict[str, int]:
     return counts
 
 
-def _list_sessions(url: str, space: str, limit: int, after: str, as_json: bool) -> None:
+def _list_sessions(place: _Place, space: str, limit: int, after: str, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
-    with _opened(url, space) as found:
+    with place.opened(space) as found:
         last = _key(after) if after else b""
         while len(rows) < limit and (keys := found.keys(last, min(_BATCH, limit - len(rows)))):
             items = found.load(keys)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,7 +18,7 @@ from ..managers.principals import EPOCHS
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.stores.worker import StoreWorker
-from .security.store_keys import store_url
+from .security.store_keys import store_secrets, store_url
 
 __all__ = ["NodeStores"]
 
@@ -33,6 +34,7 @@ class NodeStores:
         self._reactor = reactor
         self._workers: list[StoreWorker] = []
         self._pool: ThreadPool | None = None
+        self._secrets: dict[str, Any] = {}
 
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         """What the engine of this name is given; None: there is no store."""
@@ -41,9 +43,10 @@ class NodeStores:
         if not url:
             return None
         if self._pool is None:
+            self._secrets = store_secrets(Path(settings.secret_file) if settings.secret_file else None)
             self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
             self._pool.start()
-        store = open_store(url, f"{self._cluster}/{engine}", timeout_s=settings.timeout_s)
+        store = open_store(url, f"{self._cluster}/{engine}", timeout_s=settings.timeout_s, encrypt=settings.encrypt, **self._secrets)
         worker = StoreWorker(store, settings.timeout_s, self._reactor, self._run)
         self._workers.append(worker)
         return worker, replace(settings, load=True) if engine == EPOCHS else settings  # nobody asks for an epoch that he does not know

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from ...managers.stores.settings import StoreSettings
 from ...membership.errors import LocalError
-from ...membership.secret import Secret
 from .keyring import read_secrets
 from .private_files import read_private
 
-__all__ = ["has_password", "read_url", "store_secret", "store_url"]
+__all__ = ["has_password", "read_url", "store_secrets", "store_url"]
 
 
 def store_url(settings: StoreSettings) -> str:
@@ -34,6 +34,9 @@ def has_password(url: str) -> bool:
     return ":" in urlsplit(url).netloc.rpartition("@")[0]
 
 
-def store_secret(settings: StoreSettings) -> Secret | None:
-    """Raises `LocalError`."""
-    return read_secrets(Path(settings.secret_file))[0] if settings.secret_file else None
+def store_secrets(path: Path | None) -> dict[str, Any]:
+    """What `open_store` is told: the first of the file seals, the others open too. Raises `LocalError`."""
+    if path is None:
+        return {}
+    first, *older = read_secrets(path)
+    return {"secret": first, "older": older}
