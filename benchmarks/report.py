@@ -70,6 +70,19 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("sent/s", "sent_per_s"), Column("arrived/s", "arrived_per_s"), Column("cores of the node", "cores"), Column("CPU us each", "us_each"),
         Column("changes of the view", "view_changes", True), Column("dials", "dials", True), Column("senders kept", "senders_kept"),
     ]),
+    "behind": ("a commit, 200 a second, with write-behind to a store and without by turns", [
+        Column("call p50 us with a store", "call_p50_us"), Column("without", "without_p50_us"), Column("more us", "more_us"), Column("call p99 us with", "call_p99_us"),
+        Column("without", "without_p99_us"), Column("CPU us/commit, both nodes, with", "cpu_all_us"), Column("without", "without_cpu_us"), Column("wrong", "wrong", True),
+    ]),
+    "restart": ("both nodes of a cluster killed and started again", [
+        Column("s from process start until all sessions are in memory", "from_spawn_s"), Column("from node start", "from_start_s"), Column("sessions", "sessions"),
+        Column("read meanwhile p50 us", "read_p50_us"), Column("p99 us", "read_p99_us"), Column("missing", "missing", True), Column("wrong", "wrong", True),
+        Column("made and stored/s before", "stored_per_s"),
+    ]),
+    "passivated": ("ten times as many sessions as may be in memory", [
+        Column("MB for the sessions", "active_mb"), Column("without a limit", "all_mb"), Column("read p50 us", "active_p50_us"), Column("p99 us", "active_p99_us"),
+        Column("without a limit p50 us", "all_p50_us"), Column("sessions", "sessions"), Column("max_active", "max_active"), Column("missing", "active_missing", True),
+    ]),
     "fronts": ("what a session costs a request", [
         Column("request without p50 us", "bare_us"), Column("with p50 us", "with_us"), Column("p99 us", "with_p99_us"), Column("requests/s with", "requests_per_s"),
         Column("cost p50 us", "cost_us"), Column("mean us", "cost_mean_us"), Column("p99 us", "cost_p99_us"), Column("CPU us", "cost_cpu_us"),

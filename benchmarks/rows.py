@@ -5,6 +5,7 @@
     nodes-..., lookup-..., rebalance-...   where some members hold a session: see `spread.py`
     prefork-full, prefork-lite   workers of one host as members that hold sessions or do not: see `prefork.py`
     tls-..., sealed, forged   what security costs: see `guarded.py`
+    behind-file, restart-file, passivated and others   what a store costs and gives: see `stored.py`
     fronts-flask-read and others   what a session costs a request of a web framework: see `fronts/costs.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import guarded, micro, prefork, spread
+from . import guarded, micro, prefork, spread, stored
 from .figures import chosen, percentile
 from .fronts.costs import FRONTS, costs, works_of
 from .processes import Group, Process
@@ -88,6 +89,8 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
     rows += [Row(f"prefork-{shape}", "prefork", manager=shape) for shape in prefork.SHAPES]
     rows += [Row(f"tls-{size}B-{acks}", "tls", 1, size, acks) for size in (100, 1000) for acks in ("none", "all")]
     rows += [Row("sealed", "sealed"), Row("forged", "forged")]
+    rows += [Row(f"behind-{store}", "behind", 1, 1000, front=store) for store in stored.KINDS]
+    rows += [Row(f"restart-{store}", "restart", 1, 1000, front=store) for store in stored.KINDS] + [Row("passivated", "passivated", size=1000)]
     rows += [Row(f"fronts-{front}-{work}", "fronts", front=front, work=work) for front in FRONTS for work in works_of(front)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
@@ -115,6 +118,12 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], [guarded.sealed() for _ in range(repetitions)]
         elif kind == "forged":
             yield same[0], [guarded.forged(scale.paced_ms / 1000) for _ in range(repetitions)]
+        elif kind == "behind":
+            yield same[0], _stored_behind(same[0], scale, repetitions)
+        elif kind == "restart":
+            yield same[0], stored.restarts(same[0].front, scale.held, size, repetitions)
+        elif kind == "passivated":
+            yield same[0], [stored.passivated(scale.held // 2, size) for _ in range(repetitions)]
         elif kind == "memory":
             yield same[0], [_memory(scale) for _ in range(repetitions)]
         elif kind == "join":
@@ -172,6 +181,23 @@ def _encrypted(rows: list[Row], scale: Scale, repetitions: int) -> Iterator[tupl
                     "wrong": one["wrong"] + other["wrong"], "unconfirmed": one["unconfirmed"] + other["unconfirmed"],
                 })  # fmt: skip
             yield row, found
+
+
+def _stored_behind(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
+    """Commits at a steady rate with a store behind them and without, by turns."""
+    found: list[Repetition] = []
+    with stored.behind_pair(row.front) as groups:
+        for group in groups:
+            group.writer.do("create", sessions=scale.sessions, attributes=scale.attributes, size=row.size)
+            _paced(group, row, min(500, scale.paced_ms))
+        for _ in range(repetitions):
+            one, other = (_paced(group, row, scale.paced_ms) for group in groups)
+            found.append({
+                "call_p50_us": one["call_p50_us"], "without_p50_us": other["call_p50_us"], "more_us": one["call_p50_us"] - other["call_p50_us"],
+                "call_p99_us": one["call_p99_us"], "without_p99_us": other["call_p99_us"], "cpu_all_us": one["cpu_all_us"], "without_cpu_us": other["cpu_all_us"],
+                "wrong": one["wrong"] + other["wrong"],
+            })  # fmt: skip
+    return found
 
 
 def _flood(group: Group, row: Row, ms: int) -> Repetition:

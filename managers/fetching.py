@@ -195,7 +195,7 @@ class Fetching:
                 await deferLater(self._clock, 0)  # requests come in between
             if not self._core.passivating.has_room:
                 _log.info("{store} has more sessions than may be in memory; the others are loaded when they are asked for", store=store.name)
-            if len(keys) < _LISTED_AT_ONCE or not self._core.passivating.has_room:
+            if not keys or not self._core.passivating.has_room:  # fewer than asked for are no end: others write meanwhile
                 self._passed, self.is_complete = placement, True
                 break
             after = keys[-1]

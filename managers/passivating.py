@@ -1,7 +1,7 @@
 """Sessions that leave memory because a store has them: passivation. A core without I/O.
 
 A session that nobody has used for long, or, where there are too many, those used longest ago, are *passivated*: they go from the memory of all members, and from nothing else. Who
-asks for one later gets it from the store, as after a restart. It is the first holder that decides, only of what the store surely has as it is here, and of nothing that
+asks for one later gets it from the store, as after a restart. It is its primary that decides, only of what the store surely has as it is here, and of nothing that
 is in use; it tells the others, and each drops what is the very same there. Who has something else keeps it, and reconciling brings that back to all.
 
 Over the limit a *sweep* goes through everything, a part at a time, and lets go of the oldest of each part, so many that nine tenths of the limit are left when it is through. Keys

@@ -1,8 +1,8 @@
 """What a store still lacks of the sessions here, and what it is known to have; a core without I/O.
 
 A store is written *behind* the requests. Whatever changes a session here marks its key (`Replica.written`); every *period* marks are gathered, and
-what they stand for is saved as it is by then: many changes of one session are one save. Of all its holders one saves a session, the first; the others drop the mark, and with it
-what they knew of the store's copy. So a member that becomes first, by the death of another for instance, does not know what the store has, and a *sweep* over what it holds finds
+what they stand for is saved as it is by then: many changes of one session are one save. Of all its holders one saves a session, its primary; the others drop the mark, and with it
+what they knew of the store's copy. So a member that becomes primary, by the death of another for instance, does not know what the store has, and a *sweep* over what it holds finds
 that out: it saves as if nothing was there, and the store says where something is.
 
 A save names what it replaces. If that is not what the store has, it comes back (`refused`), is loaded, merged here, and saved again unless nothing is missing there.
@@ -63,7 +63,7 @@ class Storing:
         self.urgent.add(key)
 
     def placed(self) -> None:
-        """Another view: look through what is here for what this member is the first holder of from now on."""
+        """Another view: look through what is here for what this member is the primary of from now on."""
         self._sweep = 0
 
     @property
@@ -82,8 +82,7 @@ class Storing:
             self._sweep += 1
 
     def _is_ours(self, key: bytes, entry: Entry) -> bool:
-        holders = self._placement().holders(key, entry.primary)
-        return not holders or holders[0] == self.me
+        return self._placement().primary(key, entry.primary) in (self.me, b"")
 
     def has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, and this member is the one to decide about it."""
@@ -170,6 +169,9 @@ class Storing:
         entry.stored = revision
         if item is None or self._lacks(item, entry, ahead_ms):
             self.waiting[key] = min(since or now_ms, self.waiting.get(key, now_ms))
+        else:
+            self.waiting.pop(key, None)
+            self._replica.written.discard(key)
 
     def _lacks(self, item: Kept | KeptEnd, entry: Entry, ahead_ms: int) -> bool:
         if entry.head is not None and entry.head.state != LIVE:

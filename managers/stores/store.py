@@ -88,7 +88,8 @@ class Store(Protocol):
         """Delete these if they still are what is named here."""
 
     def keys(self, after: bytes = b"", limit: int = BATCH_MAX) -> list[bytes]:
-        """The next keys in ascending order, after this one (empty: from the first); all, also those whose time is over."""
+        """The next keys in ascending order, after this one (empty: from the first); also those whose time is over. Only none at all says that there are no more. What others
+        write at the same moment may be missing."""
 
     def expired(self, now_ms: int, limit: int = BATCH_MAX) -> dict[bytes, bytes]:
         """Revisions of some whose time is over, for `delete`. A store that drops them by itself has none."""
