@@ -39,8 +39,8 @@ _HEAD_BYTES = len(_MAGIC) + 1 + KEY_ID_BYTES
 _MAC_BYTES, _SALT_BYTES, _TAG_BYTES, _KEY_BYTES = 32, 16, 16, 32
 _ONCE = bytes(12)  # the nonce of a key that is used once
 _REASONS = {
-    "unsealed": "was written without a secret, and there is one here (store.secret_file)",
-    "sealed": "is sealed with secret {id}, and there is none here (store.secret_file)",
+    "unsealed": "was written without a secret, and there is one here",
+    "sealed": "is sealed with secret {id}, and there is none here",
     "foreign": "is sealed with secret {id}, which is none of those that are known here",
     "forged": "is not what was sealed with secret {id}: damaged, from another place, or forged",
 }

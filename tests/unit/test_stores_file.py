@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -265,6 +266,13 @@ def test_a_parent_that_is_not_there_has_to_be_made_by_somebody(where: Path) -> N
         opened(where / "below")
 
 
+def failing_with(error: Exception) -> Callable[..., Any]:
+    def call(*args: Any, **named: Any) -> Any:
+        raise error
+
+    return call
+
+
 def failing(real: Callable[..., Any], number: int, at: int = 0) -> Callable[..., Any]:
     """The same, but it fails when it is called for the `at`-th time, or each time."""
     count = 0
@@ -377,6 +385,17 @@ def test_each_file_and_each_directory_is_made_durable_before_it_is_believed(stor
     done.clear()
     store.delete(dict.fromkeys([KEY, THIRD], store.load([KEY])[KEY].revision))
     assert done == ["rename"] * 2 + ["directory"]
+
+
+def test_without_more_threads_it_takes_longer_and_no_more(where: Path, store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends starts none, nor one that has as many as it may."""
+    monkeypatch.setattr(threading.Thread, "start", failing_with(RuntimeError("can't start new thread")))
+    assert len(saved(store, b"x", KEY, OTHER, THIRD)) == 3
+    monkeypatch.setattr(os, "fsync", failing(os.fsync, errno.EIO, 2))
+    with pytest.raises(StoreError):
+        saved(store, b"x", bytes(16), b"\1" * 16, b"\2" * 16)
+    assert store.keys() == sorted([KEY, OTHER, THIRD])
+    assert aside(where) == []
 
 
 # what is over
