@@ -9,7 +9,7 @@ from .cluster.config import SettingsError
 from .cluster.manager import ClusterManager
 from .cluster.settings import Settings, load
 from .managers.errors import LockLost, LockTimeout, NotConfirmed, SessionEnded, SessionError, SessionUnknown, ValueRefused
-from .managers.listeners import AttributeChanged, Conflict, LoggedIn, SessionCreated, SessionDestroyed
+from .managers.listeners import AttributeChanged, Conflict, LoggedIn, SessionActivated, SessionCreated, SessionDestroyed, SessionPassivated
 from .managers.merging_types import Counter, Max, MergingSet, Min
 from .managers.values import ValueTypes
 from .managers.web.cookies import CookieSettings
@@ -19,5 +19,5 @@ from .membership.view import View, ViewChanged
 
 __all__ = [
     "AttributeChanged", "ClusterError", "ClusterManager", "Conflict", "CookieSettings", "Counter", "LocalError", "LockLost", "LockTimeout", "LoggedIn", "Max", "Member", "MergingSet", "Min", "NotConfirmed",
-    "SessionCreated", "SessionDestroyed", "SessionEnded", "SessionError", "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
+    "SessionActivated", "SessionCreated", "SessionDestroyed", "SessionEnded", "SessionError", "SessionPassivated", "SessionUnknown", "Settings", "SettingsError", "ValueRefused", "ValueTypes", "View", "ViewChanged", "load",
 ]  # fmt: skip
