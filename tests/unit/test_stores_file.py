@@ -135,7 +135,9 @@ def test_a_damaged_file_is_put_away_and_the_rest_goes_on(where: Path, store: Fil
             path.write_bytes({"cut": file[:-1], "turned": file[:-1] + b"x", "empty": b"", "longer": file + b"x"}[damage])
             path.chmod(0o600)
         case "link":
-            path.symlink_to(path_of(where, OTHER))
+            (where / "elsewhere").write_bytes(file)
+            (where / "elsewhere").chmod(0o600)
+            path.symlink_to(where / "elsewhere")
         case "directory":
             path.mkdir()
         case "pipe":
@@ -475,6 +477,19 @@ def test_a_forked_process_can_go_on_with_it(where: Path, store: FileStore) -> No
     saved(store, b"three", THIRD)
     assert contents(store) == {KEY: b"one", OTHER: b"two", THIRD: b"three"}
     assert aside(where) == []
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_the_files_of_a_forked_process_have_names_of_their_own(where: Path, store: FileStore) -> None:
+    theirs, ours = os.pipe()
+    with private_directory.open_directory(where / "space-shop") as space:
+        if not (child := os.fork()):
+            os.write(ours, store._aside.name(space).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.read(theirs, 100).decode() != store._aside.name(space)
+    os.close(theirs)
+    os.close(ours)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
