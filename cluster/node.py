@@ -232,6 +232,9 @@ class Node:
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
+        for engine in self.engines.values():
+            if engine.persistence is not None:
+                engine.persistence.fetching.has_met = lambda: self._reactor.seconds() >= self._ready_at
         _log.info("{me} of cluster {cluster!r} is listening, {guarded}", me=channel.me, cluster=settings.cluster.name, guarded=security.description)
 
     def _make_security(self, uid: bytes) -> Security:

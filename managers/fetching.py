@@ -68,6 +68,7 @@ class Fetching:
         self._clock = clock
         self._ahead_ms = ahead_ms
         self.ready: Callable[[], bool] = lambda: True  #: whether what decides about sessions is loaded; until then none is
+        self.has_met: Callable[[], bool] = lambda: True  #: whether others that exist are known by now
         self.is_running = False
         self.is_complete = False  #: everything that was stored when this member came is here, or at others
         self._is_fetching = self._is_passing = False
@@ -92,10 +93,13 @@ class Fetching:
             news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body}
             came = self._restoring.merge(news.values(), self._ahead_ms(), over_too=over_too)
             now_ms = self._channel.now_ms()
+            asked = list(asked)
             for key in asked:
                 item = items.get(key)
                 revision = NOTHING if item is None else found[key].revision
                 self._storing.met(key, item if item is None or isinstance(item, KeptEnd) else item[0], revision, self._ahead_ms(), now_ms)
+            for key in {*asked, *items}:
+                replica.verified(key)
             self.loads += sum(what == RESTORED for what in came.values())
             return [key for key in came if (entry := replica.get(key)) is not None and (entry.body is None or replica.body_of(entry) != bodies.get(key))]
 
@@ -152,6 +156,8 @@ class Fetching:
 
     async def _bring(self, found: Mapping[bytes, Stored], keys: Sequence[bytes]) -> dict[bytes, int]:
         came = self.merge(found, [key for key in keys if key in found])
+        for key in keys:
+            self._core.replica.verified(key)
         replica = self._core.replica
         verdicts = {key: GONE if replica.get(key) is None else FOUND for key in keys}  # also what is stored, and over
         for key in keys:
@@ -174,8 +180,12 @@ class Fetching:
             return
         self._pass_ms = now_ms + (_PASS_AGAIN_MS if self.is_complete else _PASS_AGAIN_MS // 10)
         placement = self._core.placement
-        if self._is_passing or placement is self._passed or not self._core.in_sync or not self.ready() or not self._worker.is_callable:
+        if self._is_passing or placement is self._passed or not self._worker.is_callable:
             return
+        if not (self.has_met() and self._core.in_sync and self.ready()):
+            return
+        if self.is_complete and self._core.passivating.is_wanted:
+            return  # what is not here was left to the store
         self._is_passing = True
         Deferred.fromCoroutine(self._pass(placement)).addErrback(_log_bugs).addBoth(self._pass_ended)
 

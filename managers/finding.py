@@ -287,7 +287,7 @@ class Finding:
     def asked(self, peer: bytes, key: bytes, now_ms: int) -> list[Effect]:
         """A LOOKUP."""
         entry = self._replica.get(key)
-        if entry is None and self.has_store and self._looks_there_for(peer) and self._sure(now_ms):
+        if self.has_store and self._should_look_there(peer, key, entry) and self._sure(now_ms):
             return [StoreWanted((peer, key))]
         if entry is None:
             return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
@@ -311,9 +311,13 @@ class Finding:
             self._moving.watchers.watch(key, peer)
         return [*self._entropy.records(peer, [key]), self._verdict(peer, key, LEFT if self.is_behind(key) else FOUND)]
 
-    def _looks_there_for(self, peer: bytes) -> bool:
-        """Whether this member asks the store for that one, which could not hold what is found."""
+    def _should_look_there(self, peer: bytes, key: bytes, entry: Entry | None) -> bool:
+        """Whether this holder has to look into the store before it answers: for who may not hold what is found there, or as its own copy may be older."""
         placement = self._moving.placement
+        if placement.depth(self.me, key, b"" if entry is None else entry.primary) != WHOLE:
+            return False
+        if entry is not None:
+            return key in (self._replica.unverified or ())
         return not placement.moves_primary or placement.is_lite(peer)
 
     def store_said(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:

@@ -162,6 +162,8 @@ class Opening:
             trusted = False
         if not trusted:
             return about._replace(placement=core.placement, found=None)
+        if entry is not None and core.replica.unverified and key in core.replica.unverified and about.left:
+            return about._replace(in_store=True)
         self._unknown.pop(key, None)
         return self._absent(about, now_ms) if entry is None else self._bind(about, entry, about.found is not None)
 

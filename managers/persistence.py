@@ -72,6 +72,8 @@ class Persistence:
         self._waiters: dict[bytes, list[Waiting]] = {}  # receipts of changes that are to be saved
         self._aboard: dict[bytes, list[Waiting]] = {}  # of those that are being saved
         core.replica.is_stored = True
+        if core.passivating.is_wanted:
+            core.replica.unverified = set()
         if settings.write == "through":
             committing.confirming.stored_soon, committing.confirming.save = self._stored_soon, self.save
 

@@ -37,6 +37,9 @@ class Replica(Held):
         self.fresh: list[bytes] = []  #: keys whose end must be scheduled: new, ended, or with a new limit or principal
         self.written: set[bytes] = set()  #: keys of what has changed since somebody took them, who keeps it elsewhere too (`storing.py`)
         self.is_stored = False  #: there is somebody who does; else they go with the next sweep (`packing.py`)
+        self.unverified: set[bytes] | None = (
+            None  #: keys of copies that came from members, who may have less than a store; None: memory has all there is (`passivating.py`)
+        )
         self.on_gone: Callable[[bytes, Entry], object] = lambda key, entry: None  #: called before a live session, or its record, leaves this member
         self.departed = Departed(me)
         self._ended: deque[bytes] = deque()  # keys of tombstones, the oldest first
@@ -186,6 +189,7 @@ class Replica(Held):
         entry = self.get(key)
         if entry is None:
             self._insert(key, Entry(head, None, head.ended_ms, ()), creator(head))
+            self._doubt(key)
             if head.state == LIVE:
                 outcome.wants.append(key)
             return
@@ -246,6 +250,7 @@ class Replica(Held):
                 body = incoming.pack()
         if entry is None:
             self._insert(key, Entry(head, body, created_ms, touches), creator(head))
+            self._doubt(key)
             return
         self.written.add(key)
         if touches:
@@ -286,6 +291,7 @@ class Replica(Held):
     def drop(self, key: bytes, confirmed: Sequence[bytes] = ()) -> None:
         """Placement does not want it here any more, and others have it: those who have `confirmed` that."""
         entry = self._remove(key)
+        self.verified(key)
         self._parted(key, entry, confirmed)
         if entry is not None:
             if entry.head is None or entry.head.state == LIVE:
@@ -317,6 +323,7 @@ class Replica(Held):
         assert entry is not None
         self.on_gone(key, entry)
         self._remove(key)
+        self.verified(key)
         self.departed.forget(key)
         self.changed[partition_of(key)] = 1
         self.live -= 1
@@ -341,6 +348,16 @@ class Replica(Held):
                 self.forget(key)
                 self.forgotten += 1
 
+    def _doubt(self, key: bytes) -> None:
+        """It came from a member, which may have less of it than the store."""
+        if self.unverified is not None:
+            self.unverified.add(key)
+
+    def verified(self, key: bytes) -> None:
+        """What a store had of it is here, or it is gone."""
+        if self.unverified is not None:
+            self.unverified.discard(key)
+
     def _insert(self, key: bytes, entry: Entry, by: bytes | None = None) -> None:
         self.partitions[key[0] << 4 | key[1] >> 4][key] = entry
         if entry.body is None or type(entry.body) is bytes or entry.body.registers:  # type: ignore[union-attr]
@@ -358,6 +375,7 @@ class Replica(Held):
     def _end(self, key: bytes, entry: Entry, head: Head) -> None:
         self.changed[partition_of(key)] = 1
         self.departed.forget(key)
+        self.verified(key)
         self.live -= 1
         self.tombstones += 1
         self._ended.append(key)

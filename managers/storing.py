@@ -45,6 +45,7 @@ class Storing:
         self.waiting: dict[bytes, int] = {}  #: keys to save -> since when, the oldest first
         self.urgent: set[bytes] = set()  #: those of them that somebody waits for
         self._flight: dict[bytes, int] = {}  # what is being saved -> since when it waited
+        self._refused: dict[bytes, int] = {}  # what the store has otherwise, and is being loaded, likewise
         self._sweep = 0  # partitions below were looked at
         self.saves = self.conflicts = 0
 
@@ -86,7 +87,14 @@ class Storing:
 
     def has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, and this member is the one to decide about it."""
-        return bool(entry.stored) and key not in self.waiting and key not in self._flight and key not in self._replica.written and self._is_ours(key, entry)
+        return (
+            bool(entry.stored)
+            and key not in self.waiting
+            and key not in self._flight
+            and key not in self._refused
+            and key not in self._replica.written
+            and self._is_ours(key, entry)
+        )
 
     # -- saving
 
@@ -134,10 +142,11 @@ class Storing:
         refused: list[bytes] = []
         for save in batch:
             revision = revisions.get(save.key)
+            since = self._flight.pop(save.key)
             if revision is None:
+                self._refused[save.key] = since
                 refused.append(save.key)
                 continue
-            del self._flight[save.key]
             entry = self._replica.get(save.key)
             if entry is not None:
                 entry.stored = revision
@@ -149,7 +158,7 @@ class Storing:
         """Nobody knows what the store has of these: what was under way is saved again."""
         again: dict[bytes, int] = {}
         for key in keys:
-            since = self._flight.pop(key, None)
+            since = self._flight.pop(key, None) or self._refused.pop(key, None)
             if since is not None:
                 again[key] = since
             entry = self._replica.get(key)
@@ -162,7 +171,7 @@ class Storing:
 
     def met(self, key: bytes, item: Kept | KeptEnd | None, revision: bytes, ahead_ms: int, now_ms: int) -> None:
         """The store has this (None: nothing), and it is merged here. If something is missing there, it is saved."""
-        since = self._flight.pop(key, None)
+        since = self._refused.pop(key, None)
         entry = self._replica.get(key)
         if entry is None:
             return
@@ -187,9 +196,9 @@ class Storing:
 
     def oldest_ms(self, now_ms: int) -> int:
         """How long the oldest change waits that is not in the store."""
-        first = min((*self._flight.values(), *(next(iter(self.waiting.values()), now_ms),)), default=now_ms)
+        first = min((*self._flight.values(), *self._refused.values(), next(iter(self.waiting.values()), now_ms)))
         return now_ms - first
 
     def __len__(self) -> int:
         """Sessions that the store lacks changes of."""
-        return len(self.waiting.keys() | self._flight.keys())
+        return len(self.waiting.keys() | self._flight.keys() | self._refused.keys())

@@ -1,29 +1,28 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map, a store.
 
-A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted.
-`Clients` are users whose every answer is checked: nobody's session may be lost, unknown or older than what must have survived.
-"""
+A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted."""
 
 from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
-from caterwaul.managers.errors import SessionError
 from caterwaul.managers.heads import LIVE
-from caterwaul.managers.session import Session, key_of
+from caterwaul.managers.session import key_of
 from caterwaul.membership.view import ViewChanged
 
+from .clients import Clients
 from .copies import difference
 from .faults import Injector, draw
-from .node import SimCluster, SimNode
+from .node import SimCluster
 from .run import run_seed
 from .shared import maps
+from .stored import stored
 from .world import SimulationError, World
 
-__all__ = ["SCENES", "Clients", "attempt"]
+__all__ = ["SCENES", "attempt"]
 
 _DROP_TIME_S = 1.5
 _AGREE_WITHIN_S = 10.0
@@ -34,98 +33,6 @@ def _settings(manager: str, backups: int = 1, **more: Any) -> dict[str, Any]:
     if manager != "delta":
         chosen["backups"] = backups
     return {"membership": {"drop_time_s": _DROP_TIME_S, "heartbeat_interval_s": 0.3}, "channel": {"reconnect_max_s": 1.0}, "managers": {"default": chosen}}
-
-
-class _Client:
-    __slots__ = ("busy", "id", "least", "node", "token", "written")
-
-    def __init__(self) -> None:
-        self.id: str | None = None
-        self.token = ""
-        self.node: int | None = None
-        self.written = self.least = 0  # the last number written, and the one that must be there
-        self.busy = False
-
-
-class Clients:
-    """`count` users, `rate` requests a second in all, each on its node while that is ready. `acks`: level of their commits; with `none` every write must
-    survive, else those that were confirmed. `patient`: an answer of *unknown* is no failure; `modest`: nor is a new session, or an older one. `nodes`: those that they may use."""
-
-    def __init__(
-        self, world: World, cluster: SimCluster, count: int, rate: float, *,
-        acks: str = "none", patient: bool = False, modest: bool = False, nodes: Collection[int] = (),
-    ) -> None:  # fmt: skip
-        self._world, self._cluster, self._acks, self._patient, self._modest = world, cluster, acks, patient, modest
-        self._nodes = nodes or range(cluster.size)
-        self._rng = world.rng(f"clients of {list(self._nodes)}")
-        self.all = [_Client() for _ in range(count)]
-        self._pause = 1.0 / rate
-        self._running = True
-        world.queue.at(world.now, self._next, None)
-
-    def stop(self) -> None:
-        self._running = False
-
-    def _next(self, _: None) -> None:
-        if not self._running:
-            return
-        self._world.queue.at(self._world.now + self._rng.uniform(0.5, 1.5) * self._pause, self._next, None)
-        self.request(self._rng.choice(self.all))
-
-    def request(self, client: _Client) -> None:
-        ready = [number for number, node in sorted(self._cluster.nodes.items()) if number in self._nodes and node.is_ready and not node.reactor.paused]
-        if client.busy or not ready:
-            return
-        if client.node not in ready:
-            client.node = self._rng.choice(ready)
-        node = self._cluster.nodes[client.node]
-        client.busy = True
-        session = node.manager.open_local(client.id, client.token)
-        if session is not None:
-            self._serve(client, node, session)
-        else:
-            assert node.channel is not None
-            node.channel.wake(lambda: node.manager.open_deferred(client.id, client.token).addCallback(lambda found: self._serve(client, node, found)) and None)
-
-    def _serve(self, client: _Client, node: SimNode, session: Session) -> None:
-        self._world.counters["requests"] += 1
-        try:
-            self._check(client, node, session)
-            if not session.unknown:
-                self._write(client, node, session)
-        except SessionError:
-            self._world.counters["refused"] += 1
-        finally:
-            client.busy = False
-            node.manager.release(session)
-
-    def _check(self, client: _Client, node: SimNode, session: Session) -> None:
-        life = node.reactor.name
-        if session.unknown:
-            self._world.counters["unknown"] += 1
-            if not self._patient:
-                self._world.fail(f"{life} answered unknown for {key_of(client.id or '').hex()[:8]}")
-        elif self._modest:
-            client.written = client.least = session.get("n", 0)
-        elif client.id is not None:
-            there = session.get("n", 0)
-            if not client.least <= there <= client.written:
-                self._world.fail(f"{life} shows {there} in {key_of(client.id).hex()[:8]}; {client.written} was written, {client.least} must be there")
-            client.written = there
-
-    def _write(self, client: _Client, node: SimNode, session: Session) -> None:
-        session["n"] = number = client.written + 1
-        receipt = node.manager.commit(session, self._acks)
-        client.id, client.token, client.written = session.id, session.token, number
-        if self._acks == "none":
-            client.least = number
-        else:
-            receipt.deferred().addCallback(lambda done: self._confirmed(client, done, number))
-
-    def _confirmed(self, client: _Client, receipt: Any, number: int) -> None:
-        if receipt.satisfied:
-            client.least = max(client.least, number)
-            self._world.counters["acknowledged"] += 1
 
 
 def _agree(world: World, cluster: SimCluster, within_s: float = _AGREE_WITHIN_S) -> None:
@@ -364,5 +271,5 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
     "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains, "lite": lite,
-    "maps": maps,
+    "maps": maps, "stored": stored,
 }  # fmt: skip

@@ -10,7 +10,7 @@ KINDS = ("delta", "backup", "partitioned")
 
 
 @pytest.mark.parametrize("manager", KINDS)
-@pytest.mark.parametrize("scene", ["rolling", "split", "double", "domains", "lite", "maps"])
+@pytest.mark.parametrize("scene", ["rolling", "split", "double", "domains", "lite", "maps", "stored"])
 def test_scene(scene: str, manager: str) -> None:
     counters = scenes.SCENES[scene](1, manager)
     assert counters["requests"] + counters["operations"] > 500

@@ -309,7 +309,10 @@ def test_over_max_active_the_longest_unused_leave_memory_and_come_back(kind: typ
     assert key_of(ids[-1]) in here
     for number in (0, 30, 59):
         assert opened(cluster, number % 3, ids[number])["name"] == f"n{number}"
-    cluster.visit(1, ids[0], more=1)
+    session = opened(cluster, 1, ids[0])
+    session["more"] = 1
+    cluster.managers[1].commit(session)
+    cluster.deliver()
     assert dict(opened(cluster, 2, ids[0])) == {"name": "n0", "more": 1}
     cluster.advance(40.0)  # reconciling brings nothing back
     assert all(manager.count <= 22 for manager in cluster.managers)
