@@ -6,6 +6,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 JOBS   ?= 2
+WORKERS ?= 3# of `make unit`: half of the tests wait most of the time
 SEEDS  ?= 30
 MINUTES ?= 1
 SEED   ?=
@@ -44,7 +45,7 @@ lint: $(STAMP)  ## ruff and mypy --strict
 	$(BIN)/mypy -p caterwaul
 
 unit: $(STAMP)  ## all tests but the simulator's seeds and the faults
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 real: $(STAMP)  ## only the tests with processes, sockets and multicast
 	$(BIN)/python -m pytest tests/real
