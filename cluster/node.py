@@ -83,7 +83,8 @@ class Node:
         self.logins: LoginDesk | None = None  #: from the start on
         self.audits: dict[str, AuditLog] = {}
         self._locks: LockDesk | None = None
-        self._stores = NodeStores(settings.store, settings.cluster.name, reactor)
+        retention_s = min((manager.retention_s for manager in settings.managers.values()), default=ManagerSettings.retention_s)
+        self._stores = NodeStores(settings.store, settings.cluster.name, retention_s, reactor)
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
@@ -232,9 +233,7 @@ class Node:
         self._start_admin()
         if settings.membership.discovery:
             self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
-        for engine in self.engines.values():
-            if engine.persistence is not None:
-                engine.persistence.fetching.has_met = lambda: self._reactor.seconds() >= self._ready_at
+        self._stores.attend(self.engines.values(), lambda: self._reactor.seconds() >= self._ready_at)
         _log.info("{me} of cluster {cluster!r} is listening, {guarded}", me=channel.me, cluster=settings.cluster.name, guarded=security.description)
 
     def _make_security(self, uid: bytes) -> Security:

@@ -5,90 +5,26 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any
 
 import click
 
-from ..managers.kept import KeptEnd, joined_items, read_item
+from ..managers.kept import KeptEnd, read_item
 from ..managers.record import Record
 from ..managers.settings import ManagerSettings
-from ..managers.stores.opening import open_store, without_password
-from ..managers.stores.store import NOTHING, Save, Store, Stored
+from ..managers.stores.opening import without_password
+from ..managers.stores.store import NOTHING, Stored
 from ..membership.codec import decode, encode
 from ..membership.errors import LocalError, RemoteError
 from .security.keyring import read_secrets
-from .security.store_keys import has_password, read_url, store_secrets
+from .security.store_keys import store_secrets
 from .snapshot_file import SnapshotWriter, read_snapshot
+from .store_clock import CLOCK, age_s, stamp
+from .store_place import BATCH, Place, Url, is_good, key_pages, merge, on_store, pages
 from .text_tables import print_table, progress_bar, size_text, time_text
 
 __all__ = ["store"]
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-_PAGE = 500
-_BATCH = 100  # items whose bytes are not known before they are loaded
-_TRIES = 20  # of a save that others get in the way of
-_TIMEOUT_S = 10.0
-
-
-class _Url(click.ParamType[str]):
-    """A store's URL, or ``@FILE`` for a file that holds it: a command line is no place for a password."""
-
-    name = "URL"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        if value.startswith("@"):
-            return read_url(Path(value[1:]))
-        if has_password(value):
-            self.fail(
-                f"{without_password(value)} has a password in it, which every user of this machine sees: put it into a file of mode 0600, and give @FILE",
-                param,
-                ctx,
-            )
-        return value
-
-
-class _Place(NamedTuple):
-    """Where a store is, and how its items are sealed."""
-
-    url: str
-    secrets: dict[str, Any]
-
-    @contextmanager
-    def opened(self, space: str, create: bool = False) -> Iterator[Store]:
-        found = open_store(self.url, space, timeout_s=_TIMEOUT_S, **self.secrets)
-        try:
-            found.open(create)
-            yield found
-        finally:
-            found.close()
-
-    def spaces(self, space: str | None) -> list[str]:
-        if space is not None:
-            return [space]
-        with self.opened("") as found:
-            return found.spaces()
-
-    def length(self, space: str) -> int:
-        with self.opened(space) as found:
-            return sum(map(len, _keys(found)))
-
-
-def _place(command: _F) -> _F:
-    """The argument URL and the options of sealed stores, as `place`."""
-
-    @wraps(command)
-    def with_place(*arguments: Any, url: str, store_secret: Path | None, encrypt: bool, **keywords: Any) -> Any:
-        return command(*arguments, place=_Place(url, {**store_secrets(store_secret), "encrypt": encrypt}), **keywords)
-
-    made = click.option("--encrypt", is_flag=True, help="What is written is encrypted, as `store.encrypt` of the configuration says.")(with_place)
-    made = click.option("--store-secret", type=click.Path(path_type=Path), metavar="FILE", help="`store.secret_file` of the configuration, if there is one.")(
-        made
-    )
-    return cast(_F, click.argument("url", metavar="URL", type=_Url())(made))
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="One JSON value on standard output.")
@@ -109,21 +45,40 @@ def store() -> None:
 
 
 @store.command()
-@_place
+@on_store
 @_as_json
-def init(place: _Place, as_json: bool) -> None:
+def init(place: Place, as_json: bool) -> None:
     """Make what the store needs (directories, tables), or bring it to this version. Nothing that it has is lost."""
     with place.opened("", create=True) as found:
         click.echo(json.dumps({"store": found.name, "ready": True}) if as_json else f"{found.name} is ready")
 
 
+@store.command()
+@on_store
+@click.option("--cluster", metavar="NAME", required=True, help="The cluster that uses it, `cluster.name` of its configuration.")
+@_as_json
+def trust(place: Place, cluster: str, as_json: bool) -> None:
+    """Say that what the store shows is right, though the cluster has not used it for longer than ends of sessions are remembered.
+
+    Nodes refuse to bring anything back from such a store (a backup that was put back, one that was taken out of the configuration): whoever has ended a session since would be logged in again.
+    """
+    with place.opened(f"{cluster}/{CLOCK}") as found:
+        seconds = age_s(found)
+        stamp(found)
+    _say(
+        as_json,
+        {"store": found.name, "cluster": cluster, "was_used_ago_s": round(seconds, 1)},
+        f"{found.name} counts as used by {cluster} just now; {time_text(seconds)} ago before",
+    )
+
+
 @store.command("ls")
-@_place
+@on_store
 @_space
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="With --space: so many sessions.")
 @click.option("--after", metavar="KEY", default="", help="With --space: those after this one.")
 @_as_json
-def list_(place: _Place, space: str | None, limit: int, after: str, as_json: bool) -> None:
+def list_(place: Place, space: str | None, limit: int, after: str, as_json: bool) -> None:
     """What is in the store: its spaces, or with --space its sessions by key, the hash of their ids; never ids or values."""
     if space is not None:
         _list_sessions(place, space, limit, after, as_json)
@@ -137,12 +92,12 @@ def list_(place: _Place, space: str | None, limit: int, after: str, as_json: boo
 
 
 @store.command()
-@_place
+@on_store
 @click.argument("key", metavar="KEY")
 @_space
 @_as_json
 @click.pass_context
-def show(ctx: click.Context, place: _Place, key: str, space: str | None, as_json: bool) -> None:
+def show(ctx: click.Context, place: Place, key: str, space: str | None, as_json: bool) -> None:
     """One session: when it was made and used, and the names and sizes of its attributes. KEY is what `ls --space` prints."""
     wanted = _key(key)
     for name in place.spaces(space):
@@ -163,11 +118,11 @@ def show(ctx: click.Context, place: _Place, key: str, space: str | None, as_json
 
 
 @store.command()
-@_place
+@on_store
 @_space
 @_as_json
 @click.pass_context
-def verify(ctx: click.Context, place: _Place, space: str | None, as_json: bool) -> None:
+def verify(ctx: click.Context, place: Place, space: str | None, as_json: bool) -> None:
     """Read everything. Exit code 1: something is damaged; it was put out of the way where the store can tell, and nodes do the same."""
     found = {name: _count(place, name) for name in place.spaces(space)}
     damaged = sum(counts["damaged"] for counts in found.values())
@@ -179,12 +134,12 @@ def verify(ctx: click.Context, place: _Place, space: str | None, as_json: bool) 
 
 
 @store.command()
-@_place
+@on_store
 @click.argument("file_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--cluster", metavar="NAME", help="The cluster whose spaces are exported; needed if the store has those of several.")
 @_secret
 @_as_json
-def export(place: _Place, file_path: Path, cluster: str | None, secret_file: Path | None, as_json: bool) -> None:
+def export(place: Place, file_path: Path, cluster: str | None, secret_file: Path | None, as_json: bool) -> None:
     """Write all sessions of the store, and what it knows of ended ones, to FILE: a snapshot, which `caterwaul snapshot load` and `caterwaul store import` take."""
     spaces = place.spaces(None)
     clusters = sorted({name.partition("/")[0] for name in spaces})
@@ -201,7 +156,7 @@ def export(place: _Place, file_path: Path, cluster: str | None, secret_file: Pat
     with SnapshotWriter(file_path, about, secret) as file, progress_bar(total, "exporting") as advance:
         for manager, space in sorted(managers.items()):
             with place.opened(space) as found:
-                for some in _pages(found):
+                for some in pages(found):
                     file.add(manager, encode([item.data for item in some.values()]))
                     numbers[manager] += len(some)
                     advance(len(some))
@@ -210,11 +165,11 @@ def export(place: _Place, file_path: Path, cluster: str | None, secret_file: Pat
 
 
 @store.command("import")
-@_place
+@on_store
 @click.argument("file_path", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path))
 @_secret
 @_as_json
-def import_(place: _Place, file_path: Path, secret_file: Path | None, as_json: bool) -> None:
+def import_(place: Place, file_path: Path, secret_file: Path | None, as_json: bool) -> None:
     """Merge what FILE holds (of `store export` or `snapshot save`) into the store. What has ended there stays ended."""
     found = read_snapshot(file_path, read_secrets(secret_file)[0] if secret_file is not None else None)
     counts: Counter[str] = Counter()
@@ -222,79 +177,29 @@ def import_(place: _Place, file_path: Path, secret_file: Path | None, as_json: b
         for manager, sessions in found.pages():
             items = decode(sessions)
             with place.opened(f"{found.about['cluster']}/{manager}") as there:
-                counts.update(_merge(there, {read_item(item).key: Stored(item, _until_ms(item), NOTHING) for item in items}))
+                counts.update(merge(there, {read_item(item).key: Stored(item, _until_ms(item), NOTHING) for item in items}))
             advance(len(items))
     _say_merged(as_json, counts)
 
 
 @store.command()
-@_place
-@click.argument("target", metavar="TO", type=_Url())
+@on_store
+@click.argument("target", metavar="TO", type=Url())
 @click.option("--to-secret", type=click.Path(path_type=Path), metavar="FILE", help="What `--store-secret` is for URL, for the store TO.")
 @_space
 @_as_json
-def copy(place: _Place, target: str, to_secret: Path | None, space: str | None, as_json: bool) -> None:
+def copy(place: Place, target: str, to_secret: Path | None, space: str | None, as_json: bool) -> None:
     """Merge all that the store URL has into the store TO, which is prepared (`init`) if need be. To change over: stop the nodes, copy, change `[store] url`, start."""
     counts: Counter[str] = Counter()
     spaces = place.spaces(space)
-    to = _Place(target, {**store_secrets(to_secret), "encrypt": place.secrets["encrypt"]})
+    to = Place(target, {**store_secrets(to_secret), "encrypt": place.secrets["encrypt"]})
     with progress_bar(sum(map(place.length, spaces)), "copying") as advance:
         for name in spaces:
             with place.opened(name) as found, to.opened(name, create=True) as there:
-                for some in _pages(found):
-                    counts.update(_merge(there, some))
+                for some in pages(found):
+                    counts.update(merge(there, some))
                     advance(len(some))
     _say_merged(as_json, counts)
-
-
-# -- stores
-
-
-def _keys(found: Store, after: bytes = b"") -> Iterator[list[bytes]]:
-    while keys := found.keys(after, _PAGE):
-        yield keys
-        after = keys[-1]
-
-
-def _pages(found: Store) -> Iterator[dict[bytes, Stored]]:
-    """All items, those that cannot be read left out."""
-    for keys in _keys(found):
-        for at in range(0, len(keys), _BATCH):
-            yield {key: item for key, item in found.load(keys[at : at + _BATCH]).items() if _is_good(key, item)}
-
-
-def _is_good(key: bytes, item: Stored) -> bool:
-    try:
-        found = read_item(item.data)
-        if not isinstance(found, KeptEnd):
-            Record.unpack(found.body)
-        return found.key == key
-    except RemoteError:
-        return False
-
-
-def _merge(there: Store, items: dict[bytes, Stored]) -> Counter[str]:
-    """Into this store, by compare-and-set."""
-    counts: Counter[str] = Counter()
-    left = dict(items)
-    for _ in range(_TRIES):
-        if not left:
-            return counts
-        found = there.load(left)
-        saves = []
-        for key, item in left.items():
-            old = found.get(key)
-            data = item.data if old is None else joined_items(old.data, item.data)
-            if old is not None and data == old.data:
-                counts["there"] += 1
-            else:
-                saves.append(Save(key, data, max(item.until_ms, old.until_ms if old is not None else 0), old.revision if old is not None else NOTHING))
-        saved = there.save_many(saves)
-        counts.update("merged" if save.key in found else "added" for save in saves if save.key in saved)
-        left = {save.key: items[save.key] for save in saves if save.key not in saved}
-    if left:
-        raise LocalError(f"{there.name}: others change {len(left)} sessions all the time; try again")
-    return counts
 
 
 # -- items
@@ -344,30 +249,30 @@ def _attributes(item: Stored) -> dict[str, int]:
     return {name: len(value) for name, (_, _, value) in sorted(registers.items()) if value is not None and not name.startswith("\0")}
 
 
-def _count(place: _Place, space: str) -> dict[str, int]:
+def _count(place: Place, space: str) -> dict[str, int]:
     counts = {"sessions": 0, "ended": 0, "over": 0, "damaged": 0, "bytes": 0}
     now_ms = time.time() * 1000
     with place.opened(space) as found, progress_bar(0, space) as advance:
-        for keys in _keys(found):
-            for at in range(0, len(keys), _BATCH):
-                for key, item in found.load(keys[at : at + _BATCH]).items():
+        for some in key_pages(found):
+            for at in range(0, len(some), BATCH):
+                for key, item in found.load(some[at : at + BATCH]).items():
                     counts["bytes"] += len(item.data)
-                    if not _is_good(key, item):
+                    if not is_good(key, item):
                         counts["damaged"] += 1
                     elif item.until_ms <= now_ms:
                         counts["over"] += 1
                     else:
                         counts["ended" if isinstance(read_item(item.data), KeptEnd) else "sessions"] += 1
-            advance(len(keys))
+            advance(len(some))
         counts["damaged"] += found.damaged
     return counts
 
 
-def _list_sessions(place: _Place, space: str, limit: int, after: str, as_json: bool) -> None:
+def _list_sessions(place: Place, space: str, limit: int, after: str, as_json: bool) -> None:
     rows: list[dict[str, Any]] = []
     with place.opened(space) as found:
         last = _key(after) if after else b""
-        while len(rows) < limit and (keys := found.keys(last, min(_BATCH, limit - len(rows)))):
+        while len(rows) < limit and (keys := found.keys(last, min(BATCH, limit - len(rows)))):
             items = found.load(keys)
             rows += [_about(key, items[key]) for key in keys if key in items]
             last = keys[-1]

@@ -1,65 +1,135 @@
 """The stores of one node: for each of its session managers, maps and epochs a space of what `[store]` names, asked in threads of their own.
 
-Spaces carry the cluster's name, so that several clusters may share a database. A store is opened by the first call of it, in its thread: a node starts, and serves, without its store.
+Spaces carry the cluster's name, so that several clusters may share a database. A store is opened by the first call of it, in its thread: a node starts, and serves, without its store. Before anything is
+brought back, the node looks when the cluster used its store last (`store_clock.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
+from ..managers.base import SessionManager
 from ..managers.principals import EPOCHS
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
+from ..managers.stores.store import Store, StoreError
 from ..managers.stores.worker import StoreWorker
 from .security.store_keys import store_secrets, store_url
+from .store_clock import CLOCK, age_s, stamp
+from .text_tables import time_text
 
 __all__ = ["NodeStores"]
 
+_log = Logger()
 _THREADS_MAX = 8
+_LOOK_S, _STAMP_S = 0.5, 60.0
 
 
 class NodeStores:
-    """Reactor thread. Raises `LocalError` for a URL that names no store."""
+    """Reactor thread. `retention_s`: how long ends of sessions are remembered. Raises `LocalError` for what names no store."""
 
-    def __init__(self, settings: StoreSettings, cluster: str, reactor: Any) -> None:
+    def __init__(self, settings: StoreSettings, cluster: str, retention_s: float, reactor: Any) -> None:
         self._settings = settings
         self._cluster = cluster
+        self._retention_s = retention_s
         self._reactor = reactor
         self._workers: list[StoreWorker] = []
         self._pool: ThreadPool | None = None
+        self._url = ""
         self._secrets: dict[str, Any] = {}
+        self._clock: StoreWorker | None = None
+        self._looking: LoopingCall | None = None
+        self.is_trusted: bool | None = None  #: whether what it shows may be brought back; None: nobody knows yet
 
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         """What the engine of this name is given; None: there is no store."""
         settings = self._settings
-        url = store_url(settings)
-        if not url:
+        if not self._workers and not self._begin():
             return None
-        if self._pool is None:
-            self._secrets = store_secrets(Path(settings.secret_file) if settings.secret_file else None)
-            self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
-            self._pool.start()
-        store = open_store(url, f"{self._cluster}/{engine}", timeout_s=settings.timeout_s, encrypt=settings.encrypt, **self._secrets)
-        worker = StoreWorker(store, settings.timeout_s, self._reactor, self._run)
-        self._workers.append(worker)
+        worker = self._worker(engine)
         return worker, replace(settings, load=True) if engine == EPOCHS else settings  # nobody asks for an epoch that he does not know
 
+    def _begin(self) -> bool:
+        self._url = store_url(self._settings)
+        if self._url:
+            self._secrets = store_secrets(Path(self._settings.secret_file) if self._settings.secret_file else None)
+            self._clock = self._worker(CLOCK)
+            self._looking = LoopingCall(self._look)
+            self._looking.clock = self._reactor
+            self._looking.start(_LOOK_S)
+        return bool(self._url)
+
+    def _worker(self, engine: str) -> StoreWorker:
+        worker = StoreWorker(self._store(f"{self._cluster}/{engine}"), self._settings.timeout_s, self._reactor, self._run)
+        self._workers.append(worker)
+        return worker
+
+    def _store(self, space: str) -> Store:
+        return open_store(self._url, space, timeout_s=self._settings.timeout_s, encrypt=self._settings.encrypt, **self._secrets)
+
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        assert self._pool is not None, "made with the first store"
+        if self._pool is None:
+            self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
+            self._pool.start()
         return deferToThreadPool(self._reactor, self._pool, function, *arguments)
+
+    def attend(self, engines: Iterable[SessionManager], has_met: Callable[[], bool]) -> None:
+        """Let them bring back what they may. `has_met()`: whether other nodes that exist are known by now."""
+        for engine in engines:
+            if engine.persistence is not None:
+                engine.persistence.fetching.has_met = has_met
+                engine.persistence.fetching.is_trusted = lambda: self.is_trusted
+
+    # -- whether it can be trusted
+
+    def _look(self) -> Deferred[None]:
+        clock = self._clock
+        assert clock is not None, "begun"
+        known: Deferred[None] = clock.call(self._age_s).addCallback(self._aged)
+        return known.addErrback(self._unknown)
+
+    def _age_s(self) -> float:
+        """In a thread."""
+        assert self._clock is not None, "begun"
+        found = age_s(self._clock.store)
+        if found <= self._retention_s:
+            stamp(self._clock.store)
+        return found
+
+    def _aged(self, seconds: float) -> None:
+        assert self._looking is not None, "begun"
+        is_trusted = seconds <= self._retention_s
+        if not is_trusted and self.is_trusted is None:
+            _log.error(
+                "{store} was used by cluster {cluster!r} {age} ago, and ends of sessions are remembered for {kept} (retention_s): sessions that users have ended since would live again, so nothing is "
+                "brought back; `caterwaul store trust` says that it is right",
+                store=self._clock.store.name if self._clock is not None else "", cluster=self._cluster, age=time_text(seconds), kept=time_text(self._retention_s),
+            )  # fmt: skip
+        if self.is_trusted is None or (is_trusted and not self.is_trusted):
+            self._looking.interval = _STAMP_S
+            self.is_trusted = is_trusted
+
+    def _unknown(self, failure: Failure) -> None:
+        if not failure.check(StoreError):
+            _log.failure("the time of a store cannot be told", failure=failure)
 
     def stop(self) -> None:
         """Let go of all. A thread that hangs ends by itself."""
-        for worker in self._workers:
-            if self._pool is not None:
-                self._pool.callInThread(worker.store.close)
-        if self._pool is not None:
-            self._reactor.callInThread(self._pool.stop)  # which waits for its threads
-        self._workers, self._pool = [], None
+        if self._looking is not None and self._looking.running:
+            self._looking.stop()
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            for worker in self._workers:
+                pool.callInThread(worker.store.close)
+            self._reactor.callInThread(pool.stop)  # which waits for its threads
+        self._workers = []

@@ -68,6 +68,7 @@ class Fetching:
         self._clock = clock
         self._ahead_ms = ahead_ms
         self.ready: Callable[[], bool] = lambda: True  #: whether what decides about sessions is loaded; until then none is
+        self.is_trusted: Callable[[], bool | None] = lambda: True  #: whether what the store has may be brought back at all; None: nobody knows yet
         self.has_met: Callable[[], bool] = lambda: True  #: whether others that exist are known by now
         self.is_running = False
         self.is_complete = False  #: everything that was stored when this member came is here, or at others
@@ -141,7 +142,9 @@ class Fetching:
     async def _fetch(self, keys: Sequence[bytes]) -> None:
         verdicts = dict.fromkeys(keys, UNSURE)
         try:
-            if self.is_running and self.ready():
+            if self.is_trusted() is False:
+                verdicts = dict.fromkeys(keys, GONE)
+            elif self.is_running and self.is_trusted() and self.ready():
                 verdicts = await self._bring(await self._worker.call(self._worker.store.load, keys), keys)
         except StoreError:
             pass
@@ -182,7 +185,9 @@ class Fetching:
         placement = self._core.placement
         if self._is_passing or placement is self._passed or not self._worker.is_callable:
             return
-        if not (self.has_met() and self._core.in_sync and self.ready()):
+        if self.is_trusted() is False:
+            self.is_complete = True
+        if not (self.is_trusted() and self.has_met() and self._core.in_sync and self.ready()):
             return
         if self.is_complete and self._core.passivating.is_wanted:
             return  # what is not here was left to the store

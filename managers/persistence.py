@@ -64,6 +64,7 @@ class Persistence:
         self.storing = Storing(core.me, core.replica, core.expiry.limits, int(core.settings.retention_s * 1000), touch_ms, lambda: core.placement)
         self.fetching = Fetching(core, channel, lock, restoring, flush, worker, self.storing, clock, self._ahead_ms)
         self._period_ms = max(50, int(settings.write_behind_s * 500))  # twice in that time, so that what waited is there when it is over
+        self._idle_ms = int(core.settings.max_idle_backup_s * 1000)
         self._next_ms = channel.now_ms() + self._period_ms
         self._purge_ms = channel.now_ms() + _PURGE_MS
         self._passivate_ms = 0
@@ -151,7 +152,7 @@ class Persistence:
             return
         with self._lock:
             now_ms = self._channel.now_ms()
-            self.storing.gather(now_ms)
+            self.storing.gather(now_ms, self._idle_ms if self._stopped is None else 0)
             batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
             for save in batch:
                 if save.key in self._waiters:

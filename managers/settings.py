@@ -175,6 +175,11 @@ class ManagerSettings:
     )
     max_active_bytes: int = knob(0, "The same in bytes, as `memory_max_bytes` counts them. 0: no limit.", minimum=0)
     max_idle_swap_s: float = knob(0.0, "With a `[store]`: a session not used for this long is passivated. 0: none is for that.", minimum=0.0)
+    max_idle_backup_s: float = knob(
+        0.0,
+        "With a `[store]`: a change is stored only once its session was not used for this long: fewer saves of busy sessions, and more to lose with all members. 0: `store.write_behind_s` alone decides.",
+        minimum=0.0,
+    )
     min_idle_swap_s: float = knob(0.0, "One used within this time is not, whatever the limits.", minimum=0.0)
     no_session_paths: list[str] = knob(
         [],

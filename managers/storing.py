@@ -51,12 +51,15 @@ class Storing:
 
     # -- what is to be saved
 
-    def gather(self, now_ms: int) -> None:
-        """Take the marks."""
+    def gather(self, now_ms: int, idle_ms: int = 0) -> None:
+        """Take the marks; `idle_ms`: of sessions that were not used for so long only."""
         written, self._replica.written = self._replica.written, set()
         waiting = self.waiting
         for key in written:
-            waiting.setdefault(key, now_ms)
+            if idle_ms and (entry := self._replica.get(key)) is not None and entry.body is not None and now_ms - entry.last_access_ms < idle_ms:
+                self._replica.written.add(key)
+            else:
+                waiting.setdefault(key, now_ms)
 
     def hurry(self, key: bytes, now_ms: int) -> None:
         """Somebody waits for this."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from caterwaul.cluster.store_clock import CLOCK, stamp
+from caterwaul.managers.stores.opening import open_store
 
 from .processes import Cluster, Node, until
 
 SESSIONS = 60
 
 
-def grown(cluster: Cluster, folder: Path, manager: dict[str, Any], store: dict[str, Any]) -> list[Node]:
-    for name in "abc":
+def grown(cluster: Cluster, folder: Path, manager: dict[str, Any], store: dict[str, Any], names: str = "abc") -> list[Node]:
+    for name in names:
         cluster.nodes.append(
             Node({
                 "node": {"name": name}, "cluster": {"name": "shop"}, "admin": {"socket": str(folder / f"{name}.sock")}, "membership": cluster.membership,
@@ -66,3 +70,23 @@ def test_all_nodes_are_killed_at_once_and_nothing_that_was_stored_is_lost(manage
                 assert session_id is None or read(nodes[(n + 1) % 3], session_id)["number"] == n
             assert until(lambda: nodes[1].do("lives", session=alice), what="back")
             assert not any(node.do("lives", session=bob) for node in nodes)
+
+
+def test_nothing_is_brought_back_from_a_store_of_long_ago_until_somebody_trusts_it(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/store"
+    store = {"url": url, "write": "through"}
+    with Cluster() as cluster:
+        nodes = grown(cluster, tmp_path, {}, store, "a")
+        session_id = nodes[0].write({"name": "ada"})["id"]
+        nodes[0].kill()
+    clock = open_store(url, f"shop/{CLOCK}")
+    clock.open()
+    stamp(clock, time.time() - 200_000)
+    with Cluster() as cluster:
+        nodes = grown(cluster, tmp_path, {}, store, "a")
+        assert read(nodes[0], session_id) == {}
+        assert until(lambda: "store trust" in nodes[0].log, what="said")
+        nodes[0].kill()
+    stamp(clock)
+    with Cluster() as cluster:
+        assert read(grown(cluster, tmp_path, {}, store, "a")[0], session_id) == {"name": "ada"}

@@ -79,8 +79,9 @@ class Shelf:
 
 class _Stores(NodeStores):
     def __init__(self, settings: StoreSettings, cluster: str, reactor: SimReactor, shelf: Shelf) -> None:
-        super().__init__(settings, cluster, reactor)
+        super().__init__(settings, cluster, 3600.0, reactor)
         self._shelf = shelf
+        self.is_trusted = True
 
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         reactor = self._reactor

@@ -392,3 +392,14 @@ def test_only_what_is_the_same_goes_at_others() -> None:
         core.receive(0, cluster.members[0].uid, [MANAGER, STORED, b"x"], 0)
     core.receive(0, cluster.members[0].uid, [MANAGER, STORED, key + bytes(16)], 0)
     assert core.replica.get(key) is not None
+
+
+def test_with_max_idle_backup_a_busy_session_is_not_stored_before_it_rests() -> None:
+    cluster = net(1, settings=ManagerSettings(max_idle_backup_s=5.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, count=0)
+    for count in range(10):
+        cluster.advance(2.0)
+        cluster.visit(0, session_id, count=count)
+    assert items(cluster) == {}
+    cluster.advance(6.0)
+    assert list(items(cluster)) == [key_of(session_id)]

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caterwaul.cluster.cli import main
+from caterwaul.cluster.store_clock import CLOCK, age_s, stamp
 from caterwaul.managers.heads import EXPIRED, INVALIDATED, Cover, Head
 from caterwaul.managers.kept import Kept, KeptEnd, joined_items, read_item
 from caterwaul.managers.record import Record
@@ -171,3 +172,16 @@ def test_a_password_is_not_given_on_a_command_line(url: str, tmp_path: Path) -> 
     assert "shop/default" in run("ls", f"@{file}")
     file.write_text("two words")
     assert "does not hold a URL" in run("ls", f"@{file}", fails=True)
+
+
+def test_a_store_of_long_ago_is_trusted_when_somebody_says_so(url: str) -> None:
+    store = open_store(url, f"shop/{CLOCK}")
+    store.open(create=True)
+    assert age_s(store) == 0.0
+    stamp(store, 1e9)
+    assert age_s(store, 1e9 + 60) == 60
+    fill(url, "shop/default", kept(1))
+    assert list(json.loads(run("ls", url, "--json"))) == ["shop/default"]
+    assert json.loads(run("verify", url, "--json"))["damaged"] == 0
+    assert json.loads(run("trust", url, "--cluster", "shop", "--json"))["was_used_ago_s"] > 1e8
+    assert age_s(store) < 60
