@@ -48,6 +48,7 @@ TELLS_DATES = {
 LATE_IMPORTS = {
     ("cluster/embedding", "installed_reactor"): "importing the reactor installs it, which must happen after a fork",
     ("cluster/demo/command", "_run"): "importing the reactor installs it",
+    ("managers/stores/opening", "_sql"): "SQLAlchemy need not be installed where nobody has a database",
     ("cluster/wrap_command", "_serve_asgi"): "uvicorn need not be installed where nothing is served by it",
 }
 #: Which front may import them.
@@ -86,6 +87,7 @@ WRITES_FILES = {
     "managers/stores/file_locks": "locks beside them",
     "managers/stores/file_swap": "directories for them",
     "managers/stores/private_directory": "the same, and the files",
+    "managers/stores/sql_engine": "an SQLite database, so that nobody else can read it",
 }
 _WRITING = {"write_text", "write_bytes", "mkdir", "mkstemp", "mkdtemp", "NamedTemporaryFile", "TemporaryDirectory", "symlink_to"}
 _STORAGE = {"sqlite3", "shelve", "dbm", "tempfile", "mmap", "shutil"}

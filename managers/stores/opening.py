@@ -56,4 +56,13 @@ def _file(url: str, space: str, timeout_s: float) -> Store:
     return FileStore(path, space, timeout_s)
 
 
-_MAKERS: dict[str, _Maker] = {"memory": _memory, "file": _file}
+def _sql(url: str, space: str, timeout_s: float) -> Store:
+    try:
+        from .sql import SqlStore
+    except ImportError as error:
+        raise LocalError(f"store {without_password(url)}: {error}; pip install 'caterwaul[sql]'") from error
+    return SqlStore(url, space, timeout_s)
+
+
+_SQL = ("sqlite", "postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql")
+_MAKERS: dict[str, _Maker] = {"memory": _memory, "file": _file, **dict.fromkeys(_SQL, _sql)}

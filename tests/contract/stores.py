@@ -20,6 +20,9 @@ from caterwaul.managers.stores.opening import open_store
 from caterwaul.managers.stores.store import NOTHING, Save, Store, Stored
 from caterwaul.membership.secret import Secret
 
+from ..real import databases
+from ..real.databases import Database
+
 FAR_MS = 4_000_000_000_000  # in 2096
 OVER_MS = 1_000_000_000_000  # in 2001
 WRONG = b"\x01" * 16
@@ -80,11 +83,35 @@ def _file(directory: Path) -> Iterator[Place]:
     yield Place(lambda space: open_store(where.as_uri(), space), broken)
 
 
+@contextmanager
+def _sqlite(directory: Path) -> Iterator[Place]:
+    yield Place(lambda space: open_store(f"sqlite:///{directory}/sessions.db", space, timeout_s=20.0))
+
+
+def _server(running: Callable[[], Database], options: str) -> Callable[[Path], AbstractContextManager[Place]]:
+    """In one database, which is emptied for the next. In the clear, as the contract opens hundreds of stores."""
+
+    held: dict[str, Store] = {}  # one that is open all the time keeps what SQLAlchemy has learned about the database
+
+    @contextmanager
+    def place(directory: Path) -> Iterator[Place]:
+        database = running()
+        url = database.emptied() + options
+        if url not in held:
+            held[url] = open_store(url, "held", timeout_s=20.0)
+        yield Place(lambda space: open_store(url, space, timeout_s=20.0), database.down)
+
+    return place
+
+
 KINDS = [
     Kind("memory", _memory),
     Kind("authenticated", _sealed),
     Kind("encrypted", partial(_sealed, encrypt=True)),
     Kind("file", _file, breaks=True),
+    Kind("sqlite", _sqlite),
+    Kind("postgresql", _server(databases.postgresql, "?sslmode=disable"), databases.postgresql_missing, breaks=True),
+    Kind("mariadb", _server(databases.mariadb, "?ssl_disabled=true"), databases.mariadb_missing, breaks=True),
 ]
 
 
