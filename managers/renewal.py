@@ -22,7 +22,7 @@ from ..membership.errors import RemoteError
 from .attributes import Attributes, key_of
 from .changes import KEY_BYTES
 from .entry import Destroyed, Ended, Entry, InUse, Outcome, is_whole
-from .heads import COUNTER_MAX, EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head, live_head
+from .heads import COUNTER_MAX, EXPIRED, INVALIDATED, LIVE, Head, live_head
 from .limits import read_limit
 from .messages import Session, Speaker
 from .placement import Placement
@@ -33,7 +33,6 @@ __all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_ma
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
-_GRACE_ERROR_MS = 2_000  # members do not agree to the ms on when a session began
 _OWN = (RENEWED, SEED, ID_AGE)  # of the old key; the new one has its own
 
 
@@ -88,11 +87,10 @@ def id_marks(seed: bytes, age_ms: int) -> dict[str, bytes | None]:
     return {SEED: seed, ID_AGE: max(0, age_ms).to_bytes(8, "big")}
 
 
-def _is_willed(head: Head, renewed: Renewed, created_ms: int | None) -> bool:
-    """Whether this is the end of the session, or a login, under its old id; not that the old id's grace was over. `created_ms`: None if nobody knows."""
-    if head.state == ID_CHANGED:
-        return created_ms is not None and head.ended_ms < created_ms + renewed.until_ms - _GRACE_ERROR_MS
-    return head.state == INVALIDATED
+def _is_willed(head: Head) -> bool:
+    """Whether this is the end of the session, or a login, under its old id; not that the old id's grace was over: who ends it for that has the mark, and says where the session went.
+    (No times are compared: members do not agree on when a session began by what a message took that said so, which may be long.)"""
+    return head.final and not head.holders
 
 
 class Renewals:
@@ -170,22 +168,18 @@ class Renewals:
             self.wrote(delta[0] for delta in deltas)
         for delta in deltas:
             if RENEWED in delta[4]:
-                self._heard(delta[0], _unpacked(delta[4][RENEWED]), None, peer)
+                self._heard(delta[0], _unpacked(delta[4][RENEWED]), peer)
 
     def records(self, sessions: Sequence[Session], records: Sequence[Record | None], peer: bytes) -> None:
         """Likewise."""
         self.wrote(session.key for session in sessions)
         for session, record in zip(sessions, records, strict=True):
             if record is not None and RENEWED in record.registers:
-                self._heard(session.key, read_renewed(record.registers), session.created_ms, peer)
+                self._heard(session.key, read_renewed(record.registers), peer)
 
-    def _heard(self, key: bytes, renewed: Renewed | None, created_ms: int | None, peer: bytes) -> None:
+    def _heard(self, key: bytes, renewed: Renewed | None, peer: bytes) -> None:
         entry = self._replica.get(key)
-        if renewed is None or entry is None or entry.head is None:
-            return
-        if created_ms is None and entry.created_ms < entry.head.ended_ms:  # else it was never more than a tombstone here
-            created_ms = entry.created_ms
-        if _is_willed(entry.head, renewed, created_ms):
+        if renewed is not None and entry is not None and entry.head is not None and _is_willed(entry.head):
             self.over.append((renewed.key, peer))
 
     def ends(self, now_ms: int) -> list[Ended]:
@@ -193,10 +187,10 @@ class Renewals:
         over, self.over = self.over, []
         found = [self._end(*one, now_ms) for one in over]
         for event in self._replica.events:  # and those that this adds
-            if type(event) is Destroyed and event.head.final and event.entry.body is not None:
+            if type(event) is Destroyed and _is_willed(event.head) and event.entry.body is not None:
                 body = event.entry.body
                 renewed = read_renewed((body if isinstance(body, Record) else Record.unpack(body)).registers)
-                if renewed is not None and _is_willed(event.head, renewed, event.entry.created_ms):
+                if renewed is not None:
                     found.append(self._end(renewed.key, event.head.primary, now_ms))
         return [end for end in found if end is not None]
 

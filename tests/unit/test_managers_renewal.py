@@ -532,6 +532,26 @@ def test_of_an_id_that_was_replaced_twice_the_last_ends_too() -> None:
     assert gone(net, third)
 
 
+def test_the_end_of_the_grace_ends_nothing_else_where_a_member_takes_the_session_for_younger() -> None:
+    """Simulator, renewal, delta, seed 3: the session's beginning was on its way to one for seconds. It took the end of the grace for a login, and ended the session."""
+    net = made()
+    net.hold(0, 1)
+    ids = []
+    for _ in range(9):  # some of them another member watches over
+        session = net.opened(0)
+        session["a"] = 1
+        net.managers[0].commit(session)
+        net.managers[0].release(session)
+        ids.append(session.id or "")
+    net.advance(5)
+    net.let_go()
+    net.advance(110, 1.0)
+    new = [request(net, 0, one) for one in ids]
+    net.advance(60, 0.5)
+    assert all(gone(net, one) for one in ids)
+    assert [contents(net, number, one) for number in range(3) for one in new] == [{"a": 1}] * 27
+
+
 def test_the_end_of_the_grace_ends_nothing_else_however_late_the_mark_comes() -> None:
     net = made()
     old = net.visit(0, a=1)
