@@ -38,6 +38,7 @@ _ASK, _RELEASE, _CLAIMS = range(3)
 _KEY_BYTES = 16
 _AGAIN_S = 0.05
 _CLAIMS_S = 2.0  # for the answer to CLAIMS
+_ANSWER_S = 0.5  # for an answer after its time, or to who does not want to wait; one that hangs costs no more
 _CEDED_S = 30.0  # a member that asked for claims is in our view by then, or will not be
 _RECENT_S, _RECENT_MAX = 30.0, 10_000  # locks given back of which claims speak
 _NUMBER_MAX = 2**63
@@ -190,7 +191,7 @@ class LockDesk:
             if granter == self._me:
                 answer: Any = await self._wants(desk, Asker(self._me, body[2]), body[1], body[3] / 1000, body[4] / 1000, body[5])
             else:
-                replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _CLAIMS_S + 1.0)
+                replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _ANSWER_S)
                 answer = replies[granter]
         except ChannelError as error:
             return ELSEWHERE, {}, "; ".join(error.failed.values()) or str(error)
@@ -242,7 +243,7 @@ class LockDesk:
 
     async def _want(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> list[Any]:
         """The answer, when there is one."""
-        now = self._clock.seconds()
+        now = asked = self._clock.seconds()
         for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
             del desk.ceded[uid]
             desk.claims_of = None  # it may have granted something, and nobody has seen it go
@@ -257,7 +258,7 @@ class LockDesk:
             return [ELSEWHERE, []]
         before = desk.answers.pop((key, asker), None)
         answer = desk.answers[key, asker] = Deferred()
-        desk.driver.run(desk.table.ask(now, key, asker, lease_s, patience_s))
+        desk.driver.run(desk.table.ask(now, key, asker, lease_s, max(0.0, patience_s - (now - asked))))
         if before is not None:
             before.callback([ELSEWHERE, []])
         return await answer
