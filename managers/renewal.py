@@ -5,8 +5,9 @@ is given the session under its new one. Parallel requests that still write to th
 by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
 A logout or login with the old id, by a member that had not heard, ends the new one: whoever learns of both sees to it.
 
-The new id is made of the old one and a random *seed* that the session's copies keep, not from anything new: so two members that renew at once make the same one, everybody
-who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The grace is an age of the session, so no clock takes part.
+The new id is made of the old one and a *seed* that the session's copies keep, not from anything new, and so is the new id's seed: so two members that renew at once make the same one, and the two
+sides of a partition the same ones, however often. Everybody who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The first
+seed is random, and each login makes another. The grace is an age of the session, so no clock takes part.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from .placement import Placement
 from .record import FIRST, ID_AGE, RENEWED, SEED, Record, Register
 from .replica import Replica
 
-__all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "read_renewed"]
+__all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "next_seed", "read_renewed"]
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
@@ -68,6 +69,11 @@ def next_id(session_id: str, seed: bytes) -> str:
     """The id that takes this one's place."""
     digest = hmac.digest(seed, b"caterwaul renewal\0" + session_id.encode("ascii"), "sha256")
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
+
+
+def next_seed(session_id: str, seed: bytes) -> bytes:
+    """That of the next id."""
+    return hmac.digest(seed, b"caterwaul renewal seed\0" + session_id.encode("ascii"), "sha256")[:SEED_BYTES]
 
 
 def id_age_ms(registers: Mapping[str, Register]) -> int:
@@ -137,10 +143,14 @@ class Renewals:
 
     def next_of(self, session_id: str, key: bytes) -> str | None:
         """The next id by the seed that is here."""
+        seed = self.seed(key)
+        return None if seed is None else next_id(session_id, seed)
+
+    def seed(self, key: bytes) -> bytes | None:
         entry = self._replica.get(key)
         record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
         register = record.registers.get(SEED) if record is not None else None
-        return None if register is None or register[2] is None else next_id(session_id, register[2])
+        return None if register is None else register[2]
 
     def move(self, key: bytes, to: bytes, primary: bytes) -> None:
         """The session of this key, held here, goes on under that one, which this primary leads; it may have come there already."""

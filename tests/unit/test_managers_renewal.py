@@ -147,6 +147,25 @@ def test_two_members_that_renew_at_once_make_one_session(kind: type[SessionManag
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_sides_of_a_partition_that_renew_more_than_once_make_one_session(kind: type[SessionManager]) -> None:
+    """Simulator, renewal, delta, seed 6: each made a seed of its own for the first id, and so another second one."""
+    net = Net(
+        2, ManagerSettings(type=next(name for name, one in KINDS.items() if one is kind), unknown_for_s=0.0, **{**TIMES, "renewal_timeout_s": 15.0}), kind=kind
+    )
+    ids = [net.visit(0, a=0)] * 2
+    for number in range(2):
+        net.managers[number].release(net.opened(number, ids[number]))
+    net.part(0, 1)
+    for turn in range(2):
+        net.advance(16, 1.0)
+        ids = [request(net, number, ids[number], **{f"{number}{turn}": turn}) for number in range(2)]
+    assert ids[0] == ids[1]
+    net.heal(0, 1)
+    net.advance(5)
+    assert [contents(net, number, ids[0]) for number in range(2)] == [{"a": 0, "00": 0, "01": 1, "10": 0, "11": 1}] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_what_is_written_to_the_old_id_before_its_member_hears_is_brought_along(kind: type[SessionManager]) -> None:
     net = made(kind)
     old = net.visit(0, a=1)
