@@ -71,9 +71,9 @@ def next_id(session_id: str, seed: bytes) -> str:
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
-def next_seed(session_id: str, seed: bytes) -> bytes:
-    """That of the next id."""
-    return hmac.digest(seed, b"caterwaul renewal seed\0" + session_id.encode("ascii"), "sha256")[:SEED_BYTES]
+def next_seed(key: bytes, seed: bytes) -> bytes:
+    """That of the id after the one of this key."""
+    return hmac.digest(seed, b"caterwaul renewal seed\0" + key, "sha256")[:SEED_BYTES]
 
 
 def id_age_ms(registers: Mapping[str, Register]) -> int:
@@ -234,7 +234,10 @@ class Renewals:
         if not groups:
             return []
         body = self._without(key, entry).pack()
-        message = self._say.records([Session(to, None if there is None else there.head, entry.created_ms, entry.touches, body)])
+        head = there.head if there is not None else None
+        if head is None:  # who has renewed it may be gone before anybody heard of more than the mark
+            head = live_head(1, self._me, placement.appoint(to))
+        message = self._say.records([Session(to, head, entry.created_ms, entry.touches, body)])
         return [Send(group, message) for group in groups]
 
     def _merge(self, key: bytes, entry: Entry, to: bytes, live: object = None) -> None:
@@ -249,10 +252,16 @@ class Renewals:
         self._replica.merge_record(to, live, entry.created_ms, entry.touches, incoming.pack(), incoming, Outcome())  # type: ignore[arg-type]
 
     def _without(self, key: bytes, entry: Entry) -> Record:
-        """The record, but for what is the old key's own."""
+        """The record, but for what is the old key's own; instead with what the new key has from its first moment on, whoever brings it there."""
         record = Record.unpack(self._replica.body_of(entry) or b"")
+        seed, renewed = (record.registers.get(name) for name in (SEED, RENEWED))
         for name in _OWN:
             record.registers.pop(name, None)
+        if renewed is not None:
+            version = renewed[:2]
+            record.registers.setdefault(FIRST, (*version, key))
+            if seed is not None and seed[2] is not None:
+                record.registers[SEED] = (*version, next_seed(key, seed[2]))
         return Record.unpack(record.pack())
 
     def tick(self, now_ms: int) -> None:

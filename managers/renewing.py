@@ -41,12 +41,12 @@ class RenewingCommits(Committing):
         core, placement, key, age_ms, origin = self._core, self._core.placement, session.key, self._channel.now_ms() - session.created_ms, first_key(session)
         with self._lock:
             entry = self._writable(session)
-            old_id, seed = session.id or "", core.renewals.seed(key)
+            seed = core.renewals.seed(key)
             if entry is False:
                 return DROPPED
             if entry is None or seed is None or not is_whole(entry):
                 return None
-            to, named = key_of(next_id(old_id, seed)), self._primary(key, entry)
+            to, named = key_of(next_id(session.id or "", seed)), self._primary(key, entry)
             before = placement.appoint(to)
             waiting = self._ending(placement.others(key, named), placement.others(to, before))
             if (who := core.logins.who(key)) is not None:
@@ -58,7 +58,7 @@ class RenewingCommits(Committing):
             there = self._writable(session)
             if not there or session.key != to:
                 return DROPPED
-            self._write(to, there, there.primary, changes | id_marks(next_seed(old_id, seed), age_ms) | {FIRST: origin}, session, None)
+            self._write(to, there, there.primary, changes | id_marks(next_seed(key, seed), age_ms) | {FIRST: origin}, session, None)
             groups = placement.others(to, before)
             self.outbox.put_state(groups, to, waiting.ear)
             self.outbox.put_state(tuple(group for group in placement.heads(to, before) if group not in groups), to)

@@ -13,8 +13,8 @@ from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.record import ID_AGE, RENEWED, SEED
-from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, read_renewed
+from caterwaul.managers.record import FIRST, ID_AGE, RENEWED, SEED
+from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, next_seed, read_renewed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.cookies import CookieSettings
@@ -465,6 +465,31 @@ def test_what_is_written_where_the_id_cannot_be_replaced_is_committed_under_the_
     net.deliver()
     assert (session.id, session.renewing) == (old, False)
     assert contents(net, 0, old) == {"a": 1, "b": 2}
+
+
+def test_who_leads_the_old_key_brings_a_whole_session_to_the_new_one_where_its_renewer_is_gone() -> None:
+    """Simulator, renewal, partitioned, seed 4: it came there without a head, which nobody missed, and without its seed, so two members made one each, and two next ids of that."""
+    net = made(PartitionedManager, 4)
+    old = net.visit(0, a=1)
+    key, to = key_of(old), key_of("x" * 43)
+    placement = net.managers[0]._core.placement
+    manager = next(manager for manager in net.managers if manager.me.uid == placement.primary(key, b""))
+    core = manager._core
+    seed = core.renewals.seed(key)
+    assert seed is not None
+    core.replica.commit(key, {RENEWED: Renewed(to, 100_000).pack()}, manager._channel.now_ms(), manager._channel.now_ms(), b"")
+    core.renewals.note(key)
+    for send in core.renewals.bring(core.placement):
+        manager._channel.send(send.to, send.message)
+    net.deliver()
+    for other in net.managers:
+        entry = other._core.replica.get(to)
+        if other is not manager and other.me.uid in placement.holders(to, b""):
+            assert entry is not None
+            assert entry.head is not None
+            record = other._core.replica.record(to, entry)
+            assert record is not None
+            assert (record.registers[SEED][2], record.registers[FIRST][2]) == (next_seed(key, seed), key)
 
 
 # -- ends that cross a renewal
