@@ -3,7 +3,8 @@
 Nothing new travels for it: questions of the service ``locks`` (`requests.py`), each about a manager by name. ASK is answered when the lock is
 granted, or not; RELEASE says that it is free; CLAIMS asks a member what it holds and has granted, and tells it that the asking one grants from now on
 (`managers/locks.py` says why). Before a member grants anything in a new view it has asked all others for their claims; one that does not answer
-within two seconds, or knows nothing of locks, has none. And it grants only to those who see the same members: who has just come, and not met all
+within two seconds, or knows nothing of locks, has none. So long it also waits for those who see other members than it does: of who is there, and it has not met,
+it knows no claims. And it grants only to those who see the same members: who has just come, and not met all
 of them yet, grants nothing to those who have. A member that gives a lock back tells all that have asked it meanwhile.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred, DeferredList, ensureDeferred
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -30,6 +32,7 @@ from ..membership.errors import RemoteError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .errors import ChannelError
+from .requests import LOST, UNCONNECTED
 
 __all__ = ["LockDesk"]
 
@@ -38,6 +41,7 @@ _ASK, _RELEASE, _CLAIMS = range(3)
 _KEY_BYTES = 16
 _AGAIN_S = 0.05
 _CLAIMS_S = 2.0  # for the answer to CLAIMS
+_ANSWER_S = 0.5  # for an answer after its time, or to who does not want to wait; one that hangs costs no more
 _CEDED_S = 30.0  # a member that asked for claims is in our view by then, or will not be
 _RECENT_S, _RECENT_MAX = 30.0, 10_000  # locks given back of which claims speak
 _NUMBER_MAX = 2**63
@@ -83,11 +87,13 @@ class _Desk:
 
 
 class LockDesk:
-    """One node's, for all its managers. Reactor thread. `managers.locking.Granting`."""
+    """One node's, for all its managers. Reactor thread. `managers.locking.Granting`. `found_at`: by then who is there is found; before, this node may be
+    the only one that it sees, and grants itself nothing."""
 
-    def __init__(self, channel: Any, managers: Mapping[str, SessionManager], clock: Any) -> None:
+    def __init__(self, channel: Any, managers: Mapping[str, SessionManager], clock: Any, found_at: float = 0.0) -> None:
         self._channel = channel
         self._clock = clock
+        self._found_at = found_at
         self._me: bytes = channel.me.uid
         self._serial = 0
         self._stopped = False
@@ -123,8 +129,11 @@ class LockDesk:
         """This process stood still for longer than the drop time: others may have granted what is held here, or was granted."""
         for desk in self._desks.values():
             desk.claims_of = None
+            desk.driver.run(desk.table.send_away(lambda key: False))
             for grant in desk.held.values():
                 grant.lost = True
+            for wanted in desk.wanted.values():
+                wanted.void = True  # granted before, perhaps, and to be read now
 
     def statistics(self, name: str) -> dict[str, int]:
         table = self._desks[name].table
@@ -188,12 +197,15 @@ class LockDesk:
         """(verdict, commits to wait for, what went wrong)."""
         try:
             if granter == self._me:
-                answer: Any = await self._wants(desk, Asker(self._me, body[2]), body[1], body[3] / 1000, body[4] / 1000, body[5])
+                wanted = self._wants(desk, Asker(self._me, body[2]), body[1], body[3] / 1000, body[4] / 1000, body[5])
+                answer: Any = await wanted.addTimeout(left_s + _ANSWER_S, self._clock)
             else:
-                replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _CLAIMS_S + 1.0)
+                replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _ANSWER_S)
                 answer = replies[granter]
         except ChannelError as error:
             return ELSEWHERE, {}, "; ".join(error.failed.values()) or str(error)
+        except defer.TimeoutError:
+            return ELSEWHERE, {}, "others do not say what they hold"
         written = read_written(answer[1]) if type(answer) is list and len(answer) > 1 else None
         if written is None or type(answer[0]) is not int:
             return ELSEWHERE, {}, "an unusable answer"
@@ -242,7 +254,7 @@ class LockDesk:
 
     async def _want(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> list[Any]:
         """The answer, when there is one."""
-        now = self._clock.seconds()
+        now = asked = self._clock.seconds()
         for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
             del desk.ceded[uid]
             desk.claims_of = None  # it may have granted something, and nobody has seen it go
@@ -257,13 +269,13 @@ class LockDesk:
             return [ELSEWHERE, []]
         before = desk.answers.pop((key, asker), None)
         answer = desk.answers[key, asker] = Deferred()
-        desk.driver.run(desk.table.ask(now, key, asker, lease_s, patience_s))
+        desk.driver.run(desk.table.ask(now, key, asker, lease_s, max(0.0, patience_s - (now - asked))))
         if before is not None:
             before.callback([ELSEWHERE, []])
         return await answer
 
     def _grants(self, desk: _Desk, key: bytes) -> bool:
-        if self._granter(desk, key) != self._me:
+        if self._granter(desk, key) != self._me or self._clock.seconds() < self._found_at:
             return False
         me = desk.manager.view.by_uid.get(self._me)
         return not any(outranks(member, me, key) for _, member in desk.ceded.values())
@@ -292,7 +304,7 @@ class LockDesk:
             desk.ceded[peer.uid] = (now + _CEDED_S, peer)
         desk.driver.run(desk.table.send_away(lambda key: not outranks(peer, me, key)))
         self._taken_over(desk, peer)
-        return write_claims([*self._ours(desk), *desk.table.claims(now)])
+        return [_digest(desk.manager.view), write_claims([*self._ours(desk), *desk.table.claims(now)])]
 
     def _taken_over(self, desk: _Desk, by: Member) -> None:
         """This member grants now what may have been granted to requests here: it hears when they give it back, and what is still on its way to them is void."""
@@ -327,18 +339,36 @@ class LockDesk:
         return asking
 
     async def _collect(self, desk: _Desk, view: View) -> None:
-        me = view.by_uid.get(self._me, self._channel.me)
-        asked = [
-            self._channel.request((uid,), _SERVICE, _CLAIMS, [desk.name, me.weight], mode="all", timeout_s=_CLAIMS_S) for uid in view.by_uid if uid != self._me
-        ]
-        answered = [replies for is_good, replies in await DeferredList(asked, consumeErrors=True) if is_good]  # others know nothing of locks, or are frozen
-        claims = [claim for replies in answered for reply in replies.values() for claim in read_claims(reply) or ()]
+        me, until = view.by_uid.get(self._me, self._channel.me), self._clock.seconds() + _CLAIMS_S
+        asked = [ensureDeferred(self._claims_of(desk, uid, me.weight, view, until)) for uid in view.by_uid if uid != self._me]
+        claims = [claim for is_good, found in await DeferredList(asked, consumeErrors=True) if is_good for claim in found]
         known = [claim for claim in (*claims, *self._ours(desk), *desk.over) if self._granter(desk, claim.key) == self._me]
         self._taken_over(desk, me)
         present = desk.manager.view
         desk.driver.run(desk.table.adopt(self._clock.seconds(), known, lambda uid: uid in present))
         if desk.manager.view is view:
             desk.claims_of = view
+
+    async def _claims_of(self, desk: _Desk, uid: bytes, weight: float, view: View, until: float) -> list[Claim]:
+        """Of one member. It is asked again while its link is down, and while it sees other members than we do: of those beyond nobody here has heard yet. That ends by
+        itself in a moment, or it is a partition, and then we grant on our side."""
+        claims: list[Claim] = []
+        while True:
+            left_s = until - self._clock.seconds()
+            try:
+                replies = await self._channel.request((uid,), _SERVICE, _CLAIMS, [desk.name, weight], mode="all", timeout_s=left_s)
+                reply = replies[uid]
+                if type(reply) is not list or len(reply) < 2:
+                    return []
+                claims = read_claims(reply[1]) or []
+                if reply[0] == _digest(view):
+                    return claims
+            except ChannelError as error:
+                if error.failed.get(uid) not in (LOST, UNCONNECTED):
+                    return claims  # it knows nothing of locks, or is frozen
+            if self._stopped or desk.manager.view is not view or until - self._clock.seconds() <= _AGAIN_S:
+                return claims
+            await deferLater(self._clock, _AGAIN_S)
 
 
 def _has(view: View, peer: Member) -> bool:

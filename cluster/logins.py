@@ -102,7 +102,7 @@ class LoginDesk:
     async def _number(self, name: str, whose: bytes, key: bytes) -> None:
         """Give a login its number, now that the others can be asked, and see that there are not too many."""
         others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
-        self._managers[name].users.number_login(key, 1 + max(others, default=0))
+        await self._managers[name].users.number_login(key, 1 + max(others, default=0)).deferred()
         await self._limit(name, [whose])
 
     async def _check_all(self, name: str) -> None:

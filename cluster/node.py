@@ -225,14 +225,14 @@ class Node:
         membership.startService()
         shared_logins = {name: engine for name, engine in self.engines.items() if name.startswith(SSO)}
         self.logins = LoginDesk(channel, {**self.managers, **shared_logins}, self._reactor)
-        self._locks = LockDesk(channel, self.managers, self._reactor)
+        if settings.membership.discovery:
+            self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
+        self._locks = LockDesk(channel, self.managers, self._reactor, self._ready_at)
         placed = {name: engine for name, engine in self.engines.items() if engine is not epochs}  # epochs stay here whatever the weight
         self.drain = Drain(channel, placed, settings.node.weight, settings.node.drain_notice_s, self._reactor)
         self.rehearsal = Rehearsal(channel, placed, self._reactor)
         self.snapshots = SnapshotDesk(channel, self.engines, settings.cluster.name)
         self._start_admin()
-        if settings.membership.discovery:
-            self._ready_at = self._reactor.seconds() + _HEARTBEATS_HEARD * settings.membership.heartbeat_interval_s
         self._stores.attend(self.engines.values(), lambda: self._reactor.seconds() >= self._ready_at)
         _log.info("{me} of cluster {cluster!r} is listening, {guarded}", me=channel.me, cluster=settings.cluster.name, guarded=security.description)
 

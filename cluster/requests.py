@@ -24,7 +24,7 @@ from ..membership.errors import LocalError, RemoteError
 from ..membership.member import Member
 from .errors import ChannelError
 
-__all__ = ["RECEIVER", "Ended", "Handler", "RequestTable", "Requests"]
+__all__ = ["LOST", "RECEIVER", "UNCONNECTED", "Ended", "Handler", "RequestTable", "Requests"]
 
 RECEIVER = "?"
 #: Called with who asks, the op and the body; returns plain data or a Deferred of it. Raises `RemoteError` for a malformed body.
@@ -36,6 +36,7 @@ _CONTROL_BYTES_MAX = 4096  # larger bodies would delay probes behind them
 _REQUESTS_MAX = 65536  # under way at most; as many ids fit a burst of look-ups, and a leak is noticed
 _ERROR_TEXT_MAX = 200
 MODES = ("first", "majority", "all")
+LOST, UNCONNECTED = "connection lost", "not connected"  #: why a member failed that may have a link again in a moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class RequestTable:
 
     def lost(self, uid: bytes) -> list[Ended]:
         """The link to this member lost its connection: it will not reply."""
-        return [ended for number in list(self._requests) for ended in self.failed(number, uid, "connection lost")]
+        return [ended for number in list(self._requests) for ended in self.failed(number, uid, LOST)]
 
     def tick(self, now: float) -> list[Ended]:
         ended: list[Ended] = []
@@ -230,7 +231,7 @@ class Requests:
         self._channel.send((uid,), Message(RECEIVER, _lane(payload), payload))
 
     def _undelivered(self, number: int, uid: bytes) -> None:
-        self._driver.run(self._table.failed(number, uid, "not connected"))
+        self._driver.run(self._table.failed(number, uid, UNCONNECTED))
 
     def _perform(self, ended: Ended) -> None:
         result = self._results.pop(ended.number, None)

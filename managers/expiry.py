@@ -11,7 +11,7 @@ Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from .limits import Limits, limits_of
 from .messages import Speaker
 from .placement import Placement, partition_of
 from .principals import EPOCHS, Logins
-from .record import RENEWED, Record, Touches
+from .record import RENEWED, Record, Register, Touches
 from .renewal import read_renewed
 from .replica import Replica
 from .settings import ManagerSettings
@@ -82,7 +82,11 @@ class Expiry:
 
     def _is_replaced(self, entry: Entry) -> bool:
         """Whether the session goes on under another key, so that who uses it uses that."""
-        return isinstance(entry.body, Record) and RENEWED in entry.body.registers
+        return RENEWED in self._registers(entry)
+
+    def _registers(self, entry: Entry) -> Mapping[str, Register]:
+        """Of a record that was just looked at, and so is not packed."""
+        return entry.body.registers if isinstance(entry.body, Record) else {}
 
     def schedule(self, key: bytes, now_ms: int) -> None:
         """Look at this key when its time comes: a new session, one whose login is over, or one that ended (its tombstone's retention)."""
@@ -156,8 +160,8 @@ class Expiry:
             by = self._logins.ender(key, entry)
             tag = self._logins.tag(key) if by == "limit" else None
             return [*self._end(key, INVALIDATED, now_ms, "ended", by), *([] if tag is None else [SharedEnded(tag)])]
-        if self._is_replaced(entry):
-            return self._end(key, ID_CHANGED, now_ms)
+        if (renewed := read_renewed(self._registers(entry))) is not None:
+            return self._end(key, ID_CHANGED, now_ms, went=renewed.key)
         if by_age or not asked:
             self.expired += 1
             return self._end(key, EXPIRED, now_ms)
@@ -167,9 +171,9 @@ class Expiry:
             questions.setdefault(uid, []).append(key)
         return []
 
-    def _end(self, key: bytes, state: int, now_ms: int, what: str = "expired", by: str = "") -> list[Effect]:
+    def _end(self, key: bytes, state: int, now_ms: int, what: str = "expired", by: str = "", went: bytes = b"") -> list[Effect]:
         who = self._logins.who(key) if state != ID_CHANGED else None  # that was told when it was replaced
-        head = self._replica.end(key, state, now_ms)
+        head = self._replica.end(key, state, now_ms, went)
         if head is None:
             return []
         if who is not None:

@@ -57,7 +57,8 @@ class Cover(NamedTuple):
 
 
 class Head(NamedTuple):
-    """`holders` is empty where placement says "every member". `ended_ms`: our monotonic clock when it ended (0: live)."""
+    """`holders` is empty; of an id that was replaced and whose grace is over it is the key that the session goes on under (`renewal.py`). `ended_ms`: our monotonic
+    clock when it ended (0: live)."""
 
     state: int
     counter: int

@@ -5,8 +5,9 @@ is given the session under its new one. Parallel requests that still write to th
 by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
 A logout or login with the old id, by a member that had not heard, ends the new one: whoever learns of both sees to it.
 
-The new id is made of the old one and a random *seed* that the session's copies keep, not from anything new: so two members that renew at once make the same one, everybody
-who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The grace is an age of the session, so no clock takes part.
+The new id is made of the old one and a *seed* that the session's copies keep, not from anything new, and so is the new id's seed: so two members that renew at once make the same one, and the two
+sides of a partition the same ones, however often. Everybody who is shown the old id can tell the new one, and nobody else can, neither a member without the old id nor a thief without the seed. The first
+seed is random, and each login makes another. The grace is an age of the session, so no clock takes part.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from ..membership.errors import RemoteError
 from .attributes import Attributes, key_of
 from .changes import KEY_BYTES
 from .entry import Destroyed, Ended, Entry, InUse, Outcome, is_whole
-from .heads import COUNTER_MAX, EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head, live_head
+from .heads import COUNTER_MAX, EXPIRED, INVALIDATED, LIVE, Head, live_head
 from .limits import read_limit
 from .messages import Session, Speaker
 from .placement import Placement
 from .record import FIRST, ID_AGE, RENEWED, SEED, Record, Register
 from .replica import Replica
 
-__all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "read_renewed"]
+__all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "next_seed", "read_renewed"]
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
-_GRACE_ERROR_MS = 2_000  # members do not agree to the ms on when a session began
 _OWN = (RENEWED, SEED, ID_AGE)  # of the old key; the new one has its own
 
 
@@ -71,6 +71,11 @@ def next_id(session_id: str, seed: bytes) -> str:
     return urlsafe_b64encode(digest).rstrip(b"=").decode("ascii")
 
 
+def next_seed(key: bytes, seed: bytes) -> bytes:
+    """That of the id after the one of this key."""
+    return hmac.digest(seed, b"caterwaul renewal seed\0" + key, "sha256")[:SEED_BYTES]
+
+
 def id_age_ms(registers: Mapping[str, Register]) -> int:
     """How old the session was when it got this id."""
     register = registers.get(ID_AGE)
@@ -88,11 +93,10 @@ def id_marks(seed: bytes, age_ms: int) -> dict[str, bytes | None]:
     return {SEED: seed, ID_AGE: max(0, age_ms).to_bytes(8, "big")}
 
 
-def _is_willed(head: Head, renewed: Renewed, created_ms: int | None) -> bool:
-    """Whether this is the end of the session, or a login, under its old id; not that the old id's grace was over. `created_ms`: None if nobody knows."""
-    if head.state == ID_CHANGED:
-        return created_ms is not None and head.ended_ms < created_ms + renewed.until_ms - _GRACE_ERROR_MS
-    return head.state == INVALIDATED
+def _is_willed(head: Head) -> bool:
+    """Whether this is the end of the session, or a login, under its old id; not that the old id's grace was over: who ends it for that has the mark, and says where the session went.
+    (No times are compared: members do not agree on when a session began by what a message took that said so, which may be long.)"""
+    return head.final and not head.holders
 
 
 class Renewals:
@@ -139,10 +143,14 @@ class Renewals:
 
     def next_of(self, session_id: str, key: bytes) -> str | None:
         """The next id by the seed that is here."""
+        seed = self.seed(key)
+        return None if seed is None else next_id(session_id, seed)
+
+    def seed(self, key: bytes) -> bytes | None:
         entry = self._replica.get(key)
         record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
         register = record.registers.get(SEED) if record is not None else None
-        return None if register is None or register[2] is None else next_id(session_id, register[2])
+        return None if register is None else register[2]
 
     def move(self, key: bytes, to: bytes, primary: bytes) -> None:
         """The session of this key, held here, goes on under that one, which this primary leads; it may have come there already."""
@@ -170,22 +178,18 @@ class Renewals:
             self.wrote(delta[0] for delta in deltas)
         for delta in deltas:
             if RENEWED in delta[4]:
-                self._heard(delta[0], _unpacked(delta[4][RENEWED]), None, peer)
+                self._heard(delta[0], _unpacked(delta[4][RENEWED]), peer)
 
     def records(self, sessions: Sequence[Session], records: Sequence[Record | None], peer: bytes) -> None:
         """Likewise."""
         self.wrote(session.key for session in sessions)
         for session, record in zip(sessions, records, strict=True):
             if record is not None and RENEWED in record.registers:
-                self._heard(session.key, read_renewed(record.registers), session.created_ms, peer)
+                self._heard(session.key, read_renewed(record.registers), peer)
 
-    def _heard(self, key: bytes, renewed: Renewed | None, created_ms: int | None, peer: bytes) -> None:
+    def _heard(self, key: bytes, renewed: Renewed | None, peer: bytes) -> None:
         entry = self._replica.get(key)
-        if renewed is None or entry is None or entry.head is None:
-            return
-        if created_ms is None and entry.created_ms < entry.head.ended_ms:  # else it was never more than a tombstone here
-            created_ms = entry.created_ms
-        if _is_willed(entry.head, renewed, created_ms):
+        if renewed is not None and entry is not None and entry.head is not None and _is_willed(entry.head):
             self.over.append((renewed.key, peer))
 
     def ends(self, now_ms: int) -> list[Ended]:
@@ -193,10 +197,10 @@ class Renewals:
         over, self.over = self.over, []
         found = [self._end(*one, now_ms) for one in over]
         for event in self._replica.events:  # and those that this adds
-            if type(event) is Destroyed and event.head.final and event.entry.body is not None:
+            if type(event) is Destroyed and _is_willed(event.head) and event.entry.body is not None:
                 body = event.entry.body
                 renewed = read_renewed((body if isinstance(body, Record) else Record.unpack(body)).registers)
-                if renewed is not None and _is_willed(event.head, renewed, event.entry.created_ms):
+                if renewed is not None:
                     found.append(self._end(renewed.key, event.head.primary, now_ms))
         return [end for end in found if end is not None]
 
@@ -230,7 +234,10 @@ class Renewals:
         if not groups:
             return []
         body = self._without(key, entry).pack()
-        message = self._say.records([Session(to, None if there is None else there.head, entry.created_ms, entry.touches, body)])
+        head = there.head if there is not None else None
+        if head is None:  # who has renewed it may be gone before anybody heard of more than the mark
+            head = live_head(1, self._me, placement.appoint(to))
+        message = self._say.records([Session(to, head, entry.created_ms, entry.touches, body)])
         return [Send(group, message) for group in groups]
 
     def _merge(self, key: bytes, entry: Entry, to: bytes, live: object = None) -> None:
@@ -245,10 +252,16 @@ class Renewals:
         self._replica.merge_record(to, live, entry.created_ms, entry.touches, incoming.pack(), incoming, Outcome())  # type: ignore[arg-type]
 
     def _without(self, key: bytes, entry: Entry) -> Record:
-        """The record, but for what is the old key's own."""
+        """The record, but for what is the old key's own; instead with what the new key has from its first moment on, whoever brings it there."""
         record = Record.unpack(self._replica.body_of(entry) or b"")
+        seed, renewed = (record.registers.get(name) for name in (SEED, RENEWED))
         for name in _OWN:
             record.registers.pop(name, None)
+        if renewed is not None:
+            version = renewed[:2]
+            record.registers.setdefault(FIRST, (*version, key))
+            if seed is not None and seed[2] is not None:
+                record.registers[SEED] = (*version, next_seed(key, seed[2]))
         return Record.unpack(record.pack())
 
     def tick(self, now_ms: int) -> None:

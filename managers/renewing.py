@@ -7,7 +7,7 @@ from .committing import Committing
 from .entry import Audited, is_whole
 from .receipts import DROPPED, Receipt, Waiting
 from .record import FIRST, RENEWED
-from .renewal import SEED_BYTES, Renewed, first_key, id_marks
+from .renewal import Renewed, first_key, id_marks, next_id, next_seed
 from .session import Session, key_of
 
 __all__ = ["RenewingCommits"]
@@ -41,12 +41,13 @@ class RenewingCommits(Committing):
         core, placement, key, age_ms, origin = self._core, self._core.placement, session.key, self._channel.now_ms() - session.created_ms, first_key(session)
         with self._lock:
             entry = self._writable(session)
-            next_id = core.renewals.next_of(session.id or "", key)
+            seed = core.renewals.seed(key)
             if entry is False:
                 return DROPPED
-            if entry is None or next_id is None or not is_whole(entry):
+            if entry is None or seed is None or not is_whole(entry):
                 return None
-            to, named, before = key_of(next_id), self._primary(key, entry), placement.appoint(key_of(next_id))
+            to, named = key_of(next_id(session.id or "", seed)), self._primary(key, entry)
+            before = placement.appoint(to)
             waiting = self.confirming.by_groups(placement.others(key, named), placement.others(to, before))
             if (who := core.logins.who(key)) is not None:
                 core.replica.events.append(Audited("id changed", key, *who, origin=session.origin, became=to))
@@ -57,7 +58,7 @@ class RenewingCommits(Committing):
             there = self._writable(session)
             if not there or session.key != to:
                 return DROPPED
-            self._write(to, there, there.primary, changes | id_marks(self._entropy(SEED_BYTES), age_ms) | {FIRST: origin}, session, None)
+            self._write(to, there, there.primary, changes | id_marks(next_seed(key, seed), age_ms) | {FIRST: origin}, session, None)
             groups = placement.others(to, before)
             self.outbox.put_state(groups, to, waiting.ear)
             self.outbox.put_state(tuple(group for group in placement.heads(to, before) if group not in groups), to)

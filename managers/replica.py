@@ -88,8 +88,8 @@ class Replica(Held):
         entry.head = live_head(entry.head.counter + 1 if entry.head is not None else 1, self.me, self.me)
         return entry.head
 
-    def end(self, key: bytes, state: int, now_ms: int) -> Head | None:
-        """End a live session: its head becomes a tombstone, its record goes. None if it is not live here."""
+    def end(self, key: bytes, state: int, now_ms: int, went: bytes = b"") -> Head | None:
+        """End a live session: its head becomes a tombstone, its record goes. None if it is not live here. `went`: the key that it goes on under, of an id whose grace is over."""
         entry = self.get(key)
         if entry is None or (entry.head is not None and entry.head.state != LIVE):
             return None
@@ -100,7 +100,7 @@ class Replica(Held):
             cover = Cover(dict(record.applied) if record else {}, {touches[i]: touches[i + 1] for i in range(0, len(touches), 3)})
         counter = (entry.head.counter if entry.head is not None else 0) + 1
         primary = entry.head.primary if entry.head is not None else self.me
-        head = Head(state, counter, self.me, primary, (), cover, now_ms)
+        head = Head(state, counter, self.me, primary, (went,) if went else (), cover, now_ms)
         self._end(key, entry, head)
         return head
 

@@ -18,6 +18,7 @@ from twisted.python.threadable import isInIOThread
 from ..membership.channel import Channel
 from ..membership.errors import LocalError
 from .committing import Committing
+from .confirming import PRESENT
 from .core import SessionCore
 from .entry import Audited
 from .errors import LoginRefused, SessionError
@@ -230,15 +231,17 @@ class Users:
         with self._lock:
             return self._core.logins.number(key) < YOUNGEST
 
-    def number_login(self, key: bytes, number: int) -> None:
-        """The login of this session, held here, gets its number, now that it is known."""
+    def number_login(self, key: bytes, number: int) -> Receipt:
+        """The login of this session, held here, gets its number, now that it is known. Who counts sessions after that waits for the receipt: numbers are told in the data lane,
+        which questions overtake."""
         with self._lock:
             entry = self._core.replica.held(key)
             record = self._core.replica.record(key, entry) if entry is not None else None
-        if record is not None and entry is not None:
-            session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
-            session.write(LOGIN_NUMBER, number_bytes(number))
-            self._committing.commit(session, touch=False)
+        if record is None or entry is None:
+            return DROPPED
+        session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
+        session.write(LOGIN_NUMBER, number_bytes(number))
+        return self._committing.commit(session, PRESENT, touch=False)
 
     def end_login(self, key: bytes, whose: bytes) -> Receipt:
         """End this session, if it is this principal's (`b""`: whoever's). If its login is shared that ends too: it would log in again by itself."""

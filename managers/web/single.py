@@ -143,7 +143,7 @@ class SignOn:
         here = self._offer is not None and self._offer.principal == principal
         mine = self._mine if self._offer is None else None
         same = here or (mine is not None and mine[0] == principal)
-        before = None if same else self._log_out()
+        before = self._leave(principal) if same else self._log_out()
         if not here and same:
             self._elsewhere(self._replaced)
         known = self._offer.tag if self._offer is not None else mine[1] if same and mine is not None else None
@@ -155,6 +155,13 @@ class SignOn:
         session.write(SIGNED_ON, tag)
         receipts = [receipt for receipt in (before, entry.save()) if receipt is not None]
         return Joined(receipts) if receipts else None
+
+    def _leave(self, principal: str) -> Receipt | None:
+        """The session was of somebody else, under a shared login that the browser has no cookie of any more: that is over, too."""
+        if self._mine is None or self._mine[0] == principal:
+            return None
+        self._tags.discard(self._mine[1])
+        return self._front.manager.users.end_shared(self._mine[1])
 
     def _replaced(self, entry: Session) -> None:
         """Its id is to be worth nothing, as it would be after a login where it is."""

@@ -315,6 +315,18 @@ def test_who_waits_too_long_is_refused_and_leaves_nothing_behind(net: LockNet) -
     assert sum(manager.statistics()["locks_asked"] for manager in net.managers) == 1
 
 
+def test_who_asks_a_member_that_hangs_waits_no_longer_than_it_said() -> None:
+    """Simulator, locks, delta, seed 1: it waited for three seconds more."""
+    net = LockNet(3)
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    asking = net.opened((granter + 1) % 3, session)
+    net.freeze(granter)
+    waiting = Holder(net, (granter + 1) % 3, asking, timeout_s=1.0)
+    net.advance(1.6)
+    assert isinstance(waiting.error, LockTimeout)
+
+
 @pytest.mark.parametrize("how", ["cancelled", "cancelled where it is granted", "dead"])
 def test_questions_of_who_waits_no_more_are_forgotten(how: str) -> None:
     net = LockNet(3)

@@ -13,8 +13,8 @@ from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.record import ID_AGE, RENEWED, SEED
-from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, read_renewed
+from caterwaul.managers.record import FIRST, ID_AGE, RENEWED, SEED
+from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, next_seed, read_renewed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.web.cookies import CookieSettings
@@ -144,6 +144,25 @@ def test_two_members_that_renew_at_once_make_one_session(kind: type[SessionManag
         found = contents(net, number, new)
         assert found.pop("hits").value == 3
         assert found == {"a": 1, "both": 0, "by0": 1, "by1": 1, "by2": 1}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_sides_of_a_partition_that_renew_more_than_once_make_one_session(kind: type[SessionManager]) -> None:
+    """Simulator, renewal, delta, seed 6: each made a seed of its own for the first id, and so another second one."""
+    net = Net(
+        2, ManagerSettings(type=next(name for name, one in KINDS.items() if one is kind), unknown_for_s=0.0, **{**TIMES, "renewal_timeout_s": 15.0}), kind=kind
+    )
+    ids = [net.visit(0, a=0)] * 2
+    for number in range(2):
+        net.managers[number].release(net.opened(number, ids[number]))
+    net.part(0, 1)
+    for turn in range(2):
+        net.advance(16, 1.0)
+        ids = [request(net, number, ids[number], **{f"{number}{turn}": turn}) for number in range(2)]
+    assert ids[0] == ids[1]
+    net.heal(0, 1)
+    net.advance(5)
+    assert [contents(net, number, ids[0]) for number in range(2)] == [{"a": 0, "00": 0, "01": 1, "10": 0, "11": 1}] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -448,6 +467,31 @@ def test_what_is_written_where_the_id_cannot_be_replaced_is_committed_under_the_
     assert contents(net, 0, old) == {"a": 1, "b": 2}
 
 
+def test_who_leads_the_old_key_brings_a_whole_session_to_the_new_one_where_its_renewer_is_gone() -> None:
+    """Simulator, renewal, partitioned, seed 4: it came there without a head, which nobody missed, and without its seed, so two members made one each, and two next ids of that."""
+    net = made(PartitionedManager, 4)
+    old = net.visit(0, a=1)
+    key, to = key_of(old), key_of("x" * 43)
+    placement = net.managers[0]._core.placement
+    manager = next(manager for manager in net.managers if manager.me.uid == placement.primary(key, b""))
+    core = manager._core
+    seed = core.renewals.seed(key)
+    assert seed is not None
+    core.replica.commit(key, {RENEWED: Renewed(to, 100_000).pack()}, manager._channel.now_ms(), manager._channel.now_ms(), b"")
+    core.renewals.note(key)
+    for send in core.renewals.bring(core.placement):
+        manager._channel.send(send.to, send.message)
+    net.deliver()
+    for other in net.managers:
+        entry = other._core.replica.get(to)
+        if other is not manager and other.me.uid in placement.holders(to, b""):
+            assert entry is not None
+            assert entry.head is not None
+            record = other._core.replica.record(to, entry)
+            assert record is not None
+            assert (record.registers[SEED][2], record.registers[FIRST][2]) == (next_seed(key, seed), key)
+
+
 # -- ends that cross a renewal
 
 
@@ -530,6 +574,26 @@ def test_of_an_id_that_was_replaced_twice_the_last_ends_too() -> None:
     net.let_go()
     net.advance(3)
     assert gone(net, third)
+
+
+def test_the_end_of_the_grace_ends_nothing_else_where_a_member_takes_the_session_for_younger() -> None:
+    """Simulator, renewal, delta, seed 3: the session's beginning was on its way to one for seconds. It took the end of the grace for a login, and ended the session."""
+    net = made()
+    net.hold(0, 1)
+    ids = []
+    for _ in range(9):  # some of them another member watches over
+        session = net.opened(0)
+        session["a"] = 1
+        net.managers[0].commit(session)
+        net.managers[0].release(session)
+        ids.append(session.id or "")
+    net.advance(5)
+    net.let_go()
+    net.advance(110, 1.0)
+    new = [request(net, 0, one) for one in ids]
+    net.advance(60, 0.5)
+    assert all(gone(net, one) for one in ids)
+    assert [contents(net, number, one) for number in range(3) for one in new] == [{"a": 1}] * 27
 
 
 def test_the_end_of_the_grace_ends_nothing_else_however_late_the_mark_comes() -> None:

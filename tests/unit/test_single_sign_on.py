@@ -340,3 +340,18 @@ def test_a_logout_where_the_entry_is_not_held_ends_that_too_if_it_is_another_log
     world.net.advance(3.0)
     assert (ann.who("blog", 0), ann.who("shop", 0)) == (again, again)
     assert [there.who(application, number) for number in range(5) for application in ("blog", "shop")] == [None] * 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_login_as_somebody_else_ends_the_login_of_its_session_also_where_the_browser_has_another_shared_cookie(kind: str) -> None:
+    """Simulator, logins, partitioned, seed 2: the login that the cookie named was the same user's, so nobody was logged out."""
+    world = World(3, kind)
+    browser, other = Browser(world), Browser(world)
+    browser.log_in("blog", 0, "ann")
+    assert browser.who("shop", 1) == "ann"
+    other.tickets = {"shop": browser.tickets.pop("shop")}
+    del browser.tickets["sso"]
+    browser.log_in("shop", 0, "bob")
+    browser.log_in("blog", 1, "bob")
+    assert other.who("shop", 2) is None
+    assert browser.who("shop", 2) == browser.who("blog", 2) == "bob"

@@ -1,0 +1,98 @@
+"""Before a member grants locks it knows who holds them: where a link is down for a moment, where members see different others, and after it stood still. All found by the simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from caterwaul.cluster.locks import LockDesk
+from tests.doubles import MANAGER
+from tests.lock_net import KINDS, Holder, LockNet
+
+
+@pytest.fixture(params=KINDS)
+def net(request: Any) -> LockNet:
+    return LockNet(3, request.param)
+
+
+def roles(net: LockNet) -> tuple[str, int, int, int]:
+    """(a session, who grants its lock, the two others)."""
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    one, other = (number for number in range(3) if number != granter)
+    return session, granter, one, other
+
+
+def test_whose_link_is_down_for_a_moment_is_asked_again_what_it_holds(net: LockNet) -> None:
+    session, granter, one, other = roles(net)
+    holder = Holder(net, one, session)
+    net.deliver()
+    net.part(granter, one)
+    desk = net.desks[granter]._desks[MANAGER]
+    desk.claims_of = None  # as after it stood still
+    desk.table._locks.clear()
+    waiting = Holder(net, other, session)
+    net.advance(0.5)
+    net.heal(granter, one)
+    net.advance(0.5)
+    assert (holder.held, waiting.held) == (True, False)
+    holder.leave()
+    net.advance(0.5)
+    assert waiting.held
+
+
+def test_who_has_not_met_all_whom_others_see_grants_nothing_for_a_while(net: LockNet) -> None:
+    session, granter, one, _ = roles(net)
+    request, holder = net.opened(granter, session), Holder(net, one, session)
+    net.deliver()
+    behind = net.view().without(net.members[one].uid)
+    net.show_view(granter, behind)  # as one that has just come
+    net.desks[granter]._desks[MANAGER].table._locks.clear()
+    waiting = Holder(net, granter, request)
+    net.advance(1.5)
+    net.show_view(granter, net.view())
+    net.advance(0.3)
+    assert (holder.held, waiting.held) == (True, False)
+
+
+def test_a_partition_costs_those_who_wait_two_seconds(net: LockNet) -> None:
+    session, granter, one, other = roles(net)
+    for number in (granter, other):
+        net.show_view(number, net.view().without(net.members[one].uid))
+    net.show_view(one, net.view().without(net.members[granter].uid).without(net.members[other].uid))
+    for number in (granter, other):
+        net.part(one, number)
+    waiting = Holder(net, other, session, timeout_s=5.0)
+    net.advance(2.3)
+    assert waiting.held
+
+
+def test_what_was_granted_while_its_asker_stood_still_does_not_count(net: LockNet) -> None:
+    session, granter, one, other = roles(net)
+    holder = Holder(net, other, session)
+    net.deliver()
+    waiting = Holder(net, one, session, timeout_s=10.0)
+    net.deliver()
+    net.hold(granter, one)
+    holder.leave()
+    net.advance(0.1)  # granted, and on its way
+    net.desks[one].slept()
+    net.let_go()
+    net.advance(0.01, 0.01)
+    assert not waiting.held
+    net.advance(1.0)
+    assert waiting.held
+
+
+def test_a_member_that_may_not_have_found_others_yet_grants_nothing() -> None:
+    net = LockNet(2)
+    session = net.visit(0, n=0)
+    granter = net.granter(session)
+    channel: Any = net.channels[net.members[granter].uid]
+    net.desks[granter] = LockDesk(channel, {MANAGER: net.managers[granter]}, net.clock, net.clock.seconds() + 1.0)
+    waiting = [Holder(net, number, session) for number in range(2)]
+    net.advance(0.9)
+    assert [holder.held for holder in waiting] == [False, False]
+    net.advance(0.5)
+    assert sum(holder.held for holder in waiting) == 1
