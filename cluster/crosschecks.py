@@ -10,7 +10,7 @@ import os
 from collections.abc import Container, Mapping
 
 from ..managers.settings import BUCKET_MAX_BYTES, ManagerSettings, MapSettings, SsoSettings
-from ..managers.stores.opening import open_store
+from ..managers.stores.opening import has_password, open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.web.cookies import CookieSettings
 from ..membership.errors import LocalError
@@ -19,7 +19,6 @@ from ..membership.networks import in_networks, parse_networks
 from ..membership.settings import MembershipSettings
 from .config import Problems
 from .security.keyring import VARIABLE
-from .security.store_keys import has_password
 from .tables import AdminSettings, ChannelSettings, ClusterSettings, NodeSettings, SecuritySettings, WebSettings
 
 __all__ = [

@@ -13,10 +13,10 @@ import click
 
 from ..managers.kept import KeptEnd, joined_items, read_item
 from ..managers.record import Record
-from ..managers.stores.opening import open_store, without_password
+from ..managers.stores.opening import has_password, open_store, without_password
 from ..managers.stores.store import NOTHING, Save, Store, Stored
 from ..membership.errors import LocalError, RemoteError
-from .security.store_keys import has_password, read_url, store_secrets
+from .security.store_keys import read_url, store_secrets
 from .store_clock import CLOCK
 
 __all__ = ["BATCH", "Place", "Url", "is_good", "key_pages", "merge", "on_store", "pages"]

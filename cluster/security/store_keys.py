@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ...managers.stores.settings import StoreSettings
 from ...membership.errors import LocalError
 from .keyring import read_secrets
 from .private_files import read_private
 
-__all__ = ["has_password", "read_url", "store_secrets", "store_url"]
+__all__ = ["read_url", "store_secrets", "store_url"]
 
 
 def store_url(settings: StoreSettings) -> str:
@@ -28,10 +27,6 @@ def read_url(path: Path) -> str:
     if len(lines) != 1:
         raise LocalError(f"{path} does not hold a URL, in a line of its own")
     return lines[0]
-
-
-def has_password(url: str) -> bool:
-    return ":" in urlsplit(url).netloc.rpartition("@")[0]
 
 
 def store_secrets(path: Path | None) -> dict[str, Any]:

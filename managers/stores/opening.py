@@ -6,6 +6,7 @@ The libraries of the kinds are imported where they are asked for only, so that n
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -17,8 +18,9 @@ from .memory import MemoryStore
 from .sealed import SealedStore
 from .store import Store
 
-__all__ = ["open_store", "without_password"]
+__all__ = ["has_password", "open_store", "without_password"]
 
+_PASSWORD = re.compile(r"((?:^|&)[a-z_]*pass[a-z_]*=)[^&]*", re.IGNORECASE)
 _Maker = Callable[[str, str, float], Store]  # of URL, space, timeout in s
 
 
@@ -41,7 +43,13 @@ def without_password(url: str) -> str:
     parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    return parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}").geturl()
+    return parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}", query=_PASSWORD.sub(r"\1***", parts.query)).geturl()
+
+
+def has_password(url: str) -> bool:
+    """Whether there is one in it, in front of the host or among the options."""
+    parts = urlsplit(url)
+    return ":" in parts.netloc.rpartition("@")[0] or _PASSWORD.search(parts.query) is not None
 
 
 def _memory(url: str, space: str, timeout_s: float) -> Store:

@@ -191,6 +191,7 @@ class TestMistakes:
         assert mistakes(store={"url": "ftp://x"})[0].startswith("store.url: store ftp://x: unknown kind 'ftp'")
         found = mistakes(store={"url": "redis://ada:secret@host/0"})
         assert found == ["store.url: has a password in it: put it into a file of mode 0600, and name that with url_file"]
+        assert mistakes(store={"url": "postgresql://host/db?password=secret"}) == found
         assert mistakes(store={"url": "memory:", "url_file": "f"}) == ["store.url_file: is given, and url too: a node has one store"]
         assert mistakes(store={"encrypt": True}) == ["store.encrypt: needs secret_file"]
 
