@@ -107,7 +107,10 @@ class Passivating:
 
     def received(self, now_ms: int, peer: bytes, message: Sequence[Any], ours: Ours) -> list[Effect]:
         """A member says that the store has these, as they are: they go from here too. Raises `RemoteError`."""
-        for key, whole, head in read_stored(message[2]):
+        items = read_stored(message[2])
+        if not self._replica.is_stored:
+            return []  # we could not get it back
+        for key, whole, head in items:
             entry = self._replica.get(key)
             if entry is None or entry.head is None or entry.head.state != LIVE or self._is_busy(key):
                 continue

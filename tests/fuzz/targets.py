@@ -36,6 +36,8 @@ from caterwaul.cluster.security.proof import EXPORTER_BYTES, Proof
 from caterwaul.cluster.stages.compressing import compress
 from caterwaul.managers.changes import batch_prefix, check_deltas, encode_batch, encode_delta
 from caterwaul.managers.errors import ValueDamaged, ValueRefused
+from caterwaul.managers.heads import INVALIDATED, Head
+from caterwaul.managers.kept import Kept, KeptEnd, is_end, joined_items, read_item
 from caterwaul.managers.merging import (
     COUNTER,
     MAX,
@@ -366,6 +368,16 @@ def record(data: bytes) -> None:
     Record.unpack(found.pack())
 
 
+def kept(data: bytes) -> None:
+    """What a store or a snapshot has of a session."""
+    found = read_item(data)
+    assert read_item(found.pack()) == found
+    assert is_end(data) is isinstance(found, KeptEnd)
+    if isinstance(found, Kept):
+        Record.unpack(found.body)
+    joined_items(data, data)
+
+
 def deltas() -> list[bytes]:
     return [
         encode_delta(KEY, 4, 3, {ME.uid: 1}, {"a": b"\x01", "c": None, "n": COUNTED}, 900),
@@ -526,6 +538,14 @@ TARGETS: dict[str, Target] = {
     "pipeline": Target.of(pipeline, compressed),
     "control": Target.of(control, lambda: [encode(control.to_wire()) for control in CONTROLS], form=ALL),
     "member": Target.of(member, lambda: [encode(one.to_wire()) for one in (ME, PEER)], form=ALL),
+    "kept": Target(
+        lambda: kept,
+        lambda: (
+            [Kept(b"k" * 16, 5, 9, record).pack() for record in records()]
+            + [KeptEnd(b"k" * 16, Head(INVALIDATED, 2, b"u" * 16, b"u" * 16, (), None, 9)).pack()]
+        ),
+        form=ALL,
+    ),
     "requests": Target(Questions, questions, form=ALL, lives=1000),
     **{f"manager-{kind}": manager(kind) for kind in KINDS},
     "record": Target.of(record, records, form=ALL),

@@ -409,7 +409,7 @@ def test_the_worst_nonsense_to_a_manager_is_bearable(name: str) -> None:
     fixture.check()
 
 
-@pytest.mark.parametrize("op", [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 18])
+@pytest.mark.parametrize("op", [1, 2, 3, 4, 5, 7, 8, 12, 13, 16, 17, 18, 20])
 def test_the_most_that_can_be_said_to_a_manager_at_once_is_linear_and_bearable(op: int) -> None:
     """As much of one operation as a frame holds or a list may, all of sessions that are not here, is work and not an attack."""
 
@@ -426,7 +426,7 @@ def test_the_most_that_can_be_said_to_a_manager_at_once_is_linear_and_bearable(o
     assert most < 6 * 8 * eighth + 1e-3
 
 
-@pytest.mark.parametrize("op", [1, 2, 3, 4, 5, 12, 13, 16, 17, 18])
+@pytest.mark.parametrize("op", [1, 2, 3, 4, 5, 12, 13, 16, 17, 18, 20])
 def test_a_list_of_more_sessions_than_anybody_sends_is_refused(op: int) -> None:
     fixture = Fixture()
     with pytest.raises(RemoteError):
@@ -445,7 +445,7 @@ def test_what_many_members_say_of_the_last_use_is_merged_at_once() -> None:
 
 UID = b"\x02" * 16
 KEYS = [n.to_bytes(4, "big") * 4 for n in range(65536)]
-_LISTS = {1: 2048, **dict.fromkeys((2, 3, 4, 5, 12, 13, 16, 17, 18), ITEMS_MAX)}
+_LISTS = {1: 2048, **dict.fromkeys((2, 3, 4, 5, 12, 13, 16, 17, 18, 20), ITEMS_MAX)}
 #: So many of them are the largest frame, but for those of which no more are allowed.
 SENSE_ITEMS = {**_LISTS, 2: 3200, 7: 10_900, 8: 16_300}
 SENSE: dict[int, Callable[[list[bytes]], bytes]] = {
@@ -461,4 +461,5 @@ SENSE: dict[int, Callable[[list[bytes]], bytes]] = {
     16: lambda keys: encode(["default", 16, b"".join(key + b"h" + b"d" * 8 for key in keys)]),
     17: lambda keys: encode(["default", 17, b"".join(key + b"h" + b"d" * 8 for key in keys)]),
     18: lambda keys: encode(["default", 18, keys]),
+    20: lambda keys: encode(["default", 20, b"".join(key + b"d" * 8 + b"h" * 8 for key in keys)]),
 }

@@ -67,6 +67,7 @@ MESSAGES = [
     (18, DATA, SAY.changed([KEY]), "83" + NAME + "12" + "8150" + KEY_HEX, ["web", 18, [KEY]]),
     (19, DATA, SAY.ends([(KEY, ENDED, RECORD.pack())], ()), "83" + NAME + "13" + "81" + "8350" + KEY_HEX + ENDED_HEX + "583d" + BODY,
      ["web", 19, [[KEY, [2, 2, OTHER, UID, [], None, 1000], bytes.fromhex(BODY)]]]),
+    (20, CONTROL, SAY.stored([(KEY, DIGEST, b"h" * 8)]), "83" + NAME + "14" + "5820" + KEY_HEX + DIGEST.hex() + "68" * 8, ["web", 20, KEY + DIGEST + b"h" * 8]),
 ]  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def test_each_operation_has_these_bytes_which_say_this(op, lane, message, golden
 
 
 def test_there_is_a_golden_message_of_every_operation():
-    assert [case[0] for case in MESSAGES] == list(range(1, 20))
+    assert [case[0] for case in MESSAGES] == list(range(1, 21))
 
 
 def test_an_inventory_of_some_partitions_has_these_bytes():
