@@ -5,15 +5,18 @@ The libraries of the kinds are imported where they are asked for only, so that n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
 
 from ...membership.errors import LocalError
 from .memory import MemoryStore
+from .redis_address import SCHEMES
 from .store import Store
 
 __all__ = ["open_store", "without_password"]
 
+_login = re.compile(r"(://[^/@:]*):.*@", re.DOTALL)
+_argument = re.compile(r"(password=)[^&#]*", re.IGNORECASE)
 _Maker = Callable[[str, str, float], Store]  # of URL, space, timeout in s
 
 
@@ -32,15 +35,20 @@ def open_store(url: str, space: str, *, timeout_s: float = 2.0) -> Store:
 
 
 def without_password(url: str) -> str:
-    """The same, to show."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}").geturl()
+    """The same, to show. What is a password only by mistake (a slash that was not quoted) is none the less hidden."""
+    return _argument.sub(r"\1***", _login.sub(r"\1:***@", url))
 
 
 def _memory(url: str, space: str, timeout_s: float) -> Store:
     return MemoryStore(url, space)
 
 
-_MAKERS: dict[str, _Maker] = {"memory": _memory}
+def _redis(url: str, space: str, timeout_s: float) -> Store:
+    try:
+        from .redis import RedisStore
+    except ImportError as error:
+        raise LocalError(f"store {without_password(url)} needs redis-py: pip install 'caterwaul[redis]' ({error})") from error
+    return RedisStore(url, space, timeout_s, without_password(url))
+
+
+_MAKERS: dict[str, _Maker] = {"memory": _memory, **dict.fromkeys(SCHEMES, _redis)}

@@ -18,6 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from caterwaul.managers.stores.opening import open_store
 from caterwaul.managers.stores.store import NOTHING, Save, Store, Stored
 
+from ..real.redis_processes import shared_cluster, shared_server
+from ..real.redis_processes import what_is_missing as redis_missing
+
 FAR_MS = 4_000_000_000_000  # in 2096
 OVER_MS = 1_000_000_000_000  # in 2001
 WRONG = b"\x01" * 16
@@ -54,7 +57,26 @@ def _memory(directory: Path) -> Iterator[Place]:
     yield Place(lambda space: open_store(url, space))
 
 
-KINDS = [Kind("memory", _memory)]
+@contextmanager
+def _redis(directory: Path) -> Iterator[Place]:
+    server = shared_server()
+    server.ask("FLUSHALL")
+    yield Place(lambda space: open_store(server.url, space), server.down)
+
+
+@contextmanager
+def _redis_cluster(directory: Path) -> Iterator[Place]:
+    nodes = shared_cluster()
+    for node in nodes:
+        node.ask("FLUSHALL")
+    yield Place(lambda space: open_store(nodes[0].url.replace("redis:", "redis+cluster:"), space))
+
+
+KINDS = [
+    Kind("memory", _memory),
+    Kind("redis", _redis, redis_missing, drops=True, breaks=True),
+    Kind("redis-cluster", _redis_cluster, redis_missing, drops=True),
+]
 
 
 KEYS = [bytes(16), bytes(15) + b"\x01", b"/../\0\n%_'\"\\;*?\xff\xfe", b"\x7f" * 16, b"\x80" * 16, b"\xff" * 16]
