@@ -43,6 +43,7 @@ WALL_CLOCK = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow"}
 TELLS_DATES = {
     "managers/web/pyramid",  # its sessions say when they were created, as Pyramid wants it
     "managers/snapshots", "cluster/snapshot_commands",  # no monotonic clock outlives a machine
+    "managers/stores/redis",  # how far away a date is: its server counts on from there
 }  # fmt: skip
 #: Imports inside functions, and why they cannot stand at the top.
 LATE_IMPORTS = {

@@ -12,6 +12,7 @@ Where items lie is `redis_layout.py`, who is asked for them `redis_servers.py`. 
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,9 +92,10 @@ class RedisStore:
 
     def save_many(self, saves: Sequence[Save]) -> dict[bytes, bytes]:
         buckets = _by_bucket(saves, lambda save: save.key)
+        now_ms = int(time.time() * 1000)
         answers = self._ask(
-            [self._layout.save(bucket, some, again=False) for bucket, some in buckets.items()],
-            lambda: [self._layout.save(bucket, some, again=True) for bucket, some in buckets.items()],
+            [self._layout.save(bucket, some, now_ms) for bucket, some in buckets.items()],
+            lambda: [self._layout.save(bucket, some, now_ms, again=True) for bucket, some in buckets.items()],
         )
         saved = (save for some, said in zip(buckets.values(), answers, strict=True) for save, done in zip(some, said, strict=True) if done)
         return {save.key: revision_of(save.data) for save in saved}

@@ -10,7 +10,8 @@ together: no item is ever listed and not there, or there and not listed, but tho
 BB is the first 6 bits of the key: buckets in ascending order are keys in ascending order, ten servers still get about the same, and a batch is a script for each of
 64 buckets, where it would be one for each item with many more.
 
-Who saves also removes from the lists what expired meanwhile, two for each item saved, so they stay as long as what they list. Space names are percent-encoded: what a brace, a colon
+How long an item still has is what its server is told, not until when: no two clocks have to agree. Who saves also removes from the lists what expired meanwhile, two for each item
+saved, so they stay as long as what they list. Space names are percent-encoded: what a brace, a colon
 or an asterisk would mean there is no matter.
 
 All scripts take the bucket's two lists first, then items. They name all that they touch, as a server wants it that moves a slot elsewhere.
@@ -55,7 +56,7 @@ class Command(NamedTuple):
         return self if self.script is None else self._replace(words=("EVAL", self.script.text, *self.words[2:]))
 
 
-#: ARGV: whether this is said again; for each item its key, the revision it replaces, until when, all bytes. Answers 1 for each that was saved.
+#: ARGV: whether this is said again; for each item its key, the revision it replaces, how many ms it has, all bytes. Answers 1 for each that was saved.
 #: Said again, what is there already has been saved: the connection broke after it was.
 #: SET comes before all other writes, because a full server refuses that, and refuses no more in a script that has written.
 _SAVE = Script("""
@@ -63,15 +64,15 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local answers = {}
 for i = 3, #KEYS do
-  local key, replaces, till, item = ARGV[4 * i - 10], ARGV[4 * i - 9], ARGV[4 * i - 8], ARGV[4 * i - 7]
+  local key, replaces, rest, item = ARGV[4 * i - 10], ARGV[4 * i - 9], ARGV[4 * i - 8], ARGV[4 * i - 7]
   local there = redis.call('GETRANGE', KEYS[i], 0, 15)
   answers[i - 2] = 1
   if there ~= replaces and not (ARGV[1] == '1' and there == string.sub(item, 1, 16)) then
     answers[i - 2] = 0
-  elseif tonumber(till) > now then
-    redis.call('SET', KEYS[i], item, 'PXAT', till)
+  elseif tonumber(rest) > 0 then
+    redis.call('SET', KEYS[i], item, 'PX', rest)
     redis.call('ZADD', KEYS[1], 0, key)
-    redis.call('ZADD', KEYS[2], till, key)
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now + rest), key)
   else
     redis.call('UNLINK', KEYS[i])
     redis.call('ZREM', KEYS[1], key)
@@ -141,8 +142,8 @@ class Layout:
         name = self._item(key)
         return Command(name, ("GET", name))
 
-    def save(self, bucket: int, saves: Sequence[Save], again: bool) -> Command:
-        arguments = [part for save in saves for part in (save.key, save.replaces, save.until_ms, _packed(save))]
+    def save(self, bucket: int, saves: Sequence[Save], now_ms: int, again: bool = False) -> Command:
+        arguments = [part for save in saves for part in (save.key, save.replaces, save.until_ms - now_ms, _packed(save))]
         return self._run(_SAVE, bucket, [self._item(save.key) for save in saves], int(again), *arguments)
 
     def delete(self, bucket: int, revisions: Mapping[bytes, bytes], whatever: bool = False) -> Command:

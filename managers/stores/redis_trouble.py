@@ -51,7 +51,7 @@ def unfit(told: Mapping[str, Any], in_cluster: bool) -> str:
     version = str(told.get("redis_version", ""))  # Valkey says which Redis it is like
     if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < VERSION_MIN:
         return f"it is Redis {version or 'of an unknown version'}; {'.'.join(map(str, VERSION_MIN))} or newer is needed, or Valkey"
-    mode = told.get("redis_mode")
+    mode = told.get("redis_mode") or told.get("server_mode")  # as Valkey calls it
     if mode == "sentinel":
         return "a Sentinel answers there: redis+sentinel://HOST:PORT/SERVICE"
     if (mode == "cluster") is not in_cluster:

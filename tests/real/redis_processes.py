@@ -89,36 +89,16 @@ class RedisProcess:
         if self._child is not None:
             self.kill()
 
-    def start(self, wait: bool = True) -> None:
+    def start(self) -> None:
         """And wait until it answers, with all that it keeps loaded."""
-        program = shutil.which(_PROGRAM)
-        assert program is not None
-        command = [
-            program,
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--unixsocket",
-            self.socket,
-            "--dir",
-            str(self.directory),
-            "--save",
-            "",
-            "--repl-diskless-sync-delay",
-            "0",
-            "--repl-ping-replica-period",
-            "1",
-        ]
+        launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(shutil.which(_PROGRAM))]
         with (self.directory / "log").open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), *command, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        if wait:
-            self.wait()
-
-    def wait(self) -> None:
+            self._child = subprocess.Popen([*launch, *self._words()], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         until(self.answers, what=f"an answer of {_PROGRAM}: {self.directory / 'log'}")
+
+    def _words(self) -> list[str]:
+        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--unixsocket", self.socket, "--dir", str(self.directory)]
+        return [*place, "--save", "", "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", *self._options]
 
     def answers(self) -> bool:
         assert self._child is not None
@@ -193,16 +173,8 @@ class _Sentinel(RedisProcess):
         configuration.write_text(f"port {self.port}\nbind 127.0.0.1\n{configuration.read_text()}")
         self._configuration = configuration
 
-    def start(self, wait: bool = True) -> None:
-        program = shutil.which(_PROGRAM)
-        assert program is not None
-        with (self.directory / "log").open("ab") as log:
-            self._child = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), program, str(self._configuration), "--sentinel"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            )  # fmt: skip
-        if wait:
-            self.wait()
+    def _words(self) -> list[str]:
+        return [str(self._configuration), "--sentinel"]
 
 
 @contextmanager

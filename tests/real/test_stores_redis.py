@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from redis.exceptions import RedisError
@@ -215,19 +216,19 @@ def test_an_answer_that_never_comes_is_asked_for_once(server: RedisProcess) -> N
 def test_a_full_server_refuses_and_breaks_nothing(tmp_path: Path) -> None:
     with RedisProcess(tmp_path, "--maxmemory", "8mb", "--maxmemory-policy", "noeviction") as server, opened(server.url) as store:
         revisions = saved(store, b"x" * 1000)
-        refused(lambda: _fill(store), "full (maxmemory)")
-        refused(lambda: store.save_many([Save(key, b"z" * 1000, FAR_MS, revisions[key]) for key in KEYS]), "full (maxmemory)")
-        found = store.load(KEYS)
-        assert {item.data[:1] for item in found.values()} <= {b"x", b"z"}
-        assert {len(item.data) for item in found.values()} == {1000}
+        refused(lambda: _fill(store), "full (maxmemory)")  # in the middle of a batch: each bucket has all of its part, or nothing
         pages, after = [], b""
         while page := store.keys(after):
             pages += page
             after = page[-1]
         assert {len(pages)} == listed(server)
-        store.delete({key: item.revision for key, item in store.load([key for key in pages if key not in revisions][:300]).items()})
-        again(lambda: store.save_many([Save(key, b"z" * 1000, FAR_MS, item.revision) for key, item in store.load(KEYS).items()]))
-        assert data_of(store) == {b"z" * 1000}
+        server.ask("CONFIG", "SET", "maxmemory", "1mb")
+        refused(lambda: store.save_many([Save(key, b"z", FAR_MS, revisions[key]) for key in KEYS]), "full (maxmemory)")
+        assert data_of(store) == {b"x" * 1000}
+        store.delete(revisions)  # which makes room
+        assert store.load(KEYS) == {}
+        server.ask("CONFIG", "SET", "maxmemory", "0")
+        saved(store, b"z")
 
 
 def _fill(store: RedisStore) -> None:
@@ -247,6 +248,20 @@ def test_what_expires_goes_from_the_server_and_from_its_lists(server: RedisProce
         saved(store, b"y", [bytes([number]) + b"z" * 15 for number in range(0, 256, 4)])  # who saves cleans up, two for one
         assert listed(server) == {64}
         assert len(store.keys()) == 64
+
+
+@pytest.mark.parametrize("offset_s", [-86_400, 86_400])
+def test_a_clock_that_is_a_day_off_keeps_items_as_long_as_any(server: RedisProcess, offset_s: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ours, so that the server's is by ours."""
+    monkeypatch.setattr("caterwaul.managers.stores.redis.time", SimpleNamespace(time=lambda: time.time() + offset_s))
+    with opened(server.url) as store:
+        until_ms = _soon_ms() + offset_s * 1000
+        saved(store, until_ms=until_ms + 60_000)
+        assert {item.until_ms for item in store.load(KEYS).values()} == {until_ms + 60_000}
+        assert 0 < server.ask("PTTL", f"caterwaul:{{shop:{KEY[0] >> 2:02x}}}:{KEY.hex()}") <= 60_100
+        saved(store, keys=[b"y" * 16], until_ms=until_ms)
+        assert listed(server) == {len(KEYS) + 1}
+        until(lambda: store.keys() == KEYS, what="one item expires")
 
 
 def _soon_ms() -> int:

@@ -97,7 +97,7 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 def test_what_a_script_touches_is_in_one_place_of_a_cluster_whatever_the_space_is_called(space: str, key: bytes) -> None:
     layout, bucket = Layout(space), Layout.bucket(key)
     commands = [
-        layout.save(bucket, [Save(key, b"x", 1)], again=False), layout.delete(bucket, {key: b""}), layout.quarantine(bucket, {key: b""}), layout.present(bucket, [key]),
+        layout.save(bucket, [Save(key, b"x", 1)], 0), layout.delete(bucket, {key: b""}), layout.quarantine(bucket, {key: b""}), layout.present(bucket, [key]),
     ]  # fmt: skip
     names = {name for command in commands for name in command.words[3 : 3 + int(command.words[2])]} | {layout.load(key).name, layout.page(bucket, b"", 1).name}
     assert all(isinstance(name, bytes) for name in names)
@@ -118,7 +118,7 @@ def test_other_names_are_no_spaces(name: bytes) -> None:
 
 @given(data=st.binary(), until_ms=st.integers(-1, 1 << 52), at=st.integers(0, 40), byte=st.integers(1, 255))
 def test_bytes_that_are_not_what_was_saved_are_noticed(data: bytes, until_ms: int, at: int, byte: int) -> None:
-    item = Layout("shop").save(0, [Save(bytes(16), data, until_ms)], again=False).words[-1]
+    item = Layout("shop").save(0, [Save(bytes(16), data, until_ms)], 0).words[-1]
     assert isinstance(item, bytes)
     assert unpacked(item) == Stored(data, until_ms, revision_of(data))
     assert unpacked(item[:at]) in (None, unpacked(item))
@@ -161,6 +161,8 @@ def test_what_connections_fail_with_is_said_plainly() -> None:
     [
         ({"redis_version": "7.0.15", "redis_mode": "standalone", "role": "master"}, False, ""),
         ({"redis_version": "6.2.0", "redis_mode": "cluster", "role": "master"}, True, ""),
+        ({"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2", "server_mode": "cluster", "role": "master"}, True, ""),
+        ({"redis_version": "7.2.4", "server_mode": "sentinel"}, False, "redis+sentinel://HOST:PORT/SERVICE"),
         ({"redis_version": "6.0.16"}, False, "it is Redis 6.0.16; 6.2 or newer is needed, or Valkey"),
         ({"redis_version": "5"}, False, "it is Redis 5; 6.2"),
         ({}, False, "unknown version"),
