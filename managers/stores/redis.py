@@ -5,7 +5,7 @@ Where items lie is `redis_layout.py`, who is asked for them `redis_servers.py`. 
 - An item expires in the server, so `expired` has nothing to do.
 - A connection that breaks during a call is made again, once, and all is asked again: to load, list and delete twice is harmless, and a save that finds its own bytes has been saved.
   A call that got no answer in time is not repeated; it may have been done. Who saves loads then, and merges.
-- Durable is what the server keeps. With `appendonly yes` and `appendfsync always` that is all; with `everysec` a power cut takes the last second or two. A replica follows behind: a
+- Durable is what the server keeps. With `appendonly yes` and `appendfsync always` that is all; with `everysec` a power cut, or being killed, takes the last second or two. A replica follows behind: a
   failover takes what it had not got yet, though it was confirmed. Then an older revision is there, the next save is refused, and its writer merges. What the server's configuration says about this is in
   `warnings` after `open`, and in the log.
 """

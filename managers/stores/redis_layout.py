@@ -7,8 +7,8 @@
 
 A Redis Cluster places a name by what stands in its braces, and a script runs in one place. So an item and what lists it have the same braces, and a script changes them
 together: no item is ever listed and not there, or there and not listed, but those that expired. One pair of lists for a whole space would put all its sessions on one server.
-BB is the first 6 bits of the key: buckets in ascending order are keys in ascending order, ten servers still get about the same, and a batch is a script for each of
-64 buckets, where it would be one for each item with many more.
+BB is the first 6 bits of the key: buckets in ascending order are keys in ascending order. With 64 of them ten servers still get about the same; a batch is a script for each
+bucket it has something of, and with 256 a batch of 500 items takes twice as long.
 
 How long an item still has is what its server is told, not until when: no two clocks have to agree. Who saves also removes from the lists what expired meanwhile, two for each item
 saved, so they stay as long as what they list. Space names are percent-encoded: what a brace, a colon

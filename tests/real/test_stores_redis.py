@@ -26,14 +26,15 @@ pytestmark = pytest.mark.skipif(bool(what_is_missing()), reason=what_is_missing(
 FAR_MS = 4_000_000_000_000
 KEYS = [bytes([number]) + b"k" * 15 for number in range(0, 256, 2)]  # some in each bucket
 KEY = KEYS[77]
-SHORT_S = 0.3  # for servers that hang
+SHORT_S = 0.5  # for servers that hang
+SOON_S = 3.0  # a timeout or three on a busy machine, and not ten
 AGAIN_S = 8.0  # within that a failover is over
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisProcess]:
     """Keeps what it is told."""
-    with RedisProcess(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as server:
+    with RedisProcess(tmp_path_factory.mktemp("redis"), "--appendonly", "yes", "--appendfsync", "no") as server:
         yield server
 
 
@@ -151,8 +152,8 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_answer_is_taken_for_anothe
     with opened(server.url, SHORT_S) as store:
         revisions = saved(store)
         with server.paused():
-            assert refused(lambda: store.save_many([Save(KEY, b"y", FAR_MS, revisions[KEY])]), "does not answer") < 3 * SHORT_S
-            assert refused(lambda: store.load(KEYS), "does not answer") < 3 * SHORT_S
+            assert refused(lambda: store.save_many([Save(KEY, b"y", FAR_MS, revisions[KEY])]), "does not answer") < SOON_S
+            assert refused(lambda: store.load(KEYS), "does not answer") < SOON_S
         again(lambda: store.load([KEY]))
         until(lambda: store.load([KEY])[KEY].data == b"y", what="the save that nobody confirmed")  # it was in the server's queue
         assert data_of(store, [key for key in KEYS if key != KEY]) == {b"x"}
@@ -164,8 +165,8 @@ def test_more_threads_than_connections_wait_no_longer_for_a_server_that_hangs(se
         with server.paused():
             began = time.monotonic()
             calls = [threads.submit(refused, lambda: store.load(KEYS)) for _ in range(40)]
-            assert max(call.result() for call in calls) < 4 * SHORT_S
-            assert time.monotonic() - began < 5 * SHORT_S
+            assert max(call.result() for call in calls) < SOON_S
+            assert time.monotonic() - began < SOON_S
         assert {b"x"} == data_of(store)
         with server.client() as client:
             assert sum(one["name"] == "caterwaul" for one in client.client_list()) <= 16
@@ -183,8 +184,8 @@ def test_a_black_hole_costs_the_timeout(accepts: bool) -> None:
             one.connect_ex(("127.0.0.1", port))  # the queue is full with these: the kernel drops what comes
         for url in (f"redis://127.0.0.1:{port}", f"redis+sentinel://127.0.0.1:{port}/mine", f"redis+cluster://127.0.0.1:{port}"):
             store = at(url, SHORT_S)
-            assert refused(store.open, store.name) < 3 * SHORT_S
-            assert refused(lambda store=store: store.load([KEY]), store.name) < 3 * SHORT_S
+            for call in (store.open, store.clear) if "+" not in url else (store.keys,):
+                assert refused(call, store.name) < SOON_S
             store.close()
         for one in full:
             one.close()
@@ -208,7 +209,7 @@ def test_an_answer_that_never_comes_is_asked_for_once(server: RedisProcess) -> N
     with Wire(server.port) as wire, opened(f"redis://127.0.0.1:{wire.port}", SHORT_S) as store:
         revisions = saved(store)
         wire.swallow_answers(True)
-        assert refused(lambda: store.save_many([Save(KEY, b"y", FAR_MS, revisions[KEY])]), "does not answer") < 3 * SHORT_S
+        assert refused(lambda: store.save_many([Save(KEY, b"y", FAR_MS, revisions[KEY])]), "does not answer") < SOON_S
         wire.swallow_answers(False)
         assert data_of(store, [KEY]) == {b"y"}
 
@@ -495,9 +496,9 @@ def test_a_cluster_that_is_down_says_so(nodes: list[RedisProcess]) -> None:
         store.clear()
         saved(store)
         with nodes[2].paused():
-            assert refused(lambda: store.load(KEYS), store.name) < 4 * SHORT_S
+            assert refused(lambda: store.load(KEYS), store.name) < SOON_S
             until(lambda: b"cluster_state:fail" in nodes[1].ask("CLUSTER", "INFO"), what="the cluster is down")
-            assert refused(lambda: store.load(KEYS), store.name) < 4 * SHORT_S
+            assert refused(lambda: store.load(KEYS), store.name) < SOON_S
             here = next(key for key in KEYS if nodes[1].ask("CLUSTER", "COUNTKEYSINSLOT", _slot(nodes[1], key)))
             refused(lambda: store.load([here]), "cluster is down")
         again(lambda: store.load(KEYS))
