@@ -89,11 +89,15 @@ class RedisProcess:
         if self._child is not None:
             self.kill()
 
-    def start(self) -> None:
+    def start(self, wait: bool = True) -> None:
         """And wait until it answers, with all that it keeps loaded."""
         launch = [sys.executable, "-I", "-S", str(_LAUNCH), str(os.getpid()), str(shutil.which(_PROGRAM))]
         with (self.directory / "log").open("ab") as log:
             self._child = subprocess.Popen([*launch, *self._words()], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
         until(self.answers, what=f"an answer of {_PROGRAM}: {self.directory / 'log'}")
 
     def _words(self) -> list[str]:

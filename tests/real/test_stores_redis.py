@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 from redis.exceptions import RedisError
 
+from caterwaul.cluster.security.authority import CertificateAuthority
+from caterwaul.cluster.security.certificates import AUTHORITY_FILE, CERTIFICATE_FILE, KEY_FILE
 from caterwaul.managers.stores.opening import without_password
 from caterwaul.managers.stores.redis import RedisStore
 from caterwaul.managers.stores.store import Save, StoreError
@@ -122,6 +124,26 @@ def test_a_socket_of_this_machine_and_its_databases(server: RedisProcess) -> Non
         assert data_of(store) == {b"x"}
         assert data_of(same) == {b"y"}
         assert (store.shared, same.shared) == (False, True)
+
+
+def test_over_tls_both_sides_show_certificates(tmp_path: Path) -> None:
+    authority = CertificateAuthority.init(tmp_path / "ca", "shop")
+    for name in ("server", "store"):
+        authority.issue(name, tmp_path / name, 1)
+    at_server, at_store, port = tmp_path / "server", tmp_path / "store", free_port()
+    files = ("--tls-cert-file", at_server / CERTIFICATE_FILE, "--tls-key-file", at_server / KEY_FILE, "--tls-ca-cert-file", at_server / AUTHORITY_FILE)
+    with RedisProcess(tmp_path / "redis", "--tls-port", str(port), *map(str, files), password="secret"):
+        trusting = f"rediss://:secret@127.0.0.1:{port}?ssl_ca_certs={at_store / AUTHORITY_FILE}"
+        own = f"&ssl_certfile={at_store / CERTIFICATE_FILE}&ssl_keyfile={at_store / KEY_FILE}"
+        with opened(f"{trusting}{own}&ssl_check_hostname=no") as store:
+            saved(store)
+            assert data_of(store) == {b"x"}
+        for url, text in [
+            (f"{trusting}&ssl_check_hostname=no", ""),
+            (trusting + own, "CERTIFICATE_VERIFY_FAILED"),
+            (f"rediss://:secret@127.0.0.1:{port}", "CERTIFICATE_VERIFY_FAILED"),
+        ]:
+            refused(at(url).open, text)
 
 
 def test_a_server_that_was_killed_and_came_back_is_used_again(server: RedisProcess) -> None:
@@ -321,6 +343,27 @@ def test_a_busy_server_says_so(tmp_path: Path) -> None:
             until(lambda: _works(lambda: server.ask("SCRIPT", "KILL")), what="the end of the script")
         assert isinstance(endless.exception(), RedisError)
         assert data_of(store) == {b"x"}
+
+
+def test_a_server_that_is_still_loading_says_so(tmp_path: Path) -> None:
+    slowly = ("--key-load-delay", "6000", "--loading-process-events-interval-bytes", "1024")  # microseconds
+    with RedisProcess(tmp_path, "--appendonly", "yes", "--appendfsync", "no", *slowly) as server, opened(server.url) as store:
+        saved(store, b"x" * 1000)
+        server.ask("BGREWRITEAOF")
+        until(lambda: not server.ask("INFO", "persistence")["aof_rewrite_in_progress"], what="all in one file")
+        server.kill()
+        server.start(wait=False)
+        until(lambda: "still loading" in _refusal(store), what="LOADING")
+        server.wait()
+        assert data_of(store) == {b"x" * 1000}
+
+
+def _refusal(store: RedisStore) -> str:
+    try:
+        store.load(KEYS)
+    except StoreError as error:
+        return str(error)
+    return ""
 
 
 def _hangs(server: RedisProcess) -> bool:

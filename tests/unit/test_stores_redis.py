@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from redis._parsers.base import BaseParser
+from redis.connection import SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError, InvalidResponse, TimeoutError  # noqa: A004
 
 from caterwaul.managers.stores.opening import open_store, without_password
 from caterwaul.managers.stores.redis_address import parse
 from caterwaul.managers.stores.redis_layout import BUCKETS, Layout, space_of, unpacked
+from caterwaul.managers.stores.redis_servers import _Cluster, servers_at
 from caterwaul.managers.stores.redis_trouble import explained, unfit
 from caterwaul.managers.stores.store import Save, Stored, revision_of
 from caterwaul.membership.errors import LocalError
@@ -45,6 +47,19 @@ def test_what_a_url_says(url: str, kind: str, hosts: list[tuple[str, int]], serv
 def test_sentinels_have_passwords_of_their_own() -> None:
     found = parse("rediss+sentinel://u:p@a:1/mine?sentinel_username=s&sentinel_password=t%26&ssl_ca_certs=c")
     assert found.sentinel_options == {"username": "s", "password": "t&", "ssl": True, "ssl_ca_certs": "c"}
+
+
+@pytest.mark.parametrize("url", ["rediss://a", "rediss+sentinel://a/mine", "rediss+cluster://a"])
+def test_tls_is_for_every_connection(url: str) -> None:
+    """Also to the Sentinels. Nobody answers in this test."""
+    made: list[bool] = []
+    address = parse(f"{url}?ssl_ca_certs=/ca.pem")
+    servers = servers_at(address, 1.0)
+    pool = servers._pool(("a", 1)) if isinstance(servers, _Cluster) else servers._pool  # type: ignore[attr-defined]
+    made.append(issubclass(pool.connection_class, SSLConnection) and pool.connection_kwargs["ssl_ca_certs"] == "/ca.pem")
+    if address.kind == "sentinel":
+        made += [issubclass(one.connection_pool.connection_class, SSLConnection) for one in servers._sentinel.sentinels]  # type: ignore[attr-defined]
+    assert all(made)
 
 
 @pytest.mark.parametrize(
