@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -515,20 +515,26 @@ def test_items_are_found_while_and_after_their_slot_moves(nodes: list[RedisProce
         store.clear()
 
 
-def test_a_master_that_was_killed_is_replaced_by_its_replica_within_seconds(nodes: list[RedisProcess]) -> None:
-    master, replica = nodes[0], nodes[3]
-    with opened(of_cluster(nodes[0])) as store:  # which is the one that dies
+@pytest.mark.parametrize("fate", [RedisProcess.down, RedisProcess.paused], ids=["was killed", "hangs"])
+def test_a_master_of_a_cluster_is_replaced_by_its_replica_within_seconds(
+    nodes: list[RedisProcess], fate: Callable[[RedisProcess], AbstractContextManager[None]]
+) -> None:
+    replica, master = sorted((nodes[0], nodes[3]), key=RedisProcess.follows, reverse=True)
+    with opened(of_cluster(master), SHORT_S) as store, opened(of_cluster(master), SHORT_S) as idle:  # no other node is named
+        store.clear()
         revisions = saved(store)
+        assert data_of(idle) == {b"x"}
         until(lambda: replica.ask("DBSIZE") == master.ask("DBSIZE"), what="the replica has all")
-        master.kill()
-        refused(lambda: store.load(KEYS), store.name)
-        again(lambda: store.load(KEYS))
-        assert data_of(store) == {b"x"}
-        again(lambda: store.save_many([Save(key, b"y", FAR_MS, revisions[key]) for key in KEYS]))
-        assert data_of(store) == {b"y"}
-        assert store.keys() == KEYS
-        assert store.spaces() == ["shop"]
-        master.start()
+        with fate(master):
+            refused(lambda: store.load(KEYS), store.name)
+            again(lambda: store.load(KEYS))
+            assert data_of(store) == {b"x"}
+            again(lambda: store.save_many([Save(key, b"y", FAR_MS, revisions[key]) for key in KEYS]))
+            assert data_of(store) == {b"y"}
+            assert store.keys() == KEYS
+            assert store.spaces() == ["shop"]
+            if fate is RedisProcess.down:
+                assert data_of(idle) == {b"y"}  # it notices now, and asks who there is
         until(lambda: master.follows(), what="the old master follows")
         assert data_of(store) == {b"y"}
 
