@@ -47,6 +47,7 @@ class RedisStore:
     def __init__(self, url: str, space: str, timeout_s: float, name: str) -> None:
         try:
             address = parse(url)
+            self._servers = servers_at(address, timeout_s)
         except LocalError as error:
             raise LocalError(f"store {name}: {error}") from error
         self.name = name
@@ -55,7 +56,6 @@ class RedisStore:
         self.warnings: list[str] = []
         self._in_cluster = address.kind == "cluster"
         self._timeout_s = timeout_s
-        self._servers = servers_at(address, timeout_s)
         self._layout = Layout(space)
         self._calls = BoundedSemaphore(_CALLS_MAX)
         self._lock = Lock()  # over `damaged`

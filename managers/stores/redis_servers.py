@@ -17,6 +17,7 @@ from threading import Lock
 from time import monotonic, sleep
 from typing import Any, NamedTuple, Protocol
 
+import redis
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.connection import Connection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
@@ -25,11 +26,13 @@ from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedE
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from ...membership.errors import LocalError
 from .redis_address import RedisAddress
 from .redis_layout import Command
 
 __all__ = ["Servers", "ask", "servers_at"]
 
+_CLIENT_MIN = (8, 1)
 _CONNECTIONS_MAX = 64
 _HOPS_MAX = 5  # from one server of a Cluster to the next
 _MOVING_S = 0.02  # between two attempts while a server moves a slot's items
@@ -62,7 +65,9 @@ def ask(servers: Servers, commands: Sequence[Command]) -> list[Any]:
 
 
 def servers_at(address: RedisAddress, timeout_s: float) -> Servers:
-    """Connects to nobody yet. A connection may take half of `timeout_s`, an answer all of it."""
+    """Connects to nobody yet. A connection may take half of `timeout_s`, an answer all of it. Raises `LocalError` for an old redis-py."""
+    if tuple(map(int, redis.__version__.split(".")[:2])) < _CLIENT_MIN:
+        raise LocalError(f"redis-py {redis.__version__} is installed, and {'.'.join(map(str, _CLIENT_MIN))} or newer needed: pip install 'caterwaul[redis]'")
     options: dict[str, Any] = {
         "socket_timeout": timeout_s, "socket_connect_timeout": timeout_s / 2, "retry": Retry(NoBackoff(), 0), "max_connections": _CONNECTIONS_MAX,
         "client_name": "caterwaul", "driver_info": None, "protocol": 2, "health_check_interval": 0,
@@ -100,6 +105,8 @@ class _NotReached(Exception):
 
 def _exchange(parts: Sequence[tuple[ConnectionPool, Sequence[Command]]]) -> list[list[Any]]:
     """Tell all before any is listened to: so several servers work at the same time. One that cannot be reached ends it for all."""
+    if not parts:
+        return []
     taken: list[tuple[ConnectionPool, Any]] = []
     pool = parts[0][0]
     try:
@@ -201,18 +208,19 @@ class _Cluster:
                     further[number] = self._redirected(host, answers[number])
                 elif isinstance(answers[number], ClusterDownError):
                     self.forget()
+        if any(isinstance(answers[number], TryAgainError) for number in further):
+            sleep(_MOVING_S)
         return further
 
     def _exchange(self, parts: dict[Host, list[tuple[int, list[Command]]]]) -> list[list[Any]]:
         try:
             return _exchange([(self._pool(host), [line for _, lines in asked for line in lines]) for host, asked in parts.items()])
         except _NotReached as error:
-            self._failed |= {host for host, pool in self._pools.items() if pool is error.pool}
+            self._failed |= {host for host in parts if self._pools.get(host) is error.pool}
             raise error.reason from error
 
     def _redirected(self, host: Host, answer: AskError | TryAgainError) -> _Hop:
         if isinstance(answer, TryAgainError):
-            sleep(_MOVING_S)
             return _Hop(host)
         there = (answer.host or host[0], answer.port)
         if isinstance(answer, MovedError):
@@ -247,9 +255,9 @@ class _Cluster:
         if not self._looking.acquire(timeout=self._timeout_s):
             raise TimeoutError("other threads are looking for its servers")
         try:
-            if not self._owners:
-                self._owners = self._look()
-            return self._owners
+            owners = self._owners or self._look()  # another thread may forget it meanwhile
+            self._owners = owners
+            return owners
         finally:
             self._looking.release()
 

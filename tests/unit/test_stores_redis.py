@@ -91,6 +91,12 @@ def test_a_url_that_says_nothing_sensible_is_refused_and_shows_no_password(url: 
     assert "zq" not in str(refused.value)
 
 
+def test_an_old_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("redis.__version__", "5.2.1")
+    with pytest.raises(LocalError, match=r"store redis://a: redis-py 5\.2\.1 is installed, and 8\.1 or newer needed: pip install 'caterwaul\[redis\]'"):
+        open_store("redis://a", "shop")
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
