@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _PROGRAM = os.environ.get("CATERWAUL_REDIS_SERVER", "redis-server")
 _LAUNCH = Path(service.__file__).with_name("launch.py")
-_NODE_TIMEOUT_MS = 500  # after which a Cluster gives a node up
+_NODE_TIMEOUT_MS = 1000  # after which a Cluster gives a node up; on a busy machine one can be silent for long
 
 
 def what_is_missing() -> str:
@@ -143,6 +143,11 @@ class RedisProcess:
             return False
         return bool(told["role"] == "slave" and told["master_link_status"] == "up")
 
+    def wait_for_all_of(self, master: RedisProcess) -> None:
+        """This replica gets what its master has by now."""
+        offset = master.ask("INFO", "replication")["master_repl_offset"]
+        until(lambda: self.ask("INFO", "replication")["slave_repl_offset"] >= offset, what="the replica has all")
+
     @contextmanager
     def client(self) -> Iterator[Redis]:
         place: dict[str, Any] = {"port": self.port} if self.port else {"unix_socket_path": self.socket}
@@ -193,7 +198,7 @@ def cluster(directory: Path, replicas: int = 0) -> Iterator[list[RedisProcess]]:
                 "--cluster-port",
                 str(free_port()),
                 "--cluster-node-timeout",
-                str(_NODE_TIMEOUT_MS),
+                str(_NODE_TIMEOUT_MS if replicas else 60_000),
                 "--cluster-replica-validity-factor",
                 "0",
             )

@@ -440,7 +440,7 @@ def test_after_a_failover_the_new_master_is_used_within_seconds(tmp_path: Path) 
             hosts = f"127.0.0.1:{free_port()},127.0.0.1:{watching.port}"  # the first of them is down
             with opened(f"redis+sentinel://:secret@{hosts}/mine") as store:
                 revisions = saved(store)
-                until(lambda: two.ask("DBSIZE") == one.ask("DBSIZE"), what="the replica has all")
+                two.wait_for_all_of(one)
                 one.kill()
                 refused(lambda: store.load(KEYS), store.name)
                 again(lambda: store.load([KEY]))
@@ -524,7 +524,7 @@ def test_a_master_of_a_cluster_is_replaced_by_its_replica_within_seconds(
         store.clear()
         revisions = saved(store)
         assert data_of(idle) == {b"x"}
-        until(lambda: replica.ask("DBSIZE") == master.ask("DBSIZE"), what="the replica has all")
+        replica.wait_for_all_of(master)
         with fate(master):
             refused(lambda: store.load(KEYS), store.name)
             again(lambda: store.load(KEYS))
