@@ -88,6 +88,10 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("cost p50 us", "cost_us"), Column("mean us", "cost_mean_us"), Column("p99 us", "cost_p99_us"), Column("CPU us", "cost_cpu_us"),
         Column("of Redis' cost", "of_redis"), Column("wrong", "wrong", True),
     ]),
+    "store": ("sessions of 1000 bytes in a store, one thread", [
+        Column("sessions/s", "sessions_per_s"), Column("call p50 us", "call_p50_us"), Column("p99 us", "call_p99_us"), Column("CPU us/session here", "cpu_us"),
+        Column("wrong", "wrong", True),
+    ]),
     "memory": ("memory of a packed session", [
         Column("primary bytes/session", "primary_bytes"), Column("replica bytes/session", "replica_bytes"), Column("counted by memory_max_bytes", "counted_bytes"),
         Column("sessions", "sessions"), Column("wrong", "wrong", True),

@@ -6,6 +6,7 @@
     prefork-full, prefork-lite   workers of one host as members that hold sessions or do not: see `prefork.py`
     tls-..., sealed, forged   what security costs: see `guarded.py`
     behind-file, restart-file, passivated and others   what a store costs and gives: see `stored.py`
+    store-file-save-single and others   sessions saved and loaded a second in each kind of store: see `stores.py`
     fronts-flask-read and others   what a session costs a request of a web framework: see `fronts/costs.py`
     memory, join, rejoin, detect   see `Scale`; the parts of a commit in one process are in `micro.py`
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from . import guarded, micro, prefork, spread, stored
+from . import guarded, micro, prefork, spread, stored, stores
 from .figures import chosen, percentile
 from .fronts.costs import FRONTS, costs, works_of
 from .processes import Group, Process
@@ -45,11 +46,12 @@ class Scale:
     losses: int  #: processes killed for the row detect
     away_s: float  #: how long the node of the row rejoin is away, at least
     requests: int  #: of each row fronts
+    stored: int  #: sessions in a store
 
 
-FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, nodes_ms=10_000, paced_ms=5000, held=100_000, losses=10, away_s=60.0, requests=4000)
-QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, nodes_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0, requests=500)
-TINY = Scale(sessions=50, attributes=2, flood_ms=100, nodes_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0, requests=20)
+FULL = Scale(sessions=1000, attributes=10, flood_ms=2500, nodes_ms=10_000, paced_ms=5000, held=100_000, losses=10, away_s=60.0, requests=4000, stored=5000)
+QUICK = Scale(sessions=1000, attributes=10, flood_ms=500, nodes_ms=500, paced_ms=1000, held=5000, losses=3, away_s=0.0, requests=500, stored=1000)
+TINY = Scale(sessions=50, attributes=2, flood_ms=100, nodes_ms=100, paced_ms=100, held=200, losses=1, away_s=0.0, requests=20, stored=500)
 
 _PACED_PER_S = 200.0
 _SETTLE_S = 1.5  # after so long without anything new nothing more is coming
@@ -91,6 +93,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
     rows += [Row("sealed", "sealed"), Row("forged", "forged")]
     rows += [Row(f"behind-{store}", "behind", 1, 1000, front=store) for store in stored.KINDS]
     rows += [Row(f"restart-{store}", "restart", 1, 1000, front=store) for store in stored.KINDS] + [Row("passivated", "passivated", size=1000)]
+    rows += [Row(f"store-{kind}-{work}", "store", manager=kind, work=work) for kind in stores.KINDS for work in stores.WORKS]
     rows += [Row(f"fronts-{front}-{work}", "fronts", front=front, work=work) for front in FRONTS for work in works_of(front)]
     rows += [Row("memory", "memory"), Row("join", "join"), Row("rejoin", "rejoin"), Row("detect", "detect", replicas=2)]
     return [row for row in rows if chosen(row.name, selections)]
@@ -114,6 +117,9 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
         elif kind == "fronts":
             found = costs(same[0].front, [row.work for row in same], scale.requests, repetitions, tell)
             yield from ((row, found[row.work]) for row in same if row.work in found)
+        elif kind == "store":
+            rates = stores.rates(same[0].manager, [row.work for row in same], scale.stored, scale.flood_ms, repetitions, tell)
+            yield from ((row, rates[row.work]) for row in same if row.work in rates)
         elif kind == "sealed":
             yield same[0], [guarded.sealed() for _ in range(repetitions)]
         elif kind == "forged":

@@ -1,6 +1,6 @@
 """A real redis-server on loopback, for as long as a block lasts: what sessions in a store of their own cost.
 
-It saves nothing to disk, which is the fastest it can be.
+It saves nothing to disk, which is the fastest it can be, unless it is told to.
 """
 
 from __future__ import annotations
@@ -22,23 +22,28 @@ _END_S = 10.0
 
 def what_is_missing() -> str:
     """Why Redis cannot be measured here; empty if it can."""
-    if shutil.which("redis-server") is None:
+    if not RedisServer.is_here():
         return "no redis-server on the PATH"
     modules = [name for name in ("redis", "flask_session") if find_spec(name) is None]
     return f"not installed: {', '.join(modules)} (pip install -e '.[bench]')" if modules else ""
 
 
 class RedisServer:
-    """`with RedisServer() as server`: it answers on `server.port` of loopback. Raises `MeasureError` if it does not within ten seconds."""
+    """`with RedisServer() as server`: it answers on `server.port` of loopback. Raises `MeasureError` if it does not within ten seconds. `appends`: to its log, synced each second."""
 
-    def __init__(self) -> None:
+    @staticmethod
+    def is_here() -> bool:
+        return shutil.which("redis-server") is not None
+
+    def __init__(self, appends: bool = False) -> None:
         self.port = free_port()
+        self._appends = appends
 
     def __enter__(self) -> RedisServer:
         self._directory = tempfile.TemporaryDirectory(prefix="caterwaul-bench-")
         self._log = tempfile.TemporaryFile()
         self._child = subprocess.Popen(
-            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no", "--dir", self._directory.name],
+            ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "yes" if self._appends else "no", "--dir", self._directory.name],
             stdout=self._log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:

@@ -15,12 +15,14 @@ from ...membership.errors import LocalError
 from ...membership.secret import Secret
 from .file import FileStore
 from .memory import MemoryStore
+from .redis_address import SCHEMES
 from .sealed import SealedStore
 from .store import Store
 
 __all__ = ["has_password", "open_store", "without_password"]
 
-_PASSWORD = re.compile(r"((?:^|&)[a-z_]*pass[a-z_]*=)[^&]*", re.IGNORECASE)
+_login = re.compile(r"(://[^/@:]*):.*@", re.DOTALL)
+_argument = re.compile(r"([?&][a-z_]*pass[a-z_]*=)[^&#]*", re.IGNORECASE)
 _Maker = Callable[[str, str, float], Store]  # of URL, space, timeout in s
 
 
@@ -39,17 +41,13 @@ def open_store(url: str, space: str, *, timeout_s: float = 2.0, secret: Secret |
 
 
 def without_password(url: str) -> str:
-    """The same, to show."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    return parts._replace(netloc=f"{name}{':***' if colon else ''}{at}{host}", query=_PASSWORD.sub(r"\1***", parts.query)).geturl()
+    """The same, to show. What is a password only by mistake (a slash that was not quoted) is none the less hidden."""
+    return _argument.sub(r"\1***", _login.sub(r"\1:***@", url))
 
 
 def has_password(url: str) -> bool:
     """Whether there is one in it, in front of the host or among the options."""
-    parts = urlsplit(url)
-    return ":" in parts.netloc.rpartition("@")[0] or _PASSWORD.search(parts.query) is not None
+    return without_password(url) != url
 
 
 def _memory(url: str, space: str, timeout_s: float) -> Store:
@@ -72,5 +70,13 @@ def _sql(url: str, space: str, timeout_s: float) -> Store:
     return SqlStore(url, space, timeout_s)
 
 
+def _redis(url: str, space: str, timeout_s: float) -> Store:
+    try:
+        from .redis import RedisStore
+    except ImportError as error:
+        raise LocalError(f"store {without_password(url)} needs redis-py: pip install 'caterwaul[redis]' ({error})") from error
+    return RedisStore(url, space, timeout_s, without_password(url))
+
+
 _SQL = ("sqlite", "postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb", "mariadb+pymysql")
-_MAKERS: dict[str, _Maker] = {"memory": _memory, "file": _file, **dict.fromkeys(_SQL, _sql)}
+_MAKERS: dict[str, _Maker] = {"memory": _memory, "file": _file, **dict.fromkeys(_SQL, _sql), **dict.fromkeys(SCHEMES, _redis)}

@@ -22,6 +22,8 @@ from caterwaul.membership.secret import Secret
 
 from ..real import databases
 from ..real.databases import Database
+from ..real.redis_processes import shared_cluster, shared_server
+from ..real.redis_processes import what_is_missing as redis_missing
 
 FAR_MS = 4_000_000_000_000  # in 2096
 OVER_MS = 1_000_000_000_000  # in 2001
@@ -104,6 +106,21 @@ def _server(running: Callable[[], Database], options: str) -> Callable[[Path], A
     return place
 
 
+@contextmanager
+def _redis(directory: Path) -> Iterator[Place]:
+    server = shared_server()
+    server.ask("FLUSHALL")
+    yield Place(lambda space: open_store(server.url, space), server.down)
+
+
+@contextmanager
+def _redis_cluster(directory: Path) -> Iterator[Place]:
+    nodes = shared_cluster()
+    for node in nodes:
+        node.ask("FLUSHALL")
+    yield Place(lambda space: open_store(nodes[0].url.replace("redis:", "redis+cluster:"), space))
+
+
 KINDS = [
     Kind("memory", _memory),
     Kind("authenticated", _sealed),
@@ -112,6 +129,8 @@ KINDS = [
     Kind("sqlite", _sqlite),
     Kind("postgresql", _server(databases.postgresql, "?sslmode=disable"), databases.postgresql_missing, breaks=True),
     Kind("mariadb", _server(databases.mariadb, "?ssl_disabled=true"), databases.mariadb_missing, breaks=True),
+    Kind("redis", _redis, redis_missing, drops=True, breaks=True),
+    Kind("redis-cluster", _redis_cluster, redis_missing, drops=True),
 ]
 
 

@@ -6,6 +6,8 @@ import pytest
 
 from benchmarks.fronts.costs import FRONTS, WORKS, costs
 from benchmarks.rows import TINY, measure, plan
+from benchmarks.stores import KINDS, rates
+from benchmarks.stores import WORKS as WORKS_OF_STORES
 
 
 def test_a_tiny_measurement_finds_every_update_on_every_replica() -> None:
@@ -36,3 +38,16 @@ def test_the_cost_of_a_session_is_measured_in_each_front_and_no_change_is_lost(f
         assert 0 < figures["with_us"] <= figures["with_p99_us"]
         assert figures["requests_per_s"] > 0
         assert "of_redis" not in figures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_is_measured_and_keeps_what_it_is_given(kind: str) -> None:
+    said: list[str] = []
+    found = rates(kind, WORKS_OF_STORES, TINY.stored, 20, 1, said.append)
+    if not found:
+        pytest.skip(said[0])
+    assert list(found) == list(WORKS_OF_STORES)
+    for (figures,) in found.values():
+        assert figures["wrong"] == 0
+        assert 0 < figures["call_p50_us"] <= figures["call_p99_us"]
+        assert figures["sessions_per_s"] > 0

@@ -7,7 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import report
+from benchmarks import report, stores
 from benchmarks.__main__ import main
 from benchmarks.figures import chosen, digits, markdown, percentile, plain, spread
 from benchmarks.fronts import work
@@ -54,6 +54,7 @@ def test_the_plan_has_every_combination_once() -> None:
     assert len([name for name in names if name.startswith("flood-")]) == 3 * 2 * 2 * 2
     assert len([name for name in names if name.startswith("latency-")]) == 3 * 2 * 2
     assert {"memory", "join", "rejoin", "detect"} <= set(names)
+    assert len([name for name in names if name.startswith("store-")]) == len(stores.KINDS) * len(stores.WORKS)
     assert len([name for name in names if name.startswith("fronts-")]) == len(FRONTS) * 3 + 2 * len(REDIS_WORKS)
 
 
@@ -193,3 +194,12 @@ def test_a_request_that_is_not_answered_well_stops_the_measurement() -> None:
 def test_an_answer_is_read_from_its_bytes() -> None:
     answer = parse(b"HTTP/1.1 200 OK\r\nVary: Cookie\r\nset-cookie: sid=abc.n1; Path=/\r\n\r\nbody")
     assert answer == (200, "abc.n1", b"body")
+
+
+def test_without_a_server_or_library_a_kind_of_store_is_skipped_and_it_is_said_why(monkeypatch, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+    assert stores.rates("redis", ["save-single", "load-batch"], 500, 1, 1, said.append) == {}
+    assert stores.rates("unknown", ["save-single"], 500, 1, 1, said.append) == {}
+    assert said[0] == "no redis-server on the PATH: skipping store-redis-save-single, store-redis-load-batch"
+    assert said[1].endswith(": skipping store-unknown-save-single")
