@@ -198,7 +198,7 @@ def check_admin(admin: AdminSettings, security: SecuritySettings, problems: Prob
             problems.add("admin.socket", f"is longer than {_SOCKET_PATH_MAX} bytes, which is what the system takes as the path of a socket")
 
 
-def check_store(store: StoreSettings, problems: Problems) -> None:
+def check_store(store: StoreSettings, managers: Mapping[str, ManagerSettings], problems: Problems) -> None:
     if store.url and store.url_file:
         problems.add("store.url_file", "is given, and url too: a node has one store")
     if has_password(store.url):
@@ -208,6 +208,9 @@ def check_store(store: StoreSettings, problems: Problems) -> None:
             open_store(store.url, "")
         except LocalError as error:
             problems.add("store.url", str(error))
+    for name, manager in managers.items():
+        if manager.type == "persistent" and not (store.url or store.url_file):
+            problems.add(f"managers.{name}.type", '"persistent" keeps sessions in a store and nowhere else: give [store] a url')
     if store.encrypt and not store.secret_file:
         problems.add("store.encrypt", "needs secret_file")
 

@@ -25,6 +25,7 @@ from ..managers.epochs import Epochs
 from ..managers.maps import ReplicatedMap
 from ..managers.memory import memory_bytes
 from ..managers.partitioned import PartitionedManager
+from ..managers.persistent import PersistentManager
 from ..managers.principals import EPOCHS
 from ..managers.settings import SSO, ManagerSettings
 from ..managers.values import ValueTypes
@@ -58,7 +59,7 @@ from .workers import is_worker
 __all__ = ["Node"]
 
 _log = Logger()
-_KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager}
+_KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager, "persistent": PersistentManager}
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
 _DELIVER_S = 2.0  # at a stop: time for what is still in the outboxes
 _END_OF_DATA = 255  # an operation that managers skip

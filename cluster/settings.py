@@ -184,7 +184,7 @@ def _check(tables: Mapping[str, Any], problems: Problems) -> Settings:
     check_web(settings.web, settings.managers, problems)
     for name, manager in settings.managers.items():
         check_manager(manager, f"managers.{name}", problems)
-    check_store(settings.store, problems)
+    check_store(settings.store, settings.managers, problems)
     check_sso(settings.sso, settings.sso_cookies, settings.managers, settings.cookies, problems)
     check_drain(settings.node, settings.managers, problems)
     check_maps(settings.maps, settings.channel, problems)

@@ -84,11 +84,15 @@ class NodeStores:
         return deferToThreadPool(self._reactor, self._pool, function, *arguments)
 
     def attend(self, engines: Iterable[SessionManager], has_met: Callable[[], bool]) -> None:
-        """Let them bring back what they may. `has_met()`: whether other nodes that exist are known by now."""
+        """Let them bring back what they may. `has_met()`: whether other nodes that exist are known by now.
+
+        Where sessions live in the store only, their ends do too, and are not forgotten before them; and an end of logins harms nobody who comes too late for it.
+        """
         for engine in engines:
             if engine.persistence is not None:
                 engine.persistence.fetching.has_met = has_met
-                engine.persistence.fetching.is_trusted = lambda: self.is_trusted
+                if engine.name != EPOCHS and not engine.persistence.fetching.is_shared:
+                    engine.persistence.fetching.is_trusted = lambda: self.is_trusted
 
     # -- whether it can be trusted
 

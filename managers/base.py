@@ -23,7 +23,7 @@ from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .core import SessionCore
 from .entry import Audited
-from .expiry import SharedEnded
+from .expiry import SharedEnded, TimeSeemsOver
 from .freshness import WaitEnded
 from .listeners import AttributeChanged, Listeners, SessionDestroyed
 from .lock import PoliteLock
@@ -228,6 +228,9 @@ class SessionManager:
             self._listeners.ended(*effect.event)  # type: ignore[misc]
         elif isinstance(effect, WaitEnded):
             self._opening.waited(*effect.event)  # type: ignore[misc]
+        elif isinstance(effect, TimeSeemsOver):
+            if self.persistence is not None:
+                self.persistence.lapsing.look(effect.key)
         elif isinstance(effect, SharedEnded):
             self.users.end_shared(effect.tag)
         else:
@@ -297,8 +300,8 @@ class SessionManager:
 
     @property
     def knows_all(self) -> bool:
-        """Whether this member holds every session."""
-        return self._core.placement.everywhere
+        """Whether this member holds every session that there is."""
+        return self._core.placement.sees_all
 
     @property
     def in_sync(self) -> bool:

@@ -103,7 +103,7 @@ class Committing:
             if entry is False:
                 return DROPPED
             named = self._primary(session.key, entry)
-            if level not in ("none", 0):
+            if level not in ("none", 0) and not self.confirming.is_alone:
                 waiting = self.confirming.by_level(self._core.placement.holders(session.key, named), level)
             self._write(session.key, entry, named, changes, session, waiting)
             stored = self.confirming.stored(session.key)

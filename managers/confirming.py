@@ -26,6 +26,7 @@ class Confirming:
         self._channel = channel
         self._settings = core.settings
         self.waitings: list[Waiting] = []
+        self.is_alone = False  #: nobody else holds anything: what confirms a commit is the store, whatever level was asked for
         #: Sees that what stands under a key is stored, and gives a receipt; None: requests do not wait for a store.
         self.stored_soon: Callable[[bytes], Waiting] | None = None
         self.save: Callable[[], None] = lambda: None  #: called in the reactor's thread after that

@@ -343,7 +343,7 @@ class SessionCore:
             self.expiry.lost(member.uid)
             self.moving.left(member.uid, now_ms)
             effects += self.lookups.cut(member.uid, now_ms) + self.freshness.lost(member.uid, left=True)
-        lost = [member for member in change.disappeared if member.uid not in change.clean]
+        lost = [member for member in change.disappeared if member.uid not in change.clean] if before.peers() else []
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
         new = {member.uid for member in change.appeared}

@@ -6,6 +6,8 @@ the session only when none of them knows later activity. With no answer from som
 gone from the view is asked no more. Absolute limits need no question. The others only watch their own clocks: a copy
 past its deadline is not served before a keeper was asked. A session whose login is over (`principals.py`) is served no more, and ends soon, whoever uses it.
 
+Where a store is what decides (`lapsing.py`), a copy's clock ends nothing: another server may have used the session. Then it is only said that the time seems to have come.
+
 Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was used since goes into a later bucket.
 """
 
@@ -28,7 +30,7 @@ from .replica import Replica
 from .settings import ManagerSettings
 from .wheel import Wheel
 
-__all__ = ["Expiry", "SharedEnded", "deadline_of"]
+__all__ = ["Expiry", "SharedEnded", "TimeSeemsOver", "deadline_of"]
 
 _LOOKS_AT_ONCE = 1000  # keys looked at in one tick: a few milliseconds under the lock
 _ASK_AT_ONCE = 256
@@ -71,6 +73,7 @@ class Expiry:
         self._patience_ms = int(settings.ack_timeout_s * 1000)
         self._wheel = Wheel(int(settings.expire_check_s * 1000))
         self._questions: dict[bytes, _Question] = {}
+        self.leaves_it_to_a_store = False  #: nothing ends here by itself, see `TimeSeemsOver`
         self.expired = self.asked = 0
 
     def is_over(self, key: bytes, entry: Entry, now_ms: int) -> bool:
@@ -141,6 +144,9 @@ class Expiry:
         if now_ms < deadline:
             self._wheel.add(key, deadline)
             return []
+        if self.leaves_it_to_a_store:
+            self._wheel.add(key, now_ms + self._again_ms)
+            return [TimeSeemsOver(key)]
         holders = placement.holders(key, entry.primary)
         watchers = [uid for uid in placement.keepers(partition_of(key)) if uid in holders] or holders
         if is_out:  # who knows of logins; an older member does not
@@ -217,6 +223,12 @@ class Expiry:
     def deadline_ms(self) -> int | None:
         asked = next((question.expires_ms for question in self._questions.values()), None)  # all have the same time, so the first is the oldest
         return min((at for at in (asked, self._wheel.next_ms) if at is not None), default=None)
+
+
+class TimeSeemsOver(NamedTuple):
+    """Effect: the time of this session, or of its login, is over by what is known here, and the store decides."""
+
+    key: bytes
 
 
 class SharedEnded(NamedTuple):

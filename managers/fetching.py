@@ -3,13 +3,16 @@
 A request that finds a session neither here nor at another member waits until the store was asked; of many that ask at the same time one call is made. What the store does not answer is
 *unknown*, as what members do not answer.
 
+Where the store is what all servers share (`persistent.py`), every request asks it, and what is here is a cache (`is_shared`). What has not changed since is not even read then. What was
+here as the store had it, and is not there any more, is gone.
+
 A *pass* brings back everything: each member goes through all keys, and loads what is missing of the partitions that it keeps first; in a cluster that runs, nothing is. It
 begins once this member has what the others have, and again when the view has changed: what the last holders took with them comes back too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -71,6 +74,7 @@ class Fetching:
         self.is_trusted: Callable[[], bool | None] = lambda: True  #: whether what the store has may be brought back at all; None: nobody knows yet
         self.has_met: Callable[[], bool] = lambda: True  #: whether others that exist are known by now
         self.is_running = False
+        self.is_shared = False  #: the store knows better than this member
         self.is_complete = False  #: everything that was stored when this member came is here, or at others
         self._is_fetching = self._is_passing = False
         self._fetches: dict[bytes, list[Callable[[int], None]]] = {}
@@ -83,19 +87,24 @@ class Fetching:
 
     def merge(self, found: Mapping[bytes, Stored], asked: Iterable[bytes], over_too: bool = False) -> list[bytes]:
         """Into memory, and what of `asked` the store lacks is noted. Returns the keys of what came, or grew here: see `tell`. `over_too`: as `Restoring.merge`."""
-        items, damaged = _read(found)
+        replica = self._core.replica
+        with self._lock:
+            entries = ((key, replica.get(key)) for key in found)
+            same = {key for key, entry in entries if entry is not None and self._storing.is_settled(key, found[key].revision)}
+        items, damaged = _read({key: stored for key, stored in found.items() if key not in same})
         for key, error in damaged.items():
             _log.warn("{store}: session {key} is damaged, and put out of the way: {error}", store=self._worker.store.name, key=key.hex(), error=error)
         if damaged:
             self._worker.call(self._worker.store.quarantine, list(damaged)).addErrback(lambda failure: None)
-        replica = self._core.replica
         with self._lock:
             bodies = {key: replica.body_of(entry) for key in items if (entry := replica.get(key)) is not None}
-            news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body}
+            news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body or self._was_used_since(item[0])}
             came = self._restoring.merge(news.values(), self._ahead_ms(), over_too=over_too)
             now_ms = self._channel.now_ms()
             asked = list(asked)
             for key in asked:
+                if key in same:
+                    continue
                 item = items.get(key)
                 revision = NOTHING if item is None else found[key].revision
                 self._storing.met(key, item if item is None or isinstance(item, KeptEnd) else item[0], revision, self._ahead_ms(), now_ms)
@@ -103,6 +112,25 @@ class Fetching:
                 replica.verified(key)
             self.loads += sum(what == RESTORED for what in came.values())
             return [key for key in came if (entry := replica.get(key)) is not None and (entry.body is None or replica.body_of(entry) != bodies.get(key))]
+
+    def _was_used_since(self, kept: Kept) -> bool:
+        """Whether the store knows of a later use."""
+        entry = self._core.replica.held(kept.key)
+        return entry is not None and kept.used_ms - self._ahead_ms() > entry.last_access_ms
+
+    async def loaded(self, keys: Collection[bytes]) -> dict[bytes, Stored]:
+        """What the store has of these, which is merged here too, also what is over. Fails with `StoreError`."""
+        before = self._known(keys)
+        found = await self._worker.call(self._worker.store.load, keys)
+        with self._lock:
+            settled = [key for key in found if self._storing.is_settled(key, before[key])]
+        self.merge(found, settled, over_too=True)
+        return found
+
+    def _known(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The revisions that the store is known to have."""
+        with self._lock:
+            return {key: entry.stored if (entry := self._core.replica.get(key)) is not None else NOTHING for key in keys}
 
     def tell(self, keys: Iterable[bytes]) -> Deferred[Any]:
         """Fires when those who are to hold these have them, or did not answer."""
@@ -120,7 +148,7 @@ class Fetching:
 
     def _knows_absent(self, key: bytes, now_ms: int) -> bool:
         """Whether the store had nothing of it a moment ago."""
-        at = self._absent.get(key)
+        at = None if self.is_shared else self._absent.get(key)
         return at is not None and now_ms - at < _ABSENT_MS
 
     def fetch(self, key: bytes, done: Callable[[int], None]) -> None:
@@ -137,40 +165,55 @@ class Fetching:
         if not keys:
             return
         self._is_fetching = True
-        Deferred.fromCoroutine(self._fetch(keys)).addErrback(_log_bugs)
+        waiting = {key: self._fetches.pop(key) for key in keys}  # who asks from now on may know of something that this load has missed
+        Deferred.fromCoroutine(self._fetch(waiting)).addErrback(_log_bugs)
 
-    async def _fetch(self, keys: Sequence[bytes]) -> None:
+    async def _fetch(self, waiting: Mapping[bytes, list[Callable[[int], None]]]) -> None:
+        keys = list(waiting)
         verdicts = dict.fromkeys(keys, UNSURE)
         try:
             if self.is_trusted() is False:
                 verdicts = dict.fromkeys(keys, GONE)
             elif self.is_running and self.is_trusted() and self.ready():
-                verdicts = await self._bring(await self._worker.call(self._worker.store.load, keys), keys)
+                before = self._known(keys)
+                verdicts = self._bring(await self._worker.call(self._worker.store.load, keys), before)
         except StoreError:
             pass
         except Exception:
             _log.failure("what a store said could not be used")
         self._is_fetching = False
-        for key, verdict in verdicts.items():
-            for done in self._fetches.pop(key, ()):
-                done(verdict)
+        for key, dones in waiting.items():
+            for done in dones:
+                done(verdicts[key])
         if not self._is_fetching:
             self._fetch_next()
 
-    async def _bring(self, found: Mapping[bytes, Stored], keys: Sequence[bytes]) -> dict[bytes, int]:
-        came = self.merge(found, [key for key in keys if key in found])
-        for key in keys:
+    def _bring(self, found: Mapping[bytes, Stored], before: Mapping[bytes, bytes]) -> dict[bytes, int]:
+        """`before`: the keys, and what the store was known to have of them."""
+        with self._lock:
+            settled = [key for key, revision in before.items() if self._storing.is_settled(key, revision)]
+            for key in settled:
+                if self.is_shared and key not in found:
+                    self._forget(key)
+        came = self.merge(found, [key for key in settled if key in found])
+        for key in before:
             self._core.replica.verified(key)
         replica = self._core.replica
-        verdicts = {key: GONE if replica.get(key) is None else FOUND for key in keys}  # also what is stored, and over
-        for key in keys:
-            if verdicts[key] == GONE:
+        verdicts = {key: GONE if replica.get(key) is None else FOUND for key in before}  # also what is stored, and over
+        for key in before:
+            if verdicts[key] == GONE and not self.is_shared:
                 self._absent.pop(key, None)
                 if len(self._absent) >= _ABSENT_MAX:
                     del self._absent[next(iter(self._absent))]
                 self._absent[key] = self._channel.now_ms()
         self.tell(came)
         return verdicts
+
+    def _forget(self, key: bytes) -> None:
+        """The store has lost it, or somebody has cleared it. What it never had, or what has changed here since, is to be saved."""
+        entry = self._core.replica.held(key)
+        if entry is not None and self._storing.has_all(key, entry):
+            self._core.replica.passivate(key)
 
     # -- everything
 

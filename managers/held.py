@@ -45,6 +45,11 @@ class Held:
         is_absent = entry is None or entry.body is None or (type(entry.body) is Record and entry.body.partial)
         return None if is_absent else entry
 
+    def has_ended(self, key: bytes) -> bool:
+        """Whether somebody has ended it, so that nothing can bring it back."""
+        entry = self.get(key)
+        return entry is not None and entry.head is not None and entry.head.final
+
     def body_of(self, entry: Entry) -> bytes | None:
         """The packed record, or None."""
         return entry.body.pack() if type(entry.body) is Record else entry.body  # type: ignore[return-value]

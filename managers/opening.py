@@ -56,7 +56,9 @@ class _Question(NamedTuple):
     left: int = _QUESTIONS_MAX
     needed: Written | None = None  #: commits that it is no use without
     replaced: bool = False  #: an older id says that there is a session
-    in_store: bool = False  #: nobody has it, and the store is asked
+    in_store: bool = False  #: nobody has it, or the store knows better, and it is asked
+    checked: bool = False  #: it was
+    doubted: bool = False  #: but did not answer
     found: dict[bytes, int] | None = None  #: what a look-up has found already (`Record.applied`): unless less is here after the wait, nobody is asked again
 
 
@@ -150,6 +152,8 @@ class Opening:
 
     def _look(self, about: _Question, now_ms: int) -> Session | _Question:
         core, key = self._core, about.key
+        if self.store is not None and self.store.is_shared and not about.checked and not core.replica.has_ended(key):
+            return about._replace(in_store=True)
         entry, trusted = core.trusted(key, now_ms)
         if about.found is not None and not trusted and core.awake(now_ms):
             entry = core.servable(key, now_ms)
@@ -162,14 +166,20 @@ class Opening:
             trusted = False
         if not trusted:
             return about._replace(placement=core.placement, found=None)
-        if entry is not None and core.replica.unverified and key in core.replica.unverified and about.left:
+        if entry is not None and core.replica.unverified and key in core.replica.unverified and about.left and not about.checked:
             return about._replace(in_store=True)
         self._unknown.pop(key, None)
         return self._absent(about, now_ms) if entry is None else self._bind(about, entry, about.found is not None)
 
     def _absent(self, about: _Question, now_ms: int) -> Session | _Question:
         """No member has it. A store may, unless one has just said that it does not, or somebody here knows that the session has ended."""
-        if self.store is None or not about.left or self._core.replica.get(about.key) is not None or not self.store.may_find(about.key, now_ms):
+        if (
+            self.store is None
+            or self.store.is_shared
+            or not about.left
+            or self._core.replica.get(about.key) is not None
+            or not self.store.may_find(about.key, now_ms)
+        ):
             return self._made()
         return about._replace(in_store=True)
 
@@ -211,7 +221,7 @@ class Opening:
             session.token = token
         elif about.replaced and self._reads_tokens:
             session.token = latest_token(record.registers, record.applied, key)
-        if missing or self._is_behind(key):
+        if missing or about.doubted or self._is_behind(key):
             session.stale = True
             self.stale_reads += 1
         if self._core.placement.leads(entry.primary) and not self._core.placement.everywhere:
@@ -334,9 +344,10 @@ class Opening:
 
     def _fetched(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
         """What a store has said."""
-        if verdict == UNSURE:
+        about = about._replace(checked=True, doubted=verdict == UNSURE)
+        if verdict == UNSURE and (self.store is None or not self.store.is_shared or self._core.trusted(about.key, now_ms)[0] is None):
             return self._unsure(about.key, now_ms)
-        return self._look(about, now_ms) if verdict == FOUND else self._made()
+        return self._look(about, now_ms) if verdict != GONE else self._made()
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
         core, key = self._core, about.key

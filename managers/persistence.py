@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -18,9 +19,13 @@ from ..membership.channel import Channel
 from ..membership.effects import Send
 from .committing import Committing
 from .core import SessionCore
+from .entry import Entry
 from .fetching import Fetching, batched
+from .heads import LIVE
 from .kept import is_end
+from .lapsing import Lapsing
 from .lock import PoliteLock
+from .placement import machine_of
 from .receipts import Waiting
 from .restoring import Restoring
 from .stores.settings import StoreSettings
@@ -36,6 +41,11 @@ _PURGE_MS, _PURGE_AGAIN_MS = 60_000, 1000
 _SWEEP_MS = 20
 _PASSIVATE_MS = 100  # between the sixteen parts of a sweep
 _STOP_S = 5.0
+
+
+class _Awaited(NamedTuple):
+    receipt: Waiting
+    is_end: bool  #: what is to be stored is that the session has ended
 
 
 class Persistence:
@@ -59,10 +69,12 @@ class Persistence:
         self._worker = worker
         self._clock = clock
         self._loads = settings.load
+        self._touching = committing.touching
         self.wall_s = time.time
         touch_ms = committing.touching.period_ms
         self.storing = Storing(core.me, core.replica, core.expiry.limits, int(core.settings.retention_s * 1000), touch_ms, lambda: core.placement)
         self.fetching = Fetching(core, channel, lock, restoring, flush, worker, self.storing, clock, self._ahead_ms)
+        self.lapsing = Lapsing(core, lock, self.fetching, self.storing, worker, flush, touch_ms, channel.now_ms, self._ahead_ms)
         self._period_ms = max(50, int(settings.write_behind_s * 500))  # twice in that time, so that what waited is there when it is over
         self._idle_ms = int(core.settings.max_idle_backup_s * 1000)
         self._next_ms = channel.now_ms() + self._period_ms
@@ -70,8 +82,8 @@ class Persistence:
         self._passivate_ms = 0
         self._is_saving = self._is_purging = False
         self._stopped: Deferred[None] | None = None
-        self._waiters: dict[bytes, list[Waiting]] = {}  # receipts of changes that are to be saved
-        self._aboard: dict[bytes, list[Waiting]] = {}  # of those that are being saved
+        self._waiters: dict[bytes, list[_Awaited]] = {}  # receipts of changes that are to be saved
+        self._aboard: dict[bytes, list[_Awaited]] = {}  # of those that are being saved
         core.replica.is_stored = True
         if core.passivating.is_wanted:
             core.replica.unverified = set()
@@ -131,10 +143,14 @@ class Persistence:
             return
         self._passivate_ms = now_ms + _PASSIVATE_MS
         with self._lock:
-            effects = self._core.passivating.sweep(now_ms, self.storing.has_all)
+            effects = self._core.passivating.sweep(now_ms, self._has_all)
         for effect in effects:
             if isinstance(effect, Send):
                 self._channel.send(effect.to, effect.message)
+
+    def _has_all(self, key: bytes, entry: Entry) -> bool:
+        """Whether the store has this session as it is here, its last use included, and it is not about to end."""
+        return self.storing.has_all(key, entry) and not self._touching.is_pending(key) and not self._core.logins.is_out(key, entry)
 
     # -- saving
 
@@ -142,9 +158,13 @@ class Persistence:
         """A receipt for the save of what was just committed. Any thread, under the manager's lock; `save` is called after it."""
         now_ms, settings = self._channel.now_ms(), self._core.settings
         waiting = Waiting(1, {_STORE: "the store"}, [_STORE], now_ms + int(settings.ack_timeout_s * 1000), settings.strict_acks)
-        self._waiters.setdefault(key, []).append(waiting)
+        self._waiters.setdefault(key, []).append(_Awaited(waiting, self._has_ended(key)))
         self.storing.hurry(key, now_ms)
         return waiting
+
+    def _has_ended(self, key: bytes) -> bool:
+        entry = self._core.replica.get(key)
+        return entry is not None and entry.head is not None and entry.head.state != LIVE
 
     def save(self) -> None:
         """The next batch, unless one is under way."""
@@ -168,7 +188,7 @@ class Persistence:
             refused = self.storing.saved(batch, revisions)
         for key in revisions:
             for waiting in self._aboard.pop(key, ()):
-                waiting.heard(_STORE)
+                waiting.receipt.heard(_STORE)
         if refused:
             self._worker.call(self._worker.store.load, refused).addCallback(self._met, refused).addErrback(self._failed, refused)
         else:
@@ -177,12 +197,18 @@ class Persistence:
     def _met(self, found: Mapping[bytes, Stored], refused: Sequence[bytes]) -> None:
         """The store has something else than we took it to have: merge it, and save what is here by then."""
         came = self.fetching.merge(found, refused)
+        late: list[_Awaited] = []
         with self._lock:
             for key in refused:
-                waiting = self._aboard.pop(key, None)
-                if waiting is not None:
+                waiting = self._aboard.pop(key, [])
+                if self._has_ended(key):  # by somebody else, and what was changed went with it
+                    late += [one for one in waiting if not one.is_end]
+                    waiting = [one for one in waiting if one.is_end]
+                if waiting:
                     self._waiters.setdefault(key, []).extend(waiting)
                     self.storing.hurry(key, self._channel.now_ms())
+        for one in late:
+            one.receipt.missed(_STORE)
         self.fetching.tell(came)
         self._go_on()
 
@@ -193,7 +219,7 @@ class Persistence:
             self.storing.failed(keys)
         for key in keys:
             for waiting in self._aboard.pop(key, ()):
-                waiting.missed(_STORE)
+                waiting.receipt.missed(_STORE)
         self._is_saving = False
         self._idle()
 
@@ -211,18 +237,27 @@ class Persistence:
                 self.storing.urgent.clear()
             for some in waiters.values():
                 for waiting in some:
-                    waiting.missed(_STORE)
+                    waiting.receipt.missed(_STORE)
         if self._stopped is not None and not self._stopped.called and (self._worker.is_callable or not self.storing):
             self._stopped.callback(None)
 
     # -- what is over
 
     def _purge(self) -> None:
-        """One member tidies a store that all share: ends that nobody has to remember go, and sessions that were left to it come back to end here, so that who listens hears of it."""
-        is_ours = not self._worker.store.shared or min(member.uid for member in self._core.placement.view) == self._core.me
-        if is_ours and not self._is_purging and self._stopped is None and self.fetching.ready():
+        """One member tidies a store that all share: ends that nobody has to remember go, and sessions that were left to it end, so that who listens hears of it."""
+        if min(self._sharers()) == self._core.me and not self._is_purging and self._stopped is None and self.fetching.ready():
             self._is_purging = True
             Deferred.fromCoroutine(self._purge_some()).addErrback(self._unpurged).addBoth(self._purged)
+
+    def _sharers(self) -> list[bytes]:
+        """Who writes to this store."""
+        view, me = self._core.placement.view, self._core.me
+        if self._worker.store.shared:
+            return list(view.by_uid)
+        here = view.by_uid.get(me)
+        return [
+            uid for uid, member in view.by_uid.items() if uid == me or (self.fetching.is_shared and here is not None and machine_of(member) == machine_of(here))
+        ]
 
     def _unpurged(self, failure: Failure) -> None:
         if not failure.check(StoreError):
@@ -240,7 +275,9 @@ class Persistence:
             if ends:
                 await self._worker.call(store.delete, ends)
             live = {key: item for key, item in found.items() if key not in ends}
-            if live:
+            if live and self.fetching.is_shared:
+                await self.lapsing.end(live)
+            elif live:
                 await self.fetching.tell(self.fetching.merge(live, live, over_too=True))
         if len(over) == BATCH_MAX:
             self._purge_ms = self._channel.now_ms() + _PURGE_AGAIN_MS

@@ -10,7 +10,8 @@ A placement is the strategy that tells the session managers apart:
 
 - `EveryMember`: everybody holds everything;
 - `PrimaryAndBackups`: the primary named in the head, wherever it is, and backups, the keepers before others;
-- `Ranked`: the keepers and the next ranked, whoever serves the session.
+- `Ranked`: the keepers and the next ranked, whoever serves the session;
+- `Alone` (`alone.py`): nobody but who serves it, as a store has it.
 
 Everything is computed when first asked for and cached per view: one object per view, dropped with it. Members without
 weight hold nothing.
@@ -36,9 +37,11 @@ __all__ = [
     "Placement",
     "PrimaryAndBackups",
     "Ranked",
+    "Ranking",
     "Strategy",
     "Uids",
     "gather",
+    "machine_of",
     "outranks",
     "partition_of",
 ]
@@ -68,13 +71,14 @@ class Placement(Protocol):
     """Made anew for each view by a strategy. Reactor thread or under the manager's lock; computing a rank is idempotent.
 
     `named` is the primary that a session's head names; it need not be here any more. `everywhere`: this member holds every session,
-    so that what is not here does not exist; `uniform`: and so does every other. `moves_primary`: who serves a session becomes its primary, and its head
+    so that what is not here is at no other; `uniform`: and so does every other; `sees_all`: and these are all sessions that there are. `moves_primary`: who serves a session becomes its primary, and its head
     says so; else that is who created it, and decides nothing.
     """
 
     view: View
     everywhere: bool
     uniform: bool
+    sees_all: bool
     moves_primary: bool
 
     def keepers(self, partition: int) -> Uids:
@@ -140,18 +144,19 @@ def outranks(one: Member, other: Member | None, key: bytes) -> bool:
     return one.weight > 0 and (-_score(one, partition), one.uid) < (-_score(other, partition), other.uid)
 
 
-def _machine(member: Member) -> str:
+def machine_of(member: Member) -> str:
+    """What tells its machine from others."""
     return member.machine or member.host
 
 
 def _spread(chosen: list[Member], candidates: list[Member]) -> Member:
     """The best ranked candidate in a zone not yet used, else on a machine not yet used, else the best ranked."""
-    zones, machines = {member.zone for member in chosen}, {_machine(member) for member in chosen}
+    zones, machines = {member.zone for member in chosen}, {machine_of(member) for member in chosen}
     for member in candidates:
         if member.zone not in zones:
             return member
     for member in candidates:
-        if _machine(member) not in machines:
+        if machine_of(member) not in machines:
             return member
     return candidates[0]
 
@@ -193,7 +198,7 @@ class EveryMember:
         self._ranking = Ranking(view)
         self._holders = tuple(member.uid for member in self._ranking.members)
         self._with_weight = frozenset(self._holders)
-        self.everywhere = me in self._holders or not self._holders
+        self.everywhere = self.sees_all = me in self._holders or not self._holders
         self.uniform = len(self._holders) in (0, len(view))
         self._peers = tuple(member.uid for member in view if member.uid != me)
         told = tuple(uid for uid in self._holders if uid != me)
@@ -250,7 +255,7 @@ class EveryMember:
 class _Partial:
     """A strategy by which a session is held by some members only."""
 
-    everywhere = uniform = moves_primary = False
+    everywhere = uniform = sees_all = moves_primary = False
 
     def __init__(self, view: View, me: bytes, copies: int) -> None:
         self.view = view
@@ -361,7 +366,7 @@ class PrimaryAndBackups(_Partial):
             return self._me
         ranked = self._ranking.rank(partition_of(key))
         mine = self.view.by_uid.get(self._me)
-        beside = [member.uid for member in ranked if mine is not None and _machine(member) == _machine(mine)]
+        beside = [member.uid for member in ranked if mine is not None and machine_of(member) == machine_of(mine)]
         return next(iter((*beside, *(member.uid for member in ranked))), self._me)
 
     def leads(self, named: bytes) -> bool:

@@ -149,7 +149,7 @@ class Logins:
     def stamp(self, principal: str, about: Mapping[str, str]) -> tuple[bytes, bytes]:
         """The values of the registers `LOGIN` and `LOGIN_NUMBER` of who logs in now."""
         whose = self.key_of(principal)
-        number = min(1 + self._highest.get(whose, 0), YOUNGEST - 1) if self.placement.everywhere and self._in_sync() else 0
+        number = min(1 + self._highest.get(whose, 0), YOUNGEST - 1) if self.placement.sees_all and self._in_sync() else 0
         return Login(whose, self._epoch(whose), about).pack(), number_bytes(number)
 
     def lasting(self, principal: str, register: bytes | None, reserved: Epoch) -> bytes | None:
@@ -226,7 +226,7 @@ class Logins:
 
     def _is_too_many(self, key: bytes, whose: bytes, last_look: bool) -> bool:
         """Only where all are held; else others are asked (`cluster/logins.py`)."""
-        if len(self._sessions.get(whose, ())) <= self._most or not self.placement.everywhere:
+        if len(self._sessions.get(whose, ())) <= self._most or not self.placement.sees_all:
             return False
         logins = self._by_right(whose)
         if key not in logins[self._most :]:

@@ -93,6 +93,12 @@ class Replica(Held):
         entry = self.get(key)
         if entry is None or (entry.head is not None and entry.head.state != LIVE):
             return None
+        head = self.end_of(key, entry, state, now_ms, went)
+        self._end(key, entry, head)
+        return head
+
+    def end_of(self, key: bytes, entry: Entry, state: int, now_ms: int, went: bytes = b"") -> Head:
+        """The head that would end it now, see `end`."""
         record = self.record(key, entry)
         cover = None
         if state == EXPIRED:
@@ -100,9 +106,7 @@ class Replica(Held):
             cover = Cover(dict(record.applied) if record else {}, {touches[i]: touches[i + 1] for i in range(0, len(touches), 3)})
         counter = (entry.head.counter if entry.head is not None else 0) + 1
         primary = entry.head.primary if entry.head is not None else self.me
-        head = Head(state, counter, self.me, primary, (went,) if went else (), cover, now_ms)
-        self._end(key, entry, head)
-        return head
+        return Head(state, counter, self.me, primary, (went,) if went else (), cover, now_ms)
 
     # -- merging
 

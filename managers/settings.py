@@ -22,8 +22,8 @@ class ManagerSettings:
         "delta",
         "Which members hold a session. `delta`: every member of the domain; for a few nodes. `backup`: the one that serves it, and `backups` others; "
         "for sticky balancers and many nodes. `partitioned`: `backups` + 1 nodes by the session's key, others read from them; for many nodes without "
-        "stickiness. The same on all nodes.",
-        choices=("delta", "backup", "partitioned"),
+        "stickiness. `persistent`: none, they live in the `[store]`, which all nodes share, and each request asks it. The same on all nodes.",
+        choices=("delta", "backup", "partitioned", "persistent"),
     )
     backups: int = knob(
         1,
@@ -174,7 +174,11 @@ class ManagerSettings:
         minimum=0,
     )
     max_active_bytes: int = knob(0, "The same in bytes, as `memory_max_bytes` counts them. 0: no limit.", minimum=0)
-    max_idle_swap_s: float = knob(0.0, "With a `[store]`: a session not used for this long is passivated. 0: none is for that.", minimum=0.0)
+    max_idle_swap_s: float = knob(
+        0.0,
+        "With a `[store]`: a session not used for this long is passivated. 0: none is for that; with `persistent` half the idle timeout, 60 s at most.",
+        minimum=0.0,
+    )
     max_idle_backup_s: float = knob(
         0.0,
         "With a `[store]`: a change is stored only once its session was not used for this long: fewer saves of busy sessions, and more to lose with all members. 0: `store.write_behind_s` alone decides.",
@@ -232,7 +236,7 @@ class ManagerSettings:
     @property
     def kind(self) -> str:
         """What all members of a manager must have in common: its type, and how many backups."""
-        return self.type if self.type == "delta" else f"{self.type}/{self.backups}"
+        return self.type if self.type in ("delta", "persistent") else f"{self.type}/{self.backups}"
 
     def realm(self, name: str) -> str:
         """Under which name the principals of the manager of this name are known: those of applications that share logins are the same."""

@@ -17,7 +17,7 @@ from itertools import islice
 
 from .entry import Entry, is_whole
 from .expiry import deadline_of
-from .heads import LIVE
+from .heads import LIVE, Head
 from .kept import Kept, KeptEnd
 from .limits import Limits
 from .placement import PARTITIONS, Placement
@@ -88,6 +88,11 @@ class Storing:
     def _is_ours(self, key: bytes, entry: Entry) -> bool:
         return self._placement().primary(key, entry.primary) in (self.me, b"")
 
+    def is_settled(self, key: bytes, revision: bytes) -> bool:
+        """Whether this is what the store is known to have of it still, and nothing is being saved: what was loaded meanwhile is not older than that."""
+        entry = self._replica.get(key)
+        return key not in self._flight and key not in self._refused and (entry.stored if entry is not None else NOTHING) == revision
+
     def has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, and this member is the one to decide about it."""
         return (
@@ -131,14 +136,18 @@ class Storing:
     def _save(self, key: bytes, entry: Entry, now_ms: int, ahead_ms: int) -> Save:
         head = entry.head
         if head is not None and head.state != LIVE:
-            end = KeptEnd(key, head._replace(ended_ms=max(0, head.ended_ms + ahead_ms)))
-            return Save(key, end.pack(), end.head.ended_ms + self._retention_ms, entry.stored)
+            return self.ending(key, head, entry.stored, ahead_ms)
         body = self._replica.body_of(entry)
         assert body is not None  # it is whole
         kept = Kept(key, max(0, entry.created_ms + ahead_ms), max(0, entry.last_access_ms + ahead_ms), body)
         deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._limits)
         until_ms = ETERNAL_MS if deadline is None else max(deadline, now_ms) + 2 * self._touch_ms + ahead_ms
         return Save(key, kept.pack(), until_ms, entry.stored)
+
+    def ending(self, key: bytes, head: Head, replaces: bytes, ahead_ms: int) -> Save:
+        """That the session has ended."""
+        end = KeptEnd(key, head._replace(ended_ms=max(0, head.ended_ms + ahead_ms)))
+        return Save(key, end.pack(), end.head.ended_ms + self._retention_ms, replaces)
 
     def saved(self, batch: Iterable[Save], revisions: Mapping[bytes, bytes]) -> list[bytes]:
         """What became of a batch. Returns those of which the store has something else: they are under way until it is loaded and `met`, or has `failed`."""

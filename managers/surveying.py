@@ -5,7 +5,7 @@ An *item* is a key and a digest of what is held under it, 24 bytes; equal digest
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 
 from .changes import KEY_BYTES
@@ -22,11 +22,11 @@ ABSENT, OTHER, SAME = range(3)  #: what is held here, compared with an item: not
 ITEM_BYTES = KEY_BYTES + DIGEST_BYTES
 
 
-def page(core: SessionCore, after: bytes, limit: int) -> list[bytes]:
+def page(core: SessionCore, after: bytes, limit: int, wanted: Callable[[bytes], bool] = lambda key: True) -> list[bytes]:
     """Items of live sessions of which this member holds a copy that counts, by key, those after the key `after` (empty: from the beginning).
-    At most `limit`; fewer only at the end."""
+    At most `limit`; fewer only at the end. Only those that are `wanted`."""
     entries = core.replica.entries(partition_of(after) if after else 0)
-    return list(islice((_item(core, key, entry) for key, entry in entries if key > after and _counts(core, key, entry)), limit))
+    return list(islice((_item(core, key, entry) for key, entry in entries if key > after and _counts(core, key, entry) and wanted(key)), limit))
 
 
 def items_of(core: SessionCore, keys: Iterable[bytes]) -> list[bytes]:

@@ -33,6 +33,10 @@ class Touching:
             self.next_ms = now_ms + self.period_ms
         self._keys.add(key)
 
+    def is_pending(self, key: bytes) -> bool:
+        """Whether nobody was told yet that it was used."""
+        return key in self._keys
+
     def is_due(self, now_ms: int) -> bool:
         return self.next_ms is not None and now_ms >= self.next_ms
 

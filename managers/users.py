@@ -188,7 +188,7 @@ class Users:
 
     @property
     def _must_ask(self) -> bool:
-        return bool(self._most) and self.ask is not None and not self._core.placement.everywhere
+        return bool(self._most) and self.ask is not None and not self._core.placement.sees_all
 
     def _found(self, principal: str) -> Deferred[list[LoginHere]] | None:
         """Reactor's thread."""
@@ -197,7 +197,7 @@ class Users:
     def _check(self, principal: str, key: bytes, asks: bool) -> None:
         """Raises `LoginRefused`."""
         here = self.logins_of([self._core.logins.key_of(principal)])
-        self._refuse(principal, here if self._core.placement.everywhere else [login for login in here if login.leads], key)
+        self._refuse(principal, here if self._core.placement.sees_all else [login for login in here if login.leads], key)
         if not asks or not self._must_ask:
             return
         if isInIOThread() or _in_asyncio():

@@ -296,17 +296,26 @@ class Net:
         """What a request on this member gets, asking others if it must; never *unknown*."""
         result: list[Session] = []
         self.managers[number].open_deferred(session_id).addCallback(result.append)
-        self.deliver()
+        self.wait(lambda: bool(result))
         assert not result[0].unknown
         return result[0]
+
+    def wait(self, done: Callable[[], bool], seconds: float = 3.0) -> None:
+        """Deliver, and let the store answer, until it is so."""
+        self.deliver()
+        end = self.clock.seconds() + seconds
+        while not done():
+            assert self.store is not None, "nobody is left who could answer"
+            assert self.clock.seconds() < end, "the store does not answer"
+            self.advance(0.001, 0.001)
 
     def visit(self, number: int, session_id: str | None = None, **attributes: Any) -> str:
         """A whole request on this member, which sets these; its session's id."""
         session = self.opened(number, session_id)
         session.update(attributes)
-        self.managers[number].commit(session)
+        receipt = self.managers[number].commit(session)
+        self.wait(lambda: not receipt.needs_wait)
         self.managers[number].release(session)
-        self.deliver()
         assert session.id is not None
         return session.id
 

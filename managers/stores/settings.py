@@ -29,7 +29,7 @@ class StoreSettings:
     write: str = knob(
         "behind",
         "When what a request changed is stored. `behind`: soon, many sessions at a time, and no request waits. `through`: before its response leaves, which costs the store's "
-        "answer each time; a receipt says whether it was stored.",
+        "answer each time; a receipt says whether it was stored. Managers of type `persistent` always do.",
         choices=("behind", "through"),
     )
     write_behind_s: float = knob(
@@ -46,5 +46,5 @@ class StoreSettings:
     )
     load: bool = knob(
         True,
-        "Load what is stored into memory at the start, in the background. Without it each session is loaded when it is asked for, as it is meanwhile anyway.",
+        "Load what is stored into memory at the start, in the background. Without it each session is loaded when it is asked for, as it is meanwhile anyway, and always with type `persistent`.",
     )

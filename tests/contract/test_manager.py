@@ -10,10 +10,17 @@ import pytest
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.persistent import PersistentManager
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.stores.settings import StoreSettings
 from tests.doubles import Net
 
-KINDS = {"delta": Net, "backup": partial(Net, kind=BackupManager), "partitioned": partial(Net, kind=PartitionedManager)}
+KINDS = {
+    "delta": Net,
+    "backup": partial(Net, kind=BackupManager),
+    "partitioned": partial(Net, kind=PartitionedManager),
+    "persistent": partial(Net, kind=PersistentManager, store=StoreSettings(url="memory:")),
+}
 
 
 @pytest.fixture(params=sorted(KINDS))
@@ -32,8 +39,8 @@ def change(net: Net, number: int, session_id: str | None, acks: str = "none", **
     session = net.opened(number, session_id)
     session.update(attributes)
     receipt = net.managers[number].commit(session, acks)
+    net.wait(lambda: not receipt.needs_wait)
     net.managers[number].release(session)
-    net.deliver()
     assert receipt.satisfied
     return session.id  # type: ignore[return-value]
 
@@ -62,8 +69,9 @@ def test_an_ended_session_is_found_by_nobody(net):
     session_id = change(net, 0, None, a=1)
     session = net.opened(1, session_id)
     session.invalidate()
-    net.managers[1].commit(session)
-    net.deliver()
+    receipt = net.managers[1].commit(session)
+    net.wait(lambda: not receipt.needs_wait)
+    net.managers[1].release(session)
     assert [found(net, number, session_id) for number in range(3)] == [None] * 3
 
 
@@ -71,8 +79,9 @@ def test_a_new_id_has_the_contents_and_the_old_one_is_found_by_nobody(net):
     old = change(net, 0, None, a=1)
     session = net.opened(2, old)
     session.cycle_id()
-    net.managers[2].commit(session)
-    net.deliver()
+    receipt = net.managers[2].commit(session)
+    net.wait(lambda: not receipt.needs_wait)
+    net.managers[2].release(session)
     assert [found(net, number, old) for number in range(3)] == [None] * 3
     assert [found(net, number, session.id) for number in range(3)] == [{"a": 1}] * 3
 

@@ -29,7 +29,7 @@ def test_programs_get_every_key_with_value_and_default() -> None:
     assert found["node.port"]["value"] == 4000
     assert found["node.port"]["default"] == 0
     assert found["channel.chunk_bytes"]["unit"] == "bytes"
-    assert found["managers.default.type"]["bounds"] == "one of delta, backup, partitioned"
+    assert found["managers.default.type"]["bounds"] == "one of delta, backup, partitioned, persistent"
 
 
 def test_every_setting_says_what_it_means() -> None:
