@@ -17,6 +17,7 @@ from ..membership.channel import Channel
 from ..membership.errors import LocalError
 from .alone import Alone
 from .base import SessionManager
+from .messages import FOUND
 from .session import Session
 from .settings import ManagerSettings
 from .stores.settings import StoreSettings
@@ -43,6 +44,18 @@ class PersistentManager(SessionManager):
         self._persistence.fetching.is_shared = True
         self._core.expiry.leaves_it_to_a_store = True
         self._committing.confirming.is_alone = True
+        self._core.renewals.on_absent = lambda old, new: channel.wake(lambda: self._bring(old, new))
+
+    def _bring(self, old: bytes, new: bytes) -> None:
+        """Something was written to an id that was replaced, on a server that does not have the session by its new one."""
+
+        def loaded(verdict: int) -> None:
+            if verdict == FOUND:
+                with self._lock:
+                    self._core.renewals.wrote((old,))
+                    self._core.renewals.bring(self._core.placement)
+
+        self._persistence.fetching.fetch(new, loaded)
 
     def is_live(self, session: Session) -> bool | None:
         """Whether nobody has ended the session; None: the store would have to be asked."""

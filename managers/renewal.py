@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
@@ -101,7 +101,7 @@ def _is_willed(head: Head) -> bool:
 
 class Renewals:
     """A part of the manager's core. `old`: keys here that lead elsewhere, or did a moment ago. `late`: of these, what was written to here although that is so.
-    `over`: of sessions that had ended here when we heard where they went, (where, who said so): these are to end as well."""
+    `on_absent(old, new)`: called where such a session is not here. `over`: of sessions that had ended here when we heard where they went, (where, who said so): these are to end as well."""
 
     def __init__(self, me: bytes, speaker: Speaker, replica: Replica) -> None:
         self._me = me
@@ -110,6 +110,7 @@ class Renewals:
         self.old: set[bytes] = set()
         self.late: set[bytes] = set()
         self.over: list[tuple[bytes, bytes]] = []
+        self.on_absent: Callable[[bytes, bytes], object] = lambda old, new: None
         self._look_ms = 0
 
     def of(self, key: bytes) -> Renewed | None:
@@ -225,6 +226,8 @@ class Renewals:
             there = self._replica.get(renewed.key)
             if there is not None and (there.body is not None or (there.head is not None and there.head.state != LIVE)):
                 self._merge(key, entry, renewed.key)
+            elif there is None:
+                self.on_absent(key, renewed.key)
             if not placement.everywhere and placement.primary(key, entry.primary) == self._me:
                 sends += self._forward(key, entry, renewed.key, there, placement)
         return sends

@@ -11,8 +11,10 @@ from caterwaul.cluster.requests import Requests
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.persistent import PersistentManager
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
+from caterwaul.managers.stores.settings import StoreSettings
 from caterwaul.membership.view import View, ViewChanged
 
 from .doubles import MANAGER, Net
@@ -25,7 +27,10 @@ class LockNet(Net):
         self.desks: list[LockDesk] = []
         self.requests: list[Requests] = []
         chosen = ManagerSettings(type=kind, idle_timeout_s=0, absolute_timeout_s=0, **settings)
-        super().__init__(count, chosen, seed=seed, kind=KINDS[kind])
+        if kind == "persistent":
+            super().__init__(count, chosen, seed=seed, kind=PersistentManager, store=StoreSettings(url="memory:"))
+        else:
+            super().__init__(count, chosen, seed=seed, kind=KINDS[kind])
         for number in range(count):
             self._equip(number)
 

@@ -16,6 +16,7 @@ from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.stores.settings import StoreSettings
 from caterwaul.membership.errors import LocalError
 from tests.doubles import MANAGER, Net
+from tests.lock_net import Holder, LockNet
 
 STORE = StoreSettings(url="memory:", write="behind", load=True)  # neither counts for this manager
 
@@ -328,3 +329,74 @@ def test_who_changes_its_id_has_its_contents_on_every_server() -> None:
     for number in (2, 0, 1):
         assert read(cluster, number, str(session.id)) == {"n": 1}
         assert read(cluster, number, old) is None
+
+
+def test_requests_on_all_servers_add_to_one_number_under_the_lock() -> None:
+    cluster = LockNet(3, "persistent")
+    session_id = cluster.visit(0, n=0)
+    holders = [Holder(cluster, number % 3, session_id) for number in range(9)]
+    for done in range(9):
+        cluster.wait(lambda: any(holder.held for holder in holders))
+        (holder,) = [holder for holder in holders if holder.held]
+        assert holder.session["n"] == done
+        holder.session["n"] = done + 1
+        holder.leave()
+    cluster.advance(0.1)
+    assert [read(cluster, number, session_id) for number in range(3)] == [{"n": 9}] * 3
+    assert [holder.error for holder in holders] == [None] * 9
+
+
+def test_what_the_holder_before_could_not_store_is_waited_for_and_then_refused() -> None:
+    cluster = LockNet(2, "persistent")
+    session_id = cluster.visit(0, n=0)
+    holder, waiting = Holder(cluster, 0, session_id), Holder(cluster, 1, session_id, timeout_s=1.0)
+    cluster.wait(lambda: holder.held or waiting.held)
+    first, second = (holder, waiting) if holder.held else (waiting, holder)
+    cluster.store_fails = True
+    first.session["n"] = 1
+    first.leave()
+    cluster.advance(8.0)
+    assert not second.held
+    assert second.error is not None
+    assert second.error.status == 503  # type: ignore[attr-defined]
+
+
+# -- ids that are replaced by themselves
+
+
+def request(of: Net, number: int, session_id: str, **values: Any) -> str:
+    """As a front does it; the id that the browser has after it."""
+    session = begun(of, number, session_id)
+    session.update(values)
+    manager = of.managers[number]
+    manager.renew(session)
+    assert ended(of, number, session)
+    manager.follow(session)
+    return str(session.id)
+
+
+def test_an_id_that_is_replaced_on_one_server_leads_to_its_session_on_all() -> None:
+    cluster = net(renewal_timeout_s=100.0, renewal_grace_s=20.0, idle_timeout_s=1000.0)
+    old = cluster.visit(0, n=0)
+    cluster.advance(101.0, 0.5)
+    new = request(cluster, 1, old, n=1)
+    assert new != old
+    for number in (2, 0, 1):
+        assert request(cluster, number, old, **{f"by{number}": 1}) == new
+    assert read(cluster, 2, new) == {"n": 1, "by0": 1, "by1": 1, "by2": 1}
+    cluster.advance(90.0, 0.5)
+    assert read(cluster, 1, old) is None
+    assert read(cluster, 1, new) == {"n": 1, "by0": 1, "by1": 1, "by2": 1}
+
+
+def test_what_a_parallel_request_writes_to_the_old_id_elsewhere_is_not_lost() -> None:
+    cluster = net(renewal_timeout_s=100.0, renewal_grace_s=20.0, idle_timeout_s=1000.0)
+    old = cluster.visit(0, n=0)
+    cluster.advance(101.0, 0.5)
+    slow = begun(cluster, 2, old)
+    new = request(cluster, 1, old, n=1)
+    slow["late"] = 1
+    assert ended(cluster, 2, slow)
+    cluster.advance(3.0)
+    for number in range(3):
+        assert read(cluster, number, new) == {"n": 1, "late": 1}
