@@ -37,7 +37,7 @@ class Attributes(Identity, MutableMapping[str, Any]):
 
     __slots__ = (
         "_encoded", "_entropy", "_frozen", "_locked", "_over", "_registers", "_settings", "_size", "_stamp", "_types", "_values",
-        "acks", "at_once", "created_ms", "ending", "forgets", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "renewing", "stale", "token", "unknown",
+        "acks", "at_once", "created_ms", "ending", "forgets", "held", "id", "key", "last", "merging", "new", "opened", "previous_id", "quarantined", "refusal", "renewing", "stale", "token", "turn", "unknown",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,8 @@ class Attributes(Identity, MutableMapping[str, Any]):
         self.at_once: Callable[[], None] | None = None  #: called after each assignment (`write = "immediate"`)
         self.forgets = False  #: what is written goes with this request: it may have no session, or none could be had for it
         self.opened = b""  #: the key that the manager counts as in use
+        self.turn: Any = None  #: what this request has to give back for the next one of its session (`in_turn.py`)
+        self.refusal: SessionError | None = None  #: this request is to be answered with that, and has no session
         self.accessed = False
         self.ending = 0  #: the state its head is to get at commit: INVALIDATED, ID_CHANGED, or 0
         self.previous_id: str | None = None  #: the id before `cycle_id`

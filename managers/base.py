@@ -25,6 +25,7 @@ from .core import SessionCore
 from .entry import Audited
 from .expiry import SharedEnded, TimeSeemsOver
 from .freshness import WaitEnded
+from .in_turn import InTurn
 from .listeners import AttributeChanged, Listeners, SessionDestroyed
 from .lock import PoliteLock
 from .locking import Locks
@@ -115,14 +116,13 @@ class SessionManager:
         self.single: Any = None
         self._opening = Opening(self._core, channel, self._lock, self._react, self._made, self._committing.lead)
         self.locks = Locks(name, self._core, channel, self._lock, self._committing, self._opening, clock)
-        self.open_local = self._opening.open_local
-        self.open = self._opening.open
-        self.open_deferred = self._opening.open_deferred
-        self.open_soon = self._opening.open_soon
+        #: Opens sessions for requests that take turns; asked by fronts.
+        self.in_turn = InTurn(self._opening, channel, self._lock, settings, clock)
+        self.open_local, self.open = self._opening.open_local, self._opening.open
+        self.open_deferred, self.open_soon = self._opening.open_deferred, self._opening.open_soon
         self.unknown = self._opening.unknown
         self.throttle = Throttle(settings, clock.seconds)  #: what one client may cost; asked by fronts
-        self.release = self._opening.release
-        self.is_primary = self._opening.is_primary
+        self.release, self.is_primary = self._opening.release, self._opening.is_primary
         self.persistence = self._kept_in(store, restoring, epochs)
 
     def _kept_in(self, store: tuple[StoreWorker, StoreSettings] | None, restoring: Restoring, epochs: EpochBook | None) -> Persistence | None:
@@ -152,6 +152,7 @@ class SessionManager:
         if self.persistence is not None:
             self.persistence.start()
         self._driver.start()
+        self.in_turn.start()
         self.is_running = True
 
     def flush(self) -> None:
@@ -169,6 +170,7 @@ class SessionManager:
             waitings, self._committing.confirming.waitings = self._committing.confirming.waitings, []
         for waiting in waitings:
             waiting.expire()
+        self.in_turn.stop()
         self._opening.stop()
 
     def view_changed(self, change: ViewChanged) -> None:
@@ -394,5 +396,5 @@ class SessionManager:
             "copies_leaving": len(core.moving.handover.parting.leaving), "copies_dropped": core.moving.handover.parting.dropped,
             "records_sent": core.entropy.records_sent, "record_bytes_sent": core.entropy.bytes_sent,
             "listener_errors": self._listeners.errors, "ends_told": core.notices.told, "ends_to_tell": len(core.notices), "ends_untold": core.notices.dropped, "in_use": len(core.in_use), "driver_errors": self._driver.errors,
-            "open_failures": self.open_failures, **self.locks.statistics(), **({} if self.persistence is None else self.persistence.statistics()),
+            "open_failures": self.open_failures, **self.locks.statistics(), **self.in_turn.statistics(), **({} if self.persistence is None else self.persistence.statistics()),
         }  # fmt: skip

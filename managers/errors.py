@@ -18,6 +18,7 @@ __all__ = [
     "SessionRefused",
     "SessionUnavailable",
     "SessionUnknown",
+    "TurnRefused",
     "ValueDamaged",
     "ValueRefused",
 ]
@@ -42,11 +43,15 @@ class SessionUnknown(SessionUnavailable):
 
 
 class SessionRefused(SessionUnavailable):
-    """No new session: this member holds as many as it may (`status` 503), or this client has begun too many (429). Those that exist go on."""
+    """No new session: this member holds as many as it may (`status` 503), or this client has begun too many (429). Those that exist go on. See also `TurnRefused`."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
         self.status = status
+
+
+class TurnRefused(SessionRefused):
+    """Requests of one session take turns here (`managers.NAME.turns`): another one is being served (429), or those before were not over in time (503)."""
 
 
 class LoginRefused(SessionUnavailable):

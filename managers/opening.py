@@ -34,14 +34,14 @@ from .renewal import Renewed, read_renewed
 from .session import Session, key_of
 from .tokens import Written, authentic, claimed, latest_token, secret_of, uncovered, write_token
 
-__all__ = ["Opening"]
+__all__ = ["Opening", "is_id"]
 
 _log = Logger()
 _STANDS_MS = 1000  # an answer that was no session
 _DENIED_MS = 100  # that nobody has what a token speaks of; it may be on its way
 _KEPT_MAX = 4096
 _QUESTIONS_MAX = 6  # of one request: where it is, what its browser wrote, the first again; and the same once more, whatever the view does meanwhile
-_is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch
+is_id = re.compile(r"[A-Za-z0-9_-]{43}").fullmatch  #: true for what may be a session's id
 
 
 class _Question(NamedTuple):
@@ -134,8 +134,11 @@ class Opening:
         return entry is not None and entry.primary == self._core.me
 
     def release(self, session: Session) -> None:
-        """The request is over: the session is not in use by it any more. Repeats are harmless."""
+        """The request is over: the session is not in use by it any more, and if it had the turn, that is somebody else's. Repeats are harmless."""
         key, session.opened = session.opened, b""
+        if session.turn is not None:
+            session.turn.give_back()
+            session.turn = None
         if key:
             with self._lock:
                 self._core.in_use.add(key, -1)
@@ -143,7 +146,7 @@ class Opening:
     # -- from memory
 
     def _begin(self, session_id: str | None, token: str) -> Session | _Question:
-        if session_id is None or not _is_id(session_id):
+        if session_id is None or not is_id(session_id):
             return self._made()
         key = key_of(session_id)
         now_ms = self._channel.now_ms()

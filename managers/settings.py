@@ -225,6 +225,13 @@ class ManagerSettings:
         minimum=0.1,
         maximum=3600.0,
     )
+    turns: str = knob(
+        "",
+        "What requests of one session do on a node that come at the same time. `off`: they run side by side, and their changes merge by attribute. `queue`: one after the other, in their order; "
+        "who has waited `lock_timeout_s` gets 503, and who comes when 100 wait 429. `refuse`: a second one gets 429 at once. A WebSocket, and an event stream once it has begun, hold nobody up. "
+        "Empty: `queue` with type `persistent`, else `off`.",
+        choices=("", "off", "queue", "refuse"),
+    )
     locks_max: int = knob(
         100_000, "Requests that hold or await locks of sessions which this node grants, at most; about 500 bytes each. Others get 503.", minimum=1
     )

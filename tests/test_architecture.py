@@ -22,7 +22,7 @@ CORES = """
     membership/domains membership/messages membership/detector membership/dialling membership/group membership/networks membership/rate membership/secret membership/settings
     managers/alone managers/antientropy managers/attributes managers/budget managers/changes managers/comparing managers/core managers/departed managers/dialogue managers/digests managers/entry managers/errors managers/expiry managers/finding managers/freshness managers/handover managers/heads managers/held managers/identity managers/kept managers/limits managers/locks managers/lookup
     managers/merging managers/merging_types managers/messages managers/moving managers/near managers/notices managers/outbox managers/packing managers/parting managers/passivating managers/placement managers/principals managers/record managers/renewal managers/replica managers/session managers/settings managers/storing managers/stores/settings managers/stores/store
-    managers/sharing managers/summaries managers/surveying managers/tabs managers/telling managers/tokens managers/touches managers/value_tags managers/values managers/wheel
+    managers/sharing managers/summaries managers/surveying managers/tabs managers/telling managers/tokens managers/touches managers/turns managers/value_tags managers/values managers/wheel
     cluster/errors cluster/frames cluster/handshake cluster/link cluster/meeting cluster/outbox cluster/pipeline cluster/redial
     cluster/security/admission cluster/security/proof
     cluster/stages/__init__ cluster/stages/compressing cluster/stages/cutting cluster/tables cluster/balancer/choice cluster/demo/ledger

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 
-from ..errors import NotRunning, SessionUnavailable
+from ..errors import NotRunning, SessionUnavailable, TurnRefused
 from ..locking import free_lock
 from ..receipts import DONE, Receipt
 from ..session import Session
@@ -20,6 +20,7 @@ __all__ = ["RETRY_AFTER_S", "NoManager", "unavailable"]
 
 RETRY_AFTER_S = 1  # "unknown" is asked again after at most a second
 _NOT_RUNNING = ("503 Service Unavailable", b"Sessions are not available at the moment. Please try again.\n")
+_NOT_YOUR_TURN = ("429 Too Many Requests", b"Another request of this session is being served. Please try again.\n")
 _UNAVAILABLE = {
     503: ("503 Service Unavailable", b"The session cannot be changed at the moment. Please try again.\n"),
     409: ("409 Conflict", b"You are logged in elsewhere as often as you may be. Log out there, and try again.\n"),
@@ -29,6 +30,8 @@ _UNAVAILABLE = {
 
 def unavailable(error: SessionUnavailable) -> tuple[str, bytes]:
     """What it becomes: a status with words, and a body."""
+    if isinstance(error, TurnRefused) and error.status == 429:
+        return _NOT_YOUR_TURN
     return _NOT_RUNNING if isinstance(error, NotRunning) else _UNAVAILABLE[error.status]
 
 

@@ -26,7 +26,7 @@ from ..receipts import DONE, Receipt
 from ..session import Session
 from .asgi_socket import SESSION_ENDED, TRY_AGAIN
 from .cookies import CookieSettings
-from .policy import RETRY_AFTER_S, Visit, unavailable
+from .policy import EVENT_STREAM, RETRY_AFTER_S, Visit, unavailable
 from .sessions import ManagerOrFunction, Sessions
 from .waiting import confirmed
 from .watch import Watched
@@ -44,13 +44,20 @@ def setup(app: web.Application, manager: ManagerOrFunction, cookie: CookieSettin
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         origin = (request.remote or "", ",".join(request.headers.getall("X-Forwarded-For", ())))
         try:
-            visit = await sessions.admit(request.headers.getall("Cookie", ()), origin, request.path, lambda: request.headers.get("User-Agent", ""))
+            visit = await sessions.admit(
+                request.headers.getall("Cookie", ()), origin, request.path, lambda: request.headers.get("User-Agent", ""), not _takes_no_turn(request)
+            )
         except SessionUnavailable as error:
             return _refusal(error)
         return await _Request(sessions, request, visit).run(handler)
 
     app.middlewares.insert(0, middleware)
     app.on_response_prepare.append(_prepare)
+
+
+def _takes_no_turn(request: web.Request) -> bool:
+    """A WebSocket, or a request that has its session already."""
+    return request.headers.get("Upgrade", "").lower() == "websocket" or _REQUEST in request
 
 
 async def get_session(request: web.Request) -> Session:
@@ -143,6 +150,8 @@ class _Request:
             if not is_socket or name == "Set-Cookie" or (name, value) in before:
                 headers.add(name, value)
         session = self.visit.session
+        if response.content_type == EVENT_STREAM:
+            self.visit.end_turn()
         if is_socket:
             if not self.visit.keeps_alive:
                 self.visit.let_expire()

@@ -45,7 +45,9 @@ class SessionMiddleware:
             return
         cookies = (value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
         try:
-            visit = await self.sessions.admit(cookies, origin_of(scope), scope["path"], lambda: _agent_of(scope))
+            visit = await self.sessions.admit(
+                cookies, origin_of(scope), scope["path"], lambda: _agent_of(scope), kind == "http" and "caterwaul.visit" not in scope
+            )
         except SessionUnavailable as error:
             await (refuse(send, error) if kind == "http" else turn_away(scope, send, error))
             return

@@ -41,6 +41,7 @@ class Response:
             self._head = message
             if is_event_stream(message):
                 await self._leave()
+                self.visit.end_turn()
             return
         if self._head is not None:
             await self._leave()

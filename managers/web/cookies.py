@@ -73,6 +73,7 @@ class Ticket:
     found: int = 0  #: cookies of that name, good or bad
     token: str = ""  #: what its browser wrote last; any text
     without: bool = False  #: no session is opened for it, whatever it said
+    in_turn: bool = False  #: requests of one session take turns, and this is one of them
     shared: Ticket | None = None  #: what it said about its login in other applications (`single.py`)
 
 

@@ -43,7 +43,7 @@ from ..session import Session
 from .cookies import CookieSettings, Ticket
 from .django_store import EXPIRY, SessionStore, aopen_session, awaited, is_over, open_session, the_manager
 from .facade import peek
-from .policy import RETRY_AFTER_S, Front, Visit, unavailable, wait
+from .policy import EVENT_STREAM, RETRY_AFTER_S, Front, Visit, unavailable, wait
 from .streaming import AsyncStream, Stream
 from .wsgi import origin_of
 
@@ -95,8 +95,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
             session = self.front.local(ticket, origin_of(request.META))
             visit = self._begin(request, ticket, await sync_to_async(self.front.open, thread_sensitive=False)(ticket) if session is None else session)
             if visit.wanted is not None:
-                shared, login = visit.wanted
-                visit.sign_on(await aopen_session(login.id, login.token, shared))
+                with visit.kept():
+                    shared, login = visit.wanted
+                    visit.sign_on(await aopen_session(login.id, login.token, shared))
         except SessionUnavailable as error:
             return _unavailable(request, error)
         with _Open(request):
@@ -112,8 +113,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
         session = self.front.local(ticket, origin_of(request.META))
         visit = self._begin(request, ticket, self.front.open(ticket) if session is None else session)
         if visit.wanted is not None:
-            shared, login = visit.wanted
-            visit.sign_on(open_session(login.id, login.token, shared))
+            with visit.kept():
+                shared, login = visit.wanted
+                visit.sign_on(open_session(login.id, login.token, shared))
 
     def process_response(self, request: Any, response: Any) -> Any:
         try:
@@ -161,6 +163,8 @@ class SessionMiddleware(DjangoSessionMiddleware):
         closes = settings.SESSION_EXPIRE_AT_BROWSER_CLOSE if expiry is None else expiry == 0
         visit.max_age_s = 0 if closes else max(1, request.session.get_expiry_age(expiry=expiry))
         visit.renews = settings.SESSION_SAVE_EVERY_REQUEST
+        if response.headers.get("Content-Type", "").startswith(EVENT_STREAM):
+            visit.end_turn()
         before = [(name, response.headers[name]) for name in ("Vary", "Cache-Control") if name in response.headers]
         for name, _ in before:
             del response.headers[name]

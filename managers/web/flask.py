@@ -122,7 +122,7 @@ class CaterwaulSession(SessionInterface):
         visit = request.environ.get("caterwaul.visit")
         alone = visit is None
         if visit is None:
-            visit = open_visit(outer.middleware.front, request.environ)
+            visit = open_visit(outer.middleware.front, request.environ, in_turn=False)
             visit.manager.release(visit.session)  # nobody says when this one ends
         return self.session_class(visit, app.permanent_session_lifetime.total_seconds(), visit.manager.settings.save_mode, alone)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from fnmatch import translate
 from functools import cached_property
@@ -21,6 +22,7 @@ from twisted.logger import Logger
 from ...membership.errors import LocalError
 from ..base import SessionManager
 from ..errors import NotRunning, SessionRefused, SessionUnavailable, SessionUnknown
+from ..in_turn import InTurn
 from ..receipts import DONE, DROPPED, Joined, Receipt
 from ..session import Session
 from ..throttle import Origin
@@ -29,10 +31,11 @@ from .cookies import CookieSettings, Ticket, delete_cookie, read_cookie, write_c
 from .lazily import Lazily
 from .single import SignOn
 
-__all__ = ["RETRY_AFTER_S", "Front", "Visit", "unavailable", "wait"]
+__all__ = ["EVENT_STREAM", "RETRY_AFTER_S", "Front", "Visit", "unavailable", "wait"]
 
 _log = Logger()
 _LOG_S = 1.0  # between two failures that are logged
+EVENT_STREAM = "text/event-stream"  #: a response that goes on for as long as the browser listens
 Match = Callable[[str], Any]  #: true for text that a pattern matches
 
 
@@ -76,6 +79,10 @@ class Front:
         settings = self.manager.settings
         return _any_of(settings.no_session_paths), _any_of(settings.no_session_agents, re.IGNORECASE)
 
+    @cached_property
+    def _takes_turns(self) -> bool:
+        return self.manager.settings.turns not in ("", "off")
+
     def ticket(self, cookies: Iterable[str], path: str, agent: Callable[[], str]) -> Ticket:
         """What the values of the request's `Cookie` fields say, if a request for this path by this `User-Agent` may have a session."""
         try:
@@ -86,8 +93,10 @@ class Front:
             return _WITHOUT
         if shared is not None:
             cookies = list(cookies)
-            return replace(self._read(cookies), shared=shared._read(cookies))
-        return self._read(cookies)
+            ticket = replace(self._read(cookies), shared=shared._read(cookies))
+        else:
+            ticket = self._read(cookies)
+        return replace(ticket, in_turn=True) if ticket.id is not None and self._takes_turns else ticket
 
     def _read(self, cookies: Iterable[str]) -> Ticket:
         ticket = read_cookie(self.cookie, cookies)
@@ -99,7 +108,7 @@ class Front:
         """The session as far as this node may say by itself; None: others have to be asked. Raises `SessionUnavailable` where none can be had."""
         try:
             manager = self.manager
-            session = manager.open_local(ticket.id, ticket.token)
+            session = self.opener(ticket).open_local(ticket.id, ticket.token)
             return session if session is not None or manager.throttle.may_ask(origin) else manager.unknown()
         except Exception as error:
             return self.instead(error)
@@ -107,9 +116,13 @@ class Front:
     def open(self, ticket: Ticket) -> Session:
         """The session that others have to be asked for. Waits; not in the reactor's thread. Raises likewise."""
         try:
-            return self.manager.open(ticket.id, ticket.token)
+            return self.opener(ticket).open(ticket.id, ticket.token)
         except Exception as error:
             return self.instead(error)
+
+    def opener(self, ticket: Ticket) -> SessionManager | InTurn:
+        """What opens the session of this request. Raises what `manager` raises."""
+        return self.manager.in_turn if ticket.in_turn else self.manager
 
     def instead(self, error: Exception) -> Session:
         """What a request gets whose session cannot be opened for this reason. Raises `SessionUnavailable`, unless `on_failure` says otherwise.
@@ -132,7 +145,10 @@ class Front:
         return _ABSENT.open_local(None)
 
     def admit(self, ticket: Ticket, session: Session, path: str, origin: Origin) -> Visit:
-        """The request begins. `path` without query. If the visit has something `wanted`, open it and give it to `Visit.sign_on` before the application runs."""
+        """The request begins. `path` without query. Raises `TurnRefused` where it is not to. If the visit has something `wanted`, open it and give it to `Visit.sign_on` before the application runs."""
+        if session.refusal is not None:
+            self._manager().release(session)
+            raise session.refusal
         if session.forgets:
             return Visit(self, _WITHOUT, session, False, origin)
         if ticket.id is not None and session.id is None and not session.unknown:
@@ -181,6 +197,15 @@ class Visit:
         """What was `wanted`."""
         assert self._sign_on is not None, "wanted"
         self._sign_on.opened(found, self.session)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """What is done before the application runs: if it fails, the request is over."""
+        try:
+            yield
+        except BaseException:
+            self.release()
+            raise
 
     @property
     def is_primary(self) -> bool:
@@ -283,6 +308,8 @@ class Visit:
                 if not _words(value) & {"private", "no-store"}:
                     continue  # a shared cache would hand this to somebody else
                 private = True
+            elif lower == "content-type" and value.startswith(EVENT_STREAM):
+                self.end_turn()
             elif lower == "vary":
                 value = value if _words(value) & {"cookie", "*"} else f"{value}, Cookie"
                 varies = True
@@ -307,6 +334,12 @@ class Visit:
             self.manager.release(self.session)
             if self._sign_on is not None:
                 self._sign_on.release()
+
+    def end_turn(self) -> None:
+        """The next request of this session need not wait for the end of this one."""
+        turn, self.session.turn = self.session.turn, None
+        if turn is not None:
+            turn.give_back()
 
     def cookie(self) -> str | None:
         """The value of `Set-Cookie`, or None: the browser has the right one, or none is due."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from ..base import SessionManager
@@ -34,9 +35,10 @@ class Sessions:
     def watch(self) -> Watch:
         return Watch(self.front.manager)
 
-    async def admit(self, cookies: Iterable[str], origin: Origin, path: str, agent: Callable[[], str]) -> Visit:
-        """The session that the `Cookie` fields of a request name, opened. `agent()`: its `User-Agent`."""
-        return await self._open(self.front.ticket(cookies, path, agent), origin, path)
+    async def admit(self, cookies: Iterable[str], origin: Origin, path: str, agent: Callable[[], str], in_turn: bool = True) -> Visit:
+        """The session that the `Cookie` fields of a request name, opened. `agent()`: its `User-Agent`. Without `in_turn` it waits for no other request, nor does one for it."""
+        ticket = self.front.ticket(cookies, path, agent)
+        return await self._open(replace(ticket, in_turn=ticket.in_turn and in_turn), origin, path)
 
     async def reopen(self, visit: Visit, path: str, frozen: bool) -> Visit:
         """The session of this visit opened again, with what others have written meanwhile; `frozen`: the headers are sent.
@@ -50,6 +52,7 @@ class Sessions:
         if found.session.unknown:
             found.release()
             return visit
+        found.session.turn, visit.session.turn = visit.session.turn, None
         visit.release()
         if frozen:
             found.session.freeze_id()
@@ -60,5 +63,6 @@ class Sessions:
     async def _open(self, ticket: Ticket, origin: Origin, path: str) -> Visit:
         visit = self.front.admit(ticket, await opened(self.front, ticket, origin), path, origin)
         if visit.wanted is not None:
-            visit.sign_on(await opened(*visit.wanted, origin))
+            with visit.kept():
+                visit.sign_on(await opened(*visit.wanted, origin))
         return visit

@@ -25,7 +25,7 @@ from ..errors import SessionUnavailable
 from ..receipts import Receipt
 from ..throttle import Origin
 from .cookies import CookieSettings, Ticket
-from .policy import RETRY_AFTER_S, Front, Visit, unavailable
+from .policy import EVENT_STREAM, RETRY_AFTER_S, Front, Visit, unavailable
 
 __all__ = ["SessionRequest", "SessionSite"]
 
@@ -63,7 +63,7 @@ class SessionRequest(server.Request):
             self._opened(session, ticket, front, origin)
         else:
             assert ticket.id is not None, "only a well-formed id is looked up"
-            opening: Deferred[Any] = maybeDeferred(front.manager.open_deferred, ticket.id, ticket.token)
+            opening: Deferred[Any] = maybeDeferred(front.opener(ticket).open_deferred, ticket.id, ticket.token)
             opening.addErrback(_instead, front).addCallback(self._opened, ticket, front, origin).addErrback(self._not_opened)
 
     def write(self, data: bytes) -> None:
@@ -168,6 +168,8 @@ class SessionRequest(server.Request):
             self._answered = True
             return
         self._committed = True
+        if (self.responseHeaders.getRawHeaders("Content-Type") or [""])[-1].startswith(EVENT_STREAM):
+            visit.end_turn()
         headers = self.responseHeaders
         before = [(name, value) for name in ("Vary", "Cache-Control") for value in headers.getRawHeaders(name, ())]
         for name, _ in before:

@@ -23,8 +23,9 @@ async def opened(front: Front, ticket: Ticket, origin: Origin) -> Session:
     try:
         manager = front.manager
         settings = manager.settings
-        limit_s = 3 * max(settings.lookup_timeout_s, settings.read_your_writes_wait_s) + 1.0
-        return await heard(lambda give: manager.open_soon(ticket.id, ticket.token, give), limit_s, manager.unknown, manager.release)
+        limit_s = 3 * max(settings.lookup_timeout_s, settings.read_your_writes_wait_s) + 1.0 + (settings.lock_timeout_s if ticket.in_turn else 0.0)
+        opener = front.opener(ticket)
+        return await heard(lambda give: opener.open_soon(ticket.id, ticket.token, give), limit_s, manager.unknown, manager.release)
     except Exception as error:
         return front.instead(error)
 

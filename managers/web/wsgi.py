@@ -11,6 +11,7 @@ here, in the request's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..base import SessionManager
@@ -63,13 +64,16 @@ class SessionMiddleware:
         return _Body(body, response)
 
 
-def open_visit(front: Front, environ: dict[str, Any]) -> Visit:
-    """The request begins: its session, opened. Waits if other nodes have to be asked."""
+def open_visit(front: Front, environ: dict[str, Any], in_turn: bool = True) -> Visit:
+    """The request begins: its session, opened. Waits if other nodes have to be asked. Without `in_turn` it waits for no other request, nor does one for it."""
     path, origin = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin_of(environ)
     ticket = front.ticket((environ.get("HTTP_COOKIE", ""),), path, lambda: environ.get("HTTP_USER_AGENT", ""))
+    if ticket.in_turn and (not in_turn or "caterwaul.visit" in environ):  # a request does not wait for itself
+        ticket = replace(ticket, in_turn=False)
     visit = front.admit(ticket, _opened(front, ticket, origin), path, origin)
     if visit.wanted is not None:
-        visit.sign_on(_opened(*visit.wanted, origin))
+        with visit.kept():
+            visit.sign_on(_opened(*visit.wanted, origin))
     return visit
 
 

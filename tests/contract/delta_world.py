@@ -26,6 +26,7 @@ class DeltaWorld:
         self.net = net or Net(2, settings, epochs=epochs)
         self.unknown: set[str] = set()
         self.remote: set[str] = set()
+        self.time_passes = False  #: while somebody waits for a turn
         self._touches: Counter[bytes] = Counter()
         self._carrying = RLock()  # a confirmation ends a request, whose release carries on
         for manager in self.net.managers:
@@ -114,6 +115,7 @@ class DeltaNode:
         self.commits = 0
         self.is_running = True
         self.open_failures = 0
+        self.in_turn = InTurn(self)
 
     def is_live(self, session: Session) -> bool | None:
         return self.manager.is_live(session)  # type: ignore[no-any-return]
@@ -173,6 +175,38 @@ class DeltaNode:
         self.open_now = [one for one in self.open_now if one is not session]
         self.manager.release(session)
         self.world.carry()
+
+
+class InTurn:
+    """How a node opens sessions for requests that take turns. Who waits does so until another thread carries on, unless time passes."""
+
+    def __init__(self, node: DeltaNode) -> None:
+        self._node = node
+        self._turns = node.manager.in_turn
+
+    def open_local(self, session_id: str | None, token: str = "") -> Session | None:
+        if session_id in self._node.world.unknown:
+            return self._node.open_local(session_id, token)
+        session = self._turns.open_local(session_id, token)
+        return None if session is None else self._node._opened(session)
+
+    def open(self, session_id: str | None, token: str = "") -> Session:
+        given, sessions = Event(), []
+        self.open_deferred(session_id, token).addCallback(lambda session: (sessions.append(session), given.set()))
+        assert given.wait(10)
+        return sessions[0]
+
+    def open_deferred(self, session_id: str | None, token: str = "") -> Deferred[Session]:
+        world = self._node.world
+        with world._carrying:
+            opening: Deferred[Session] = self._turns.open_deferred(session_id, token).addCallback(self._node._opened)
+            world.carry()
+            while world.time_passes and not opening.called:
+                world.net.advance(0.01)
+        return opening
+
+    def open_soon(self, session_id: str, token: str, give: Callable[[Session], object]) -> None:
+        self.open_deferred(session_id, token).addCallback(give)
 
 
 class SharedWorld(DeltaWorld):

@@ -16,7 +16,8 @@ import pytest
 from caterwaul.managers.merging_types import Counter, MergingSet
 from caterwaul.managers.throttle import Throttle
 
-from .fronts import Answer, Call, Driven, Page, count, ignore, look
+from .fronts import Answer, Call, Page, count, ignore, look
+from .turns import TurnsContract
 
 
 class Parcel:
@@ -30,7 +31,7 @@ def add(session: Any) -> None:
     session["n"] = session["n"] + 1
 
 
-class SharingContract(Driven):
+class SharingContract(TurnsContract):
     """`locking` is a world whose members grant locks, and go on by themselves while it is `moving`."""
 
     locks = "thread"  #: or "task", "deferred": the form of `session.lock()` that its requests use

@@ -226,9 +226,10 @@ class Cluster:
         channel: Mapping[str, Any] | None = None,
         manager: Mapping[str, Any] | None = None,
         security: Mapping[str, Any] | None = None,
+        store: Mapping[str, Any] | None = None,
         **membership: Any,
     ) -> None:
-        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, `manager`, `security` and the other keywords: settings of these tables;
+        """`port`: of the multicast group; 0: one that nobody else uses. `channel`, `manager`, `security`, `store` and the other keywords: settings of these tables;
         `security={}`: in the clear."""
         self._directory = tempfile.TemporaryDirectory(prefix="caterwaul-real-")
         self.secret_file = Path(self._directory.name, "secret")
@@ -239,6 +240,7 @@ class Cluster:
         self._security = {"security": dict(security)} if security else {}
         self._channel = dict(channel or {})
         self._managers = {"managers": {"default": dict(manager)}} if manager else {}
+        self._store = {"store": dict(store)} if store else {}
         self.name = name or f"real-{uuid.uuid4().hex[:12]}"
         self.membership = {"multicast_port": port or free_port(socket.SOCK_DGRAM), **_FAST, **membership}
         self.nodes: list[Node] = []
@@ -266,7 +268,7 @@ class Cluster:
         own = {"name": name, "port": port, **({"domain": domain} if domain else {}), **(node or {})}
         settings = {
             "node": own, "cluster": {"name": self.name}, "admin": {"socket": ""}, "membership": {**self.membership, **membership}, "channel": self._channel,
-            **self._managers, **(self._security if security is None else {"security": dict(security)} if security else {}),
+            **self._managers, **self._store, **(self._security if security is None else {"security": dict(security)} if security else {}),
         }  # fmt: skip
         started = Node(settings, wheel, namespace)
         self.nodes.append(started)
