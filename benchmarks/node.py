@@ -302,6 +302,36 @@ class Node:
             "write_p50_us": percentile(writes, 0.5) / 1e3, "write_p99_us": percentile(writes, 0.99) / 1e3,
         }  # fmt: skip
 
+    def requests(self, threads: int, ms: int, size: int, writes: bool, acks: str = "none") -> dict[str, Any]:
+        """Whole requests for the sessions that this node has made, as fast as so many threads do them: each reads, or reads and writes."""
+        manager, ids = self._manager, self._writer.ids
+        calls: list[list[int]] = [[] for _ in range(threads)]
+        bad = [0] * threads
+        start = time.monotonic_ns()
+        end = start + ms * 1_000_000
+
+        def work(number: int) -> None:
+            chance = random.Random(number)
+            mine = ids[number::threads]
+            while (began := time.monotonic_ns()) < end:
+                session = manager.open(chance.choice(mine))
+                bad[number] += session.unknown or session.stale or "a0" not in session
+                if writes:
+                    session["a0"] = value_of(size, began & 0xFFFF)
+                bad[number] += not manager.commit(session, acks).wait().satisfied
+                manager.release(session)
+                calls[number].append(time.monotonic_ns() - began)
+
+        workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        times = sorted(call for some in calls for call in some)
+        return {
+            "per_s": len(times) / ((time.monotonic_ns() - start) / 1e9), "p50_us": percentile(times, 0.5) / 1e3, "p99_us": percentile(times, 0.99) / 1e3, "wrong": sum(bad),
+        }  # fmt: skip
+
     def digests(self, ids: list[str]) -> dict[str, Any]:
         """Of each session's names and values, as an application reads them here; empty where the session is not."""
         wait_until(lambda: self._manager.in_sync, "sync with all members", 0.01)

@@ -74,6 +74,12 @@ TABLES: dict[str, tuple[str, list[Column]]] = {
         Column("call p50 us with a store", "call_p50_us"), Column("without", "without_p50_us"), Column("more us", "more_us"), Column("call p99 us with", "call_p99_us"),
         Column("without", "without_p99_us"), Column("CPU us/commit, both nodes, with", "cpu_all_us"), Column("without", "without_cpu_us"), Column("wrong", "wrong", True),
     ]),
+    "persistent": ("whole requests: sessions in a store and nowhere else, and a DeltaManager with acks = all, by turns", [
+        Column("reading/s, one thread", "shared_read_1t_per_s"), Column("delta", "delta_read_1t_per_s"), Column("eight threads", "shared_read_8t_per_s"), Column("delta", "delta_read_8t_per_s"),
+        Column("writing/s, one thread", "shared_write_1t_per_s"), Column("delta", "delta_write_1t_per_s"), Column("eight threads", "shared_write_8t_per_s"), Column("delta", "delta_write_8t_per_s"),
+        Column("read p50 us", "shared_read_1t_p50_us"), Column("p99 us", "shared_read_1t_p99_us"), Column("write p50 us", "shared_write_1t_p50_us"), Column("p99 us", "shared_write_1t_p99_us"),
+        Column("wrong", "wrong", True),
+    ]),
     "restart": ("both nodes of a cluster killed and started again", [
         Column("s from process start until all sessions are in memory", "from_spawn_s"), Column("from node start", "from_start_s"), Column("sessions", "sessions"),
         Column("read meanwhile p50 us", "read_p50_us"), Column("p99 us", "read_p99_us"), Column("missing", "missing", True), Column("wrong", "wrong", True),

@@ -92,6 +92,7 @@ def plan(selections: tuple[str, ...] = ()) -> list[Row]:
     rows += [Row(f"tls-{size}B-{acks}", "tls", 1, size, acks) for size in (100, 1000) for acks in ("none", "all")]
     rows += [Row("sealed", "sealed"), Row("forged", "forged")]
     rows += [Row(f"behind-{store}", "behind", 1, 1000, front=store) for store in stored.KINDS]
+    rows += [Row(f"persistent-{store}", "persistent", 1, 1000, front=store) for store in stored.KINDS]
     rows += [Row(f"restart-{store}", "restart", 1, 1000, front=store) for store in stored.KINDS] + [Row("passivated", "passivated", size=1000)]
     rows += [Row(f"store-{kind}-{work}", "store", manager=kind, work=work) for kind in stores.KINDS for work in stores.WORKS]
     rows += [Row(f"fronts-{front}-{work}", "fronts", front=front, work=work) for front in FRONTS for work in works_of(front)]
@@ -126,6 +127,8 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
             yield same[0], [guarded.forged(scale.paced_ms / 1000) for _ in range(repetitions)]
         elif kind == "behind":
             yield same[0], _stored_behind(same[0], scale, repetitions)
+        elif kind == "persistent":
+            yield same[0], stored.persistent(same[0].front, scale.sessions, size, scale.flood_ms, repetitions)
         elif kind == "restart":
             yield same[0], stored.restarts(same[0].front, scale.held, size, repetitions)
         elif kind == "passivated":

@@ -2,6 +2,7 @@
 
 behind-file, behind-sqlite     a commit with write-behind to such a store, and without one, by turns
 restart-file, restart-sqlite   both nodes are killed and others started: until all sessions are in memory, while requests for them are served
+persistent-file, ...           whole requests, reading and writing: sessions in such a store and nowhere else, and a DeltaManager, by turns
 passivated                     ten times as many sessions as may be in memory: what the process takes
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 from .processes import Group, MeasureError, Process
 
-__all__ = ["KINDS", "behind_pair", "passivated", "restarts"]
+__all__ = ["KINDS", "behind_pair", "passivated", "persistent", "restarts"]
 
 Repetition = dict[str, float]
 KINDS = ("file", "sqlite")
@@ -44,6 +45,25 @@ def behind_pair(kind: str) -> Iterator[tuple[Group, Group]]:
         stored.grow(2)
         with Group() as plain:
             yield stored, plain.grow(2)
+
+
+def persistent(kind: str, sessions: int, size: int, ms: int, repetitions: int) -> list[Repetition]:
+    found: list[Repetition] = []
+    with _url(kind) as url, Group(store={"url": url}, managers={"default": {"type": "persistent"}}) as shared, Group() as plain:
+        for group in (shared.grow(2), plain.grow(2)):
+            group.writer.do("create", sessions=sessions, attributes=1, size=size)
+        _stored(shared.writer)
+        for _ in range(repetitions):
+            figures: Repetition = {"wrong": 0.0}
+            for writes in (False, True):
+                for threads in (1, 8):
+                    for name, group, acks in (("shared", shared, "none"), ("delta", plain, "all")):
+                        done = group.writer.do("requests", threads=threads, ms=ms, size=size, writes=writes, acks=acks)
+                        about = f"{name}_{'write' if writes else 'read'}_{threads}t"
+                        figures |= {f"{about}_per_s": done["per_s"], f"{about}_p50_us": done["p50_us"], f"{about}_p99_us": done["p99_us"]}
+                        figures["wrong"] += done["wrong"]
+            found.append(figures)
+    return found
 
 
 def restarts(kind: str, sessions: int, size: int, repetitions: int) -> list[Repetition]:

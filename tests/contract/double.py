@@ -163,7 +163,7 @@ class Session(MutableMapping[str, Any]):
         self.forgets = False
         self.at_once = None
         self.max_idle_s = 1800.0
-        self.refusal = None
+        self.refusal = self.turn = None
         self.stale = False
         self.ended = False
         self.previous_id: str | None = None
