@@ -20,7 +20,7 @@ from .expiry import deadline_of
 from .fetching import Fetching, batched
 from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head
 from .lock import PoliteLock
-from .record import RENEWED
+from .renewal import read_renewed
 from .stores.store import StoreError
 from .stores.worker import StoreWorker
 from .storing import Storing
@@ -106,11 +106,13 @@ class Lapsing:
             return None
         if core.logins.is_out(key, entry):
             return _End(core.replica.end_of(key, entry, INVALIDATED, now_ms), core.logins.ender(key, entry))
-        is_replaced = RENEWED in record.registers
+        renewed = read_renewed(record.registers)
         deadline, by_age = deadline_of(entry, record, core.expiry.limits)
-        if deadline is None or now_ms < deadline + (0 if by_age else 2 * self._touch_ms) or (key in core.in_use and not is_replaced):
+        if deadline is None or now_ms < deadline + (0 if by_age else 2 * self._touch_ms) or (key in core.in_use and renewed is None):
             return None
-        return _End(core.replica.end_of(key, entry, ID_CHANGED if is_replaced else EXPIRED, now_ms), "")
+        if renewed is not None:
+            return _End(core.replica.end_of(key, entry, ID_CHANGED, now_ms, renewed.key), "")
+        return _End(core.replica.end_of(key, entry, EXPIRED, now_ms), "")
 
     def _ended(self, key: bytes, end: _End, revision: bytes) -> None:
         """The store has it."""

@@ -85,4 +85,6 @@ def _suited(settings: ManagerSettings) -> ManagerSettings:
     """Confirmations are the store's, and so is what a browser wrote last; what nobody uses leaves memory soon, as its copy here learns nothing of its use elsewhere."""
     idle_s = settings.idle_timeout_s / 2 or _SWAP_S
     turns = settings.turns or "queue"
-    return replace(settings, acks="none", read_your_writes="node", turns=turns, max_idle_swap_s=settings.max_idle_swap_s or min(_SWAP_S, idle_s))
+    return replace(
+        settings, acks="none", read_your_writes="node", turns=turns, max_idle_backup_s=0.0, max_idle_swap_s=settings.max_idle_swap_s or min(_SWAP_S, idle_s)
+    )
