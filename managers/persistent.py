@@ -57,6 +57,11 @@ class PersistentManager(SessionManager):
 
         self._persistence.fetching.fetch(new, loaded)
 
+    @property
+    def in_sync(self) -> bool:
+        """Whether this member may serve: ends of logins, which no session must get around, are loaded. There is nobody to reconcile with."""
+        return self._persistence.fetching.ready()
+
     def is_live(self, session: Session) -> bool | None:
         """Whether nobody has ended the session; None: the store would have to be asked."""
         live = super().is_live(session)

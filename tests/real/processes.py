@@ -36,6 +36,7 @@ from caterwaul.cluster.supervisor import service
 from caterwaul.managers.errors import SessionUnknown
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import key_of
+from caterwaul.managers.web.wsgi import SessionMiddleware
 from caterwaul.membership.view import ViewChanged
 
 T = TypeVar("T")
@@ -361,6 +362,29 @@ class Served:
         self.manager.release(opened)
         assert opened.id is not None
         return opened.id
+
+    def hit(self, session: str, times: int, threads: int) -> list[str]:
+        """In so many threads at once, so many requests each through the front of WSGI: each adds one to `n`, with no lock of its own. What they were answered."""
+
+        def page(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            opened = environ["caterwaul.session"]
+            opened["n"] = opened["n"] + 1
+            start_response("200 OK", [])
+            return [b""]
+
+        application, answers = SessionMiddleware(page, self.manager), []
+
+        def go_on() -> None:
+            for _ in range(times):
+                environ = {"HTTP_COOKIE": f"__Host-sid={session}", "PATH_INFO": "/"}
+                application(environ, lambda status, headers, exc_info=None: answers.append(status[:3]))  # type: ignore[func-returns-value]
+
+        workers = [threading.Thread(target=go_on) for _ in range(threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return answers
 
     def add(self, session: str, times: int, threads: int) -> list[str]:
         """In so many threads at once, add one to `n` so many times each, under the session's lock; names of errors."""

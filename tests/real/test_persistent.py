@@ -13,9 +13,9 @@ from .processes import Cluster, Node, until
 SESSIONS = 10
 
 
-@pytest.fixture(params=["file"])
+@pytest.fixture(params=["file", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    return {"url": {"file": f"file://{tmp_path}/store"}[request.param]}
+    return {"url": {"file": f"file://{tmp_path}/store", "sqlite": f"sqlite:///{tmp_path}/sessions.db"}[request.param]}
 
 
 def values(node: Node, session: str) -> dict[str, Any]:
@@ -65,3 +65,19 @@ def test_all_servers_write_to_one_session_at_once_and_nothing_is_lost(store: dic
         d = cluster.start("d")
         cluster.meet([d])
         assert values(d, session) == expected
+
+
+def test_requests_of_one_session_take_turns_on_a_server_and_are_refused_where_they_should_be(tmp_path: Path) -> None:
+    url = {"url": f"file://{tmp_path}/store"}
+    with Cluster(manager={"type": "persistent", "lock_timeout_s": 60.0}, store=url) as cluster:
+        (a,) = cluster.grow("a")
+        session = a.write({"n": 0})["id"]
+        assert a.do("hit", session=session, times=5, threads=6) == ["200"] * 30
+        assert values(a, session) == {"n": 30}
+        assert a.do("statistics")["managers"]["default"]["turns_waited"] > 0
+    with Cluster(manager={"turns": "refuse"}) as cluster:  # with any manager
+        (a,) = cluster.grow("a")
+        session = a.write({"n": 0})["id"]
+        answers = a.do("hit", session=session, times=50, threads=6)
+        assert set(answers) <= {"200", "429"}
+        assert values(a, session) == {"n": answers.count("200")}

@@ -208,6 +208,20 @@ def test_a_write_after_a_logout_on_another_server_is_not_confirmed() -> None:
     assert read(cluster, 1, session_id) is None
 
 
+def test_what_the_store_has_survives_the_loss_of_any_server_and_a_server_may_leave_when_it_has_all() -> None:
+    cluster = net(2)
+    manager = cluster.managers[0]
+    cluster.visit(0, n=0)
+    assert (manager.survey_page(b"", 100), manager.remaining(), manager.in_sync) == ([], (0, 0), True)
+    cluster.store_fails = True
+    session = begun(cluster, 0)
+    session["n"] = 1
+    ended(cluster, 0, session)
+    assert [item[:16] for item in manager.survey_page(b"", 100)] == [session.key]
+    assert len(manager.survey_items([session.key])) == 1
+    assert manager.remaining() == (1, 0)
+
+
 # -- ends by time
 
 
