@@ -211,6 +211,10 @@ def check_store(store: StoreSettings, managers: Mapping[str, ManagerSettings], p
     for name, manager in managers.items():
         if manager.type == "persistent" and not (store.url or store.url_file):
             problems.add(f"managers.{name}.type", '"persistent" keeps sessions in a store and nowhere else: give [store] a url')
+        if manager.type == "persistent" and manager.expire_on_shutdown:
+            problems.add(
+                f"managers.{name}.expire_on_shutdown", 'is set, and with type "persistent" any other node goes on with the sessions of one that stops; choose'
+            )
     if store.encrypt and not store.secret_file:
         problems.add("store.encrypt", "needs secret_file")
 

@@ -195,6 +195,15 @@ class TestMistakes:
         assert mistakes(store={"url": "memory:", "url_file": "f"}) == ["store.url_file: is given, and url too: a node has one store"]
         assert mistakes(store={"encrypt": True}) == ["store.encrypt: needs secret_file"]
 
+    def test_sessions_that_live_in_a_store_only_need_one(self) -> None:
+        assert mistakes(managers={"shop": {"type": "persistent"}}) == [
+            'managers.shop.type: "persistent" keeps sessions in a store and nowhere else: give [store] a url'
+        ]
+        assert Settings.of(managers={"shop": {"type": "persistent"}}, store={"url": "memory:"}).managers["shop"].type == "persistent"
+        found = mistakes(managers={"shop": {"type": "persistent", "expire_on_shutdown": True}}, store={"url": "memory:"})
+        assert [line.partition(":")[0] for line in found] == ["managers.shop.expire_on_shutdown"]
+        assert mistakes(managers={"shop": {"turns": "wait"}})[0].startswith("managers.shop.turns")
+
     def test_the_web_table_is_whole_or_empty(self) -> None:
         assert mistakes(web={"listen": "127.0.0.1:80"}) == ["web.application: is missing, and web.listen is given"]
         assert mistakes(web={"application": "m:f"}) == ["web.listen: is missing, and web.application is given"]
