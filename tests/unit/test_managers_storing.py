@@ -9,14 +9,16 @@ import pytest
 
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.heads import EXPIRED, Cover, Head
 from caterwaul.managers.kept import KeptEnd, read_item
 from caterwaul.managers.listeners import SessionActivated, SessionCreated, SessionDestroyed, SessionPassivated
 from caterwaul.managers.messages import STORED
 from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.stores.settings import StoreSettings
-from caterwaul.managers.stores.store import Save
+from caterwaul.managers.stores.store import Save, Stored
 from caterwaul.membership.errors import RemoteError
 from tests.doubles import MANAGER, Net
 
@@ -403,3 +405,41 @@ def test_with_max_idle_backup_a_busy_session_is_not_stored_before_it_rests() -> 
     assert items(cluster) == {}
     cluster.advance(6.0)
     assert list(items(cluster)) == [key_of(session_id)]
+
+
+# -- ends by time, in the wall's clock
+
+
+@pytest.mark.parametrize(("later_ms", "revives"), [(0, False), (1, False), (20_000, True)])
+def test_an_expiry_stands_unless_the_session_was_used_later(later_ms: int, revives: bool) -> None:
+    cluster = net(1, settings=ManagerSettings(idle_timeout_s=50.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, name="ada")
+    key = key_of(session_id)
+    cluster.advance(2.0)
+    kept = items(cluster)[key]
+    cluster.advance(58.0, 0.5)
+    persistence, core = cluster.managers[0].persistence, cluster.managers[0]._core
+    assert persistence is not None
+    assert core.replica.held(key) is None
+    persistence.fetching.merge({key: Stored(kept._replace(used_ms=kept.used_ms + later_ms).pack(), 2**50, b"r" * 16)}, [])
+    assert (core.replica.held(key) is not None) == revives
+    assert core.replica.revivals == revives
+
+
+@pytest.mark.parametrize(("early_ms", "stands"), [(0, True), (1, True), (10_000, False)])
+def test_an_expiry_by_somebody_elses_clock_is_judged_by_when_the_session_was_used(early_ms: int, stands: bool) -> None:
+    cluster = net(1, settings=ManagerSettings(idle_timeout_s=50.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, name="ada")
+    key = key_of(session_id)
+    cluster.advance(2.0)
+    kept = items(cluster)[key]
+    persistence, core = cluster.managers[0].persistence, cluster.managers[0]._core
+    assert persistence is not None
+    applied = Record.unpack(kept.body).applied
+    other = bytes([9]) * 16
+    ended_ms = kept.used_ms + 50_000 - early_ms
+    core.in_use.add(key, 1)  # a request is under way, so it does not end here
+    cluster.advance(50.0, 0.5)
+    end = KeptEnd(key, Head(EXPIRED, 2, other, other, (), Cover(applied, {other: 5}), ended_ms))
+    persistence.fetching.merge({key: Stored(end.pack(), 2**50, b"r" * 16)}, [])
+    assert (core.replica.held(key) is None) == stands
