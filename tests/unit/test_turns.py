@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from typing import Any
 
@@ -15,8 +16,11 @@ from caterwaul.managers.session import Session
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.stores.settings import StoreSettings
 from caterwaul.managers.turns import WAITING_MAX, Turn, Turns
+from caterwaul.managers.web.asgi import SessionMiddleware as AsgiMiddleware
 from caterwaul.managers.web.cookies import Ticket
 from caterwaul.managers.web.policy import Front
+from caterwaul.managers.web.sessions import Sessions
+from caterwaul.managers.web.wsgi import SessionMiddleware as WsgiMiddleware
 from tests.doubles import Net
 
 KEY, OTHER = b"k" * 16, b"o" * 16
@@ -196,3 +200,71 @@ def test_sessions_in_a_shared_store_take_turns_unless_told_otherwise() -> None:
     assert (first[0].stale, second) == (True, [])
     cluster.managers[0].release(first[0])
     cluster.wait(lambda: bool(second))
+
+
+# -- requests
+
+
+def test_a_request_that_passes_two_fronts_does_not_wait_for_itself() -> None:
+    manager = net("refuse").managers[0]
+    session = manager.open_local(None)
+    assert session is not None
+    session["n"] = 1
+    manager.commit(session)
+    seen: list[Any] = []
+
+    def wsgi(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        seen.append(environ["caterwaul.session"]["n"])
+        start_response("200 OK", [])
+        return [b""]
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["caterwaul.session"]["n"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    cookie = f"__Host-sid={session.id}"
+    answers: list[str] = []
+    inner = WsgiMiddleware(WsgiMiddleware(wsgi, manager), manager)
+    inner({"HTTP_COOKIE": cookie, "PATH_INFO": "/"}, lambda status, headers, exc_info=None: answers.append(status))  # type: ignore[arg-type]
+
+    async def send(message: Any) -> None:
+        answers.append(str(message.get("status", "")))
+
+    scope = {"type": "http", "path": "/", "headers": [(b"cookie", cookie.encode())], "client": None}
+    asyncio.run(AsgiMiddleware(AsgiMiddleware(asgi, manager), manager)(scope, None, send))  # type: ignore[arg-type]
+    assert (answers, seen) == (["200 OK", "200", ""], [1, 1])
+    assert len(manager.in_turn.turns) == 0
+
+
+def test_a_session_that_is_opened_again_keeps_the_turn() -> None:
+    manager = net("refuse").managers[0]
+    made = manager.open_local(None)
+    assert made is not None
+    made["n"] = 1
+    manager.commit(made)
+
+    async def request() -> None:
+        sessions = Sessions(manager)
+        visit = await sessions.admit([f"__Host-sid={made.id}"], ("", ""), "/", str)
+        again = await sessions.reopen(visit, "/", False)
+        assert again is not visit
+        visit.release()
+        assert manager.in_turn.open_local(made.id) is None
+        again.release()
+        assert manager.in_turn.open_local(made.id) is not None
+
+    asyncio.run(request())
+
+
+def test_a_request_that_fails_before_its_application_runs_is_over() -> None:
+    cluster = net("refuse")
+    session_id = cluster.visit(0, n=0)
+    front = Front(cluster.managers[0])
+    ticket = front.ticket([f"__Host-sid={session_id}"], "/", str)
+    session = front.local(ticket, ("", ""))
+    assert session is not None
+    visit = front.admit(ticket, session, "/", ("", ""))
+    with pytest.raises(RuntimeError), visit.kept():
+        raise RuntimeError("planted by the test")
+    assert front.local(ticket, ("", "")) is not None
