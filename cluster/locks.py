@@ -165,6 +165,11 @@ class LockDesk:
                 granter = self._granter(desk, key)
                 left_s = max(0.0, until - self._clock.seconds())
                 if granter:
+                    if told and granter not in told:  # who was asked before may have granted that number, and say later that it is over
+                        self._tell_free(desk, key, Asker(self._me, serial), {}, told)
+                        desk.wanted.pop(serial, None)
+                        self._serial += 1
+                        serial, told = self._serial, set()
                     told.add(granter)
                     wanted = desk.wanted[serial] = _Wanted(key, granter)
                     verdict, written, why = await self._ask(

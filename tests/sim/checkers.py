@@ -14,6 +14,8 @@ served anywhere, and S6 a counter has all additions that a member still alive ha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import permutations
 from typing import Any
 
 from caterwaul.managers.entry import Entry, is_whole
@@ -52,7 +54,7 @@ class Checkers:
         self.cluster = cluster
         self.history = History()
         self._outbox_max = outbox_max_bytes
-        self._drop_time_s = drop_time_s
+        self.drop_time_s = drop_time_s
         self._idle_s = idle_s
         self._troubled: dict[tuple[int, int], float] = {}  # when something was wrong last on the way from one node to the other
         self._absent: dict[int, float] = {}  # when a node was down or stood still last
@@ -122,8 +124,7 @@ class Checkers:
     def _is_known(self, made: tuple[str, int, float]) -> None:
         """Unless its author was held up meanwhile, all who should know of the session do now. Without confirmations nothing goes on either."""
         session_id, author, at = made
-        ways = [way for number in range(self.cluster.size) for way in ((author, number), (number, author))]
-        if max(self._absent.get(author, 0.0), *(self._stuck_until.get(way, 0.0) for way in ways)) < at:
+        if not self.was_held_up(author, at):
             self.history.known.add(session_id)
 
     def _is_lost(self, node: SimNode, asked: str) -> None:
@@ -136,14 +137,35 @@ class Checkers:
         core = node.manager._core
         if not core.placement.peers() and core.sure(node.manager._channel.now_ms()):
             return  # long alone, and its own copy's time is over: whoever used the session since is beyond the time for which it says unknown
-        if core.placement.everywhere and not self._all_see_all():
+        if core.placement.everywhere and not self.all_see_all():
             return  # it answers from memory, and who does not see it tells it nothing (a browser's token would have it ask)
         self.world.counters["gone_checked"] += 1
         for other in self.cluster.nodes.values():
-            if other.managers and self._reaches(node, other) and other.manager._core.replica.held(key) is not None:
+            if other.managers and self.reaches(node, other) and other.manager._core.replica.held(key) is not None:
                 self.fail("S3", f"{node.reactor.name} calls {key.hex()[:8]} gone, which {other.reactor.name} has")
 
-    def _all_see_all(self) -> bool:
+    def was_held_up(self, number: int, since: float) -> bool:
+        """Whether this node was down or stood still since then, or something could not get to it, or from it."""
+        ways = [way for other in range(self.cluster.size) for way in ((number, other), (other, number))]
+        return max(self._absent.get(number, 0.0), *(self._stuck_until.get(way, 0.0) for way in ways)) >= since
+
+    def woke_at(self, node: SimNode) -> float:
+        """When it went on the last time after standing still."""
+        return self.world.now if node.reactor.name in self._asleep else self._woke.get(node.reactor.name, -99.0)
+
+    def slept_at(self, node: SimNode) -> float:
+        """When it last stopped."""
+        return self._slept_at.get(node.reactor.name, -99.0)
+
+    def is_stuck(self, numbers: Sequence[int], since: float) -> bool:
+        """Whether something did not get through between two of these since then, or does not now."""
+        for way in permutations(numbers, 2):
+            path = self.world.network.path(self.cluster.host(way[0]), self.cluster.host(way[1]))
+            if path.clogs or path.holes or self._stuck_until.get(way, -99.0) >= since:
+                return True
+        return False
+
+    def all_see_all(self) -> bool:
         views = {frozenset(member.uid for member in node.view) for node in self.cluster.nodes.values() if node.membership is not None}
         return len(views) == 1
 
@@ -194,16 +216,16 @@ class Checkers:
         if core.placement.everywhere:
             return True
         for other in self.cluster.nodes.values():
-            if other.managers and self._reaches(node, other):
+            if other.managers and self.reaches(node, other):
                 there = self._token(other, key, attribute)
                 if there is not None and (there == token or self.history.is_older(token, there)):
                     return True
         self.world.counters["out_of_reach"] += 1
         return False
 
-    def _reaches(self, node: SimNode, other: SimNode) -> bool:
+    def reaches(self, node: SimNode, other: SimNode, manager: str = "default") -> bool:
         """Whether it sees that one, and an answer comes before a look-up is over."""
-        core = node.manager._core
+        core = node.engines[manager]._core
         if other.me.uid not in core.placement.view or other.me.uid in core._cut:
             return False
         one, two = int(node.me.name[1:]), int(other.me.name[1:])
@@ -299,6 +321,11 @@ class Checkers:
         newest = max(heads, key=lambda head: head.version, default=None)
         return newest is None or node.me.uid in node.manager._core.placement.holders(key, newest.primary)
 
+    def lives(self, names: tuple[str, ...], since: float) -> list[str]:
+        """The lives that these nodes have, of those that they had then."""
+        nodes = [self.cluster.nodes.get(int(name[1:])) for name in names]
+        return [node.reactor.name for node in nodes if node is not None and self._began[node.reactor.name] < since]
+
     def ended_on(self, ended: Ended, names: tuple[str, ...]) -> None:
         for name in names:
             node = self.cluster.nodes.get(int(name[1:]))
@@ -344,7 +371,7 @@ class Checkers:
                 continue
             troubles = (self._troubled.get((number, other), -99.0), self._troubled.get((other, number), -99.0), self._absent.get(other, -99.0))
             self.world.counters["wakes_checked"] += 1
-            if max(troubles) < self._slept_at.get(life, 0.0) - 2 * self._drop_time_s:
+            if max(troubles) < self._slept_at.get(life, 0.0) - 2 * self.drop_time_s:
                 self.fail("membership", f"{life} slept, woke, and dropped {member.name}, which was there all the time")
 
     def _look(self, _: None) -> None:
@@ -450,7 +477,7 @@ class Checkers:
             self.world.counters["writes_checked"] += 1
             there = self._token(self._anywhere(key_of(write.session_id)), key_of(write.session_id), write.attribute)
             if there is None or (there != write.token and self.history.is_older(there, write.token)):
-                if self._is_beyond(write):
+                if self.is_beyond(write.at):
                     self.world.counters["beyond_backups"] += 1
                     continue
                 self.fail("S4", f"{write.token!r} of {write.at:.3f} is lost, {sorted(write.holders & alive)} had it; there is {there!r}")
@@ -518,11 +545,11 @@ class Checkers:
                 return node
         return nodes[0]
 
-    def _is_beyond(self, write: Write) -> bool:
-        """Whether more members died than copies are kept, before the copies can have been restored."""
-        manager = self.cluster.nodes[0].manager
+    def is_beyond(self, since: float) -> bool:
+        """Whether more members died since then than copies are kept, before the copies can have been restored."""
+        manager = next(node.manager for node in self.cluster.nodes.values() if node.managers)
         if manager._core.placement.everywhere:
             return False
-        deaths = sorted(at for at in self._deaths if at > write.at)
+        deaths = sorted(at for at in self._deaths if at > since)
         copies = manager.settings.backups + 1
         return any(later - first < _RESTORED_S for first, later in zip(deaths, deaths[copies - 1 :], strict=False))

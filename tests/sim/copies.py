@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from caterwaul.managers.base import SessionManager
 from caterwaul.managers.entry import is_whole
 from caterwaul.managers.heads import LIVE
 from caterwaul.managers.placement import partition_of
@@ -22,35 +23,37 @@ __all__ = ["difference"]
 _Copy = tuple[int, Any, bytes | None]  # state, version and primary, body
 
 
-def difference(cluster: SimCluster) -> str:
-    """What is wrong, in one line; empty when all is as it should be."""
+def difference(cluster: SimCluster, manager: str = "default") -> str:
+    """What is wrong with the sessions of this manager, in one line; empty when all is as it should be."""
     nodes = [node for _, node in sorted(cluster.nodes.items())]
-    held = {node.reactor.name: {key: (entry, _copy(node, entry)) for key, entry in node.manager._core.replica.entries()} for node in nodes}
-    everywhere = all(node.manager._core.placement.everywhere for node in nodes)
+    held = {
+        node.reactor.name: {key: (entry, _copy(node.engines[manager], entry)) for key, entry in node.engines[manager]._core.replica.entries()} for node in nodes
+    }
+    everywhere = all(node.engines[manager]._core.placement.everywhere for node in nodes)
     for key in sorted({key for copies in held.values() for key in copies}):
         copies = {name: found[key][1] for name, found in held.items() if key in found}
         entries = {name: found[key][0] for name, found in held.items() if key in found}
         if everywhere:
-            wrong = (len(copies) != len(nodes) or len(set(copies.values())) != 1) and not _are_parts_in_doubt(nodes, copies, entries)
+            wrong = (len(copies) != len(nodes) or len(set(copies.values())) != 1) and not _are_parts_in_doubt(nodes, manager, copies, entries)
         else:
-            wrong = _is_misplaced(nodes, key, copies, entries)
+            wrong = _is_misplaced(nodes, manager, key, copies, entries)
         if wrong:
             return f"{key.hex()[:8]}: " + ", ".join(f"{node.reactor.name} has {_short(copies.get(node.reactor.name))}" for node in nodes)
     return ""
 
 
-def _are_parts_in_doubt(nodes: list[SimNode], copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
+def _are_parts_in_doubt(nodes: list[SimNode], manager: str, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
     """All who had the whole died, and who has heard some commits of it does not know yet that there is no more."""
     if any(copy[0] != LIVE or is_whole(entries[name]) for name, copy in copies.items()):
         return False
-    return not any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
+    return not any(node.reactor.name in copies and node.engines[manager]._core.sure(node.engines[manager]._channel.now_ms()) for node in nodes)
 
 
-def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
-    fresh = {node.reactor.name for node in nodes if node.manager._core.moving.near.is_fresh(key)}
+def _is_misplaced(nodes: list[SimNode], manager: str, key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
+    fresh = {node.reactor.name for node in nodes if node.engines[manager]._core.moving.near.is_fresh(key)}
     weighty = [node for node in nodes if node.me.weight > 0]
-    placement = weighty[0].manager._core.placement
-    count = len(weighty) if placement.everywhere else min(1 + weighty[0].manager._core.settings.backups, len(weighty))
+    placement = weighty[0].engines[manager]._core.placement
+    count = len(weighty) if placement.everywhere else min(1 + weighty[0].engines[manager]._core.settings.backups, len(weighty))
     names = {node.me.uid: node.reactor.name for node in nodes}
     keepers = [names.get(uid, "?") for uid in placement.keepers(partition_of(key))]
     if any(copy[0] != LIVE for copy in copies.values()):
@@ -60,7 +63,7 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     if len(heads) != 1:
         return True
     if not any(copy[2] is not None and is_whole(entries[name]) for name, copy in copies.items()):
-        return any(node.reactor.name in copies and node.manager._core.sure(node.manager._channel.now_ms()) for node in nodes)
+        return any(node.reactor.name in copies and node.engines[manager]._core.sure(node.engines[manager]._channel.now_ms()) for node in nodes)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
     if len(set(holders)) != count:
@@ -74,9 +77,9 @@ def _is_misplaced(nodes: list[SimNode], key: bytes, copies: dict[str, _Copy], en
     )  # fmt: skip
 
 
-def _copy(node: SimNode, entry: Entry) -> _Copy:
+def _copy(manager: SessionManager, entry: Entry) -> _Copy:
     head = entry.head
-    return (head.state, (head.version, head.primary), node.manager._core.replica.body_of(entry)) if head is not None else (LIVE, None, None)
+    return (head.state, (head.version, head.primary), manager._core.replica.body_of(entry)) if head is not None else (LIVE, None, None)
 
 
 def _short(copy: _Copy | None) -> str:

@@ -10,9 +10,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from caterwaul.cluster import outbox, redial
-from caterwaul.managers import antientropy, base, core, finding, handover, lookup, moving, near, opening, parting, placement, principals, record, replica
+from caterwaul.cluster import locks as lock_desk
+from caterwaul.cluster import logins, outbox, redial
+from caterwaul.managers import (
+    antientropy,
+    base,
+    core,
+    finding,
+    handover,
+    locking,
+    locks,
+    lookup,
+    moving,
+    near,
+    opening,
+    parting,
+    placement,
+    principals,
+    record,
+    renewal,
+    renewing,
+    replica,
+    settings,
+    users,
+)
 from caterwaul.managers.messages import ABSENT, UNSURE
+from caterwaul.managers.receipts import DONE
+from caterwaul.managers.web import single
 from caterwaul.membership import detector, group
 
 __all__ = ["BUGS", "Bug"]
@@ -23,7 +47,7 @@ Patch = Callable[[Any, str, Any], None]
 @dataclass(frozen=True)
 class Bug:
     """`plant(patch)` uses ``patch(target, name, value)``. `promises`: how the failure's text may begin. `kinds`: classes of faults, None: all. `manager`: its type.
-    `scene`: the story that shows it; none: random faults do."""
+    `scene`: the story that shows it; none: random faults do. `feature`: what the seeds are to have (`features.py`); with little else going on then."""
 
     name: str
     plant: Callable[[Patch], None]
@@ -31,6 +55,7 @@ class Bug:
     kinds: tuple[str, ...] | None = None
     manager: str = "delta"
     scene: str = ""
+    feature: str = ""
 
 
 def _skip_a_tombstone(patch: Patch) -> None:
@@ -198,6 +223,86 @@ def _only_sessions_that_are_here_end(patch: Patch) -> None:
     patch(principals.Logins, "is_over", lambda self, key, entry, last_look=False: (id(self), key) in marked)
 
 
+def _an_id_is_replaced_by_two(patch: Patch) -> None:
+    """Each member makes an id of its own."""
+    patch(renewal.Renewals, "next_of", lambda self, session_id, key: renewal.next_id(session_id, self._me))
+
+
+def _what_is_written_to_an_old_id_stays_there(patch: Patch) -> None:
+    patch(renewal.Renewals, "bring", lambda self, placement: [])
+
+
+def _an_old_id_is_good_for_ever(patch: Patch) -> None:
+    patch(renewing, "Renewed", lambda key, until_ms: renewal.Renewed(key, until_ms + 10**9))
+
+
+def _who_ends_an_old_id_ends_that_only(patch: Patch) -> None:
+    patch(renewal.Renewals, "ends", lambda self, now_ms: self.over.clear() or [])
+    patch(renewing.RenewingCommits, "follow", lambda self, session: None)
+
+
+def _all_who_ask_hold_the_lock(patch: Patch) -> None:
+    patch(locks.LockTable, "ask", lambda self, now, key, asker, lease_s, patience_s: [locks.Answered(key, asker, locks.GRANTED, {})])
+
+
+def _what_was_written_under_the_lock_is_not_told(patch: Patch) -> None:
+    real = lock_desk.LockDesk.release
+    patch(lock_desk.LockDesk, "release", lambda self, grant, written: real(self, grant, {}))
+
+
+def _a_lease_has_no_end(patch: Patch) -> None:
+    real = locks.LockTable._grant
+    patch(locks.LockTable, "_grant", lambda self, now, key, lock, asker, lease_s: real(self, now, key, lock, asker, 1000.0))
+
+
+def _who_asks_last_is_first(patch: Patch) -> None:
+    real = locks.LockTable.ask
+
+    def ask(self: Any, now: float, key: bytes, asker: Any, lease_s: float, patience_s: float) -> Any:
+        lock = self._locks.get(key)
+        if lock is not None and lock.holder != asker and asker not in lock.queue:
+            lock.queue = {asker: (lease_s, now + patience_s), **lock.queue}
+            self.askers += 1
+        return real(self, now, key, asker, lease_s, patience_s)
+
+    patch(locks.LockTable, "ask", ask)
+
+
+def _nobody_is_asked_what_it_holds(patch: Patch) -> None:
+    async def collect(self: Any, desk: Any, view: Any) -> None:
+        desk.claims_of = view
+
+    patch(lock_desk.LockDesk, "_collect", collect)
+
+
+def _a_holder_is_not_told_that_its_time_is_over(patch: Patch) -> None:
+    patch(locking.Locks, "is_ours", lambda self, grant: True)
+
+
+def _a_logout_is_of_one_application(patch: Patch) -> None:
+    patch(users.Users, "end_shared", lambda self, tag: DONE)
+
+
+def _a_login_is_of_one_application(patch: Patch) -> None:
+    patch(single.SignOn, "offer", lambda self, session: None)
+
+
+def _principals_are_of_one_application(patch: Patch) -> None:
+    patch(settings.ManagerSettings, "realm", lambda self, name: name)
+
+
+def _nobody_has_too_many_sessions(patch: Patch) -> None:
+    patch(principals.Logins, "_is_too_many", lambda self, key, whose, last_look: False)
+
+
+async def _no_limit(self: Any, name: str, whose: Any) -> None:
+    pass
+
+
+def _nobody_counts_the_sessions_of_others(patch: Patch) -> None:
+    patch(logins.LoginDesk, "_limit", _no_limit)
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -220,5 +325,20 @@ BUGS = (
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
     Bug("the last writer of a map's counter wins", _last_writer_of_a_counter_wins, tuple(f"n{number}: hits" for number in range(5)), scene="maps"),
+    Bug("an id is replaced by two", _an_id_is_replaced_by_two, ("renewal one session", "renewal S3"), feature="renewal"),
+    Bug("what is written to an old id stays there", _what_is_written_to_an_old_id_stays_there, ("renewal S3", "renewal S4"), feature="renewal"),
+    Bug("an old id is good for ever", _an_old_id_is_good_for_ever, ("renewal grace",), feature="renewal"),
+    Bug("who ends an old id ends that only", _who_ends_an_old_id_ends_that_only, ("renewal S2",), feature="renewal"),
+    Bug("all who ask hold the lock", _all_who_ask_hold_the_lock, ("locks one holder",), feature="locks"),
+    Bug("what was written under the lock is not told", _what_was_written_under_the_lock_is_not_told, ("locks lost change",), feature="locks"),
+    Bug("a lease has no end", _a_lease_has_no_end, ("locks lease",), feature="locks"),
+    Bug("who asks last is first", _who_asks_last_is_first, ("locks order",), feature="locks"),
+    Bug("nobody is asked what it holds", _nobody_is_asked_what_it_holds, ("locks one holder",), feature="locks"),
+    Bug("a holder is not told that its time is over", _a_holder_is_not_told_that_its_time_is_over, ("locks one holder",), feature="locks"),
+    Bug("a logout is of one application", _a_logout_is_of_one_application, ("logins S2",), feature="logins"),
+    Bug("a login is of one application", _a_login_is_of_one_application, ("logins one login",), feature="logins"),
+    Bug("principals are of one application", _principals_are_of_one_application, ("logins S2",), feature="logins"),
+    Bug("nobody has too many sessions", _nobody_has_too_many_sessions, ("logins limit",), feature="logins"),
+    Bug("nobody counts the sessions of others", _nobody_counts_the_sessions_of_others, ("logins limit",), manager="backup", feature="logins"),
     Bug("domains do not matter", _domains_do_not_matter, tuple(f"n{number} of " for number in range(6)), scene="domains"),
 )

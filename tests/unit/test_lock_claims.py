@@ -85,6 +85,26 @@ def test_what_was_granted_while_its_asker_stood_still_does_not_count(net: LockNe
     assert waiting.held
 
 
+def test_who_asks_another_member_asks_under_another_number(net: LockNet) -> None:
+    """Simulator, locks, delta, seed 40: the first had granted it, and given it up; that was taken for the end of what the second had granted."""
+    session, granter, one, other = roles(net)
+    before, request = Holder(net, other, session), net.opened(one, session)
+    net.deliver()
+    before.leave()  # claims have been asked for
+    net.deliver()
+    net.hold(granter, one)
+    waiting = Holder(net, one, request, timeout_s=10.0)
+    net.deliver()
+    first = next(lock.holder for lock in net.desks[granter]._desks[MANAGER].table._locks.values())
+    assert first is not None
+    for number in (one, other):
+        net.part(granter, number)
+        net.show_view(number, net.view().without(net.members[granter].uid))
+    net.advance(2.5)
+    assert waiting.held
+    assert first.serial not in net.desks[one]._desks[MANAGER].held
+
+
 def test_a_member_that_may_not_have_found_others_yet_grants_nothing() -> None:
     net = LockNet(2)
     session = net.visit(0, n=0)
