@@ -176,6 +176,6 @@ class TestWhole:
         assert run("demo", "--manager", "partitioned", "--data", "4", "--web", "3", "--check").exit_code == 1
         assert run("demo", "--data", "4").exit_code == 2
         assert got == [
-            (Layout(4), 0, None), (Layout(), 200, 10_000, None, True, False), (Layout(manager="backup"), 0, None),
-            (Layout(3, 4, 3, "partitioned"), 200, 10_000, None, False, False),
+            (Layout(4), 0, None), (Layout(), 200, 10_000, None, True, False, False), (Layout(manager="backup"), 0, None),
+            (Layout(3, 4, 3, "partitioned"), 200, 10_000, None, False, False, False),
         ]  # fmt: skip
