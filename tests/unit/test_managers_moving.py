@@ -716,3 +716,16 @@ def test_commits_whose_session_went_with_its_holders_are_unknown_for_a_while_and
     assert dict(backup.opened(left, session_id)) == {"a": 1}
     assert holding(backup, session_id) == due(backup, session_id)
     assert len(holding(backup, session_id)) == 2
+
+
+def test_reading_through_a_copy_that_goes_at_once_keeps_a_session_alive() -> None:
+    net = Net(4, ManagerSettings(idle_timeout_s=20.0, near_cache_max=0, unknown_for_s=0.0), kind=PartitionedManager)
+    session_id = net.visit(0, name="ada")
+    net.advance(1.0)
+    readers = [number for number in range(4) if net.managers[number]._core.replica.get(key_of(session_id)) is None]
+    for turn in range(30):
+        session = net.opened(readers[turn % len(readers)], session_id)
+        assert session["name"] == "ada"
+        net.managers[readers[turn % len(readers)]].commit(session)
+        net.managers[readers[turn % len(readers)]].release(session)
+        net.advance(3.0)
