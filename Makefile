@@ -12,6 +12,7 @@ MINUTES ?= 1
 SEED   ?=
 MANAGER ?= delta
 SCENE  ?=
+FEATURES ?=
 ARGS   ?=
 
 .DEFAULT_GOAL := help
@@ -53,8 +54,8 @@ real: $(STAMP)  ## only the tests with processes, sockets and multicast
 faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): six to seven minutes, needs root
 	$(BIN)/python -m pytest tests/faults -n $(JOBS)
 
-sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story
-	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story, FEATURES=1 for locks, new ids and single sign-on besides
+	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(FEATURES),--features) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides delta
 	$(BIN)/python -m tests.sim --manager partitioned --seeds 8

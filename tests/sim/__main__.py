@@ -23,9 +23,10 @@ from .scenes import attempt as attempt_scene
 @click.option("--seed", type=str, help="Run this one only, and print its trace's digest.")
 @click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="The type of session manager.")
 @click.option("--scene", type=click.Choice(sorted(SCENES)), help="Not random faults, but this story.")
+@click.option("--features", is_flag=True, help="A part of the seeds also has ids that change by themselves, locks and single sign-on.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | None, jobs: int, as_json: bool) -> None:
+def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | None, features: bool, jobs: int, as_json: bool) -> None:
     """Run seeds of the simulator. Exit code 1 when a promise was broken; the output says how to replay it."""
     begin = monotonic()
     if scene is not None:
@@ -37,14 +38,14 @@ def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | No
     voids: dict[str, str] = {}
     done = 0
     with ProcessPoolExecutor(jobs) as pool:
-        running = {pool.submit(attempt, one, manager): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
+        running = {pool.submit(attempt, one, manager, features): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
         while running:
             future = next(as_completed(running))
             this = running.pop(future)
             result = future.result()
             if isinstance(result, str):
                 failed[str(this)] = result
-                click.echo(f"\n{result}\n\nreplay: make sim SEED={this} MANAGER={manager}\n", err=True)
+                click.echo(f"\n{result}\n\nreplay: make sim SEED={this} MANAGER={manager}{' FEATURES=1' if features else ''}\n", err=True)
             elif result.void and seed is None:
                 voids[str(this)] = result.void
             else:

@@ -19,7 +19,7 @@ from .node import SimCluster
 from .workload import Workload
 from .world import SimulationError, World
 
-__all__ = ["NODES", "RATE", "SECONDS", "Result", "attempt", "run_seed"]
+__all__ = ["NODES", "RATE", "SECONDS", "Result", "attempt", "collect", "run_seed"]
 
 NODES = 5
 SECONDS = 60.0
@@ -101,15 +101,20 @@ def _settings(manager: str) -> dict[str, Any]:
     return {**_SETTINGS, "managers": {"default": chosen}}
 
 
-def attempt(seed: int | str, manager: str = "delta") -> Result | str:
+def attempt(seed: int | str, manager: str = "delta", features: bool = False) -> Result | str:
     """The same for a worker process: a broken promise comes back as its text."""
     try:
-        return run_seed(seed, manager=manager)
+        return run_seed(seed, manager=manager, features=None if features else ())
     except SimulationError as error:
-        text = str(error)
+        return str(error)
+    finally:
+        collect()
+
+
+def collect() -> None:
+    """What is left of a world goes, and what its Deferreds and coroutines log then: not in the next one."""
     for _ in range(3):  # coroutines that end when they are collected leave more behind
-        gc.collect()  # Deferreds of the world that failed log their errors when they go: not in the next seed
-    return text
+        gc.collect()
 
 
 def _void(world: World) -> str:

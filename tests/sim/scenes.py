@@ -4,7 +4,6 @@ A scene is a function of (seed, manager type); it raises `SimulationError` when 
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +16,7 @@ from .clients import Clients
 from .copies import difference
 from .faults import Injector, draw
 from .node import SimCluster
-from .run import run_seed
+from .run import collect, run_seed
 from .shared import maps
 from .stored import stored
 from .world import SimulationError, World
@@ -264,9 +263,9 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
     try:
         return SCENES[scene](seed, manager)
     except SimulationError as error:
-        text = f"scene {scene}, {error}"
-    gc.collect()  # as in `run.attempt`
-    return text
+        return f"scene {scene}, {error}"
+    finally:
+        collect()
 
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {

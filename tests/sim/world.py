@@ -8,6 +8,7 @@ exception out of an event; both come as `SimulationError` with the seed, the tim
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -99,11 +100,13 @@ class World:
     def __enter__(self) -> World:
         globalLogPublisher.addObserver(self._errors)
         self._guard.__enter__()
+        gc.disable()  # a coroutine of a process that is dead ends with an error when it is collected, and nobody knows when that is
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._guard.__exit__(kind, error, trace)
         globalLogPublisher.removeObserver(self._errors)
+        gc.enable()
 
 
 @implementer(ILogObserver)
