@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -48,6 +48,7 @@ class NodeStores:
         self._url = ""
         self._secrets: dict[str, Any] = {}
         self._clock: StoreWorker | None = None
+        self._is_stopped = False
         self._looking: LoopingCall | None = None
         self.is_trusted: bool | None = None  #: whether what it shows may be brought back; None: nobody knows yet
 
@@ -78,6 +79,8 @@ class NodeStores:
         return open_store(self._url, space, timeout_s=self._settings.timeout_s, encrypt=self._settings.encrypt, **self._secrets)
 
     def _run(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
+        if self._is_stopped:
+            return fail(StoreError("the node has stopped"))
         if self._pool is None:
             self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
             self._pool.start()
@@ -106,7 +109,7 @@ class NodeStores:
         """In a thread."""
         assert self._clock is not None, "begun"
         found = age_s(self._clock.store)
-        if found <= self._retention_s:
+        if found <= self._retention_s or self.is_trusted:  # it was in use until it got into trouble, by a cluster that knows of all ends
             stamp(self._clock.store)
         return found
 
@@ -129,6 +132,7 @@ class NodeStores:
 
     def stop(self) -> None:
         """Let go of all. A thread that hangs ends by itself."""
+        self._is_stopped = True
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         pool, self._pool = self._pool, None

@@ -154,7 +154,7 @@ class Fetching:
     def fetch(self, key: bytes, done: Callable[[int], None]) -> None:
         """Load it; `done(verdict)`: FOUND: it is where it belongs; GONE: there is none, or it has ended; UNSURE: the store does not answer."""
         if self._knows_absent(key, self._channel.now_ms()):
-            done(GONE)
+            done(GONE if self._core.replica.get(key) is None else FOUND)  # it may have come meanwhile
             return
         self._fetches.setdefault(key, []).append(done)
         if not self._is_fetching:
@@ -184,7 +184,10 @@ class Fetching:
         self._is_fetching = False
         for key, dones in waiting.items():
             for done in dones:
-                done(verdicts[key])
+                try:
+                    done(verdicts[key])
+                except Exception:  # what one request runs into is not the others'
+                    _log.failure("a request for session {key} failed when it was loaded", key=key.hex())
         if not self._is_fetching:
             self._fetch_next()
 
@@ -237,6 +240,10 @@ class Fetching:
         self._is_passing = True
         Deferred.fromCoroutine(self._pass(placement)).addErrback(_log_bugs).addBoth(self._pass_ended)
 
+    def _brings(self, key: bytes, placement: Placement) -> bool:
+        """Whether it is this member that brings it back. What never ends (epochs) decides about all else, so each member brings all of that for itself."""
+        return self._core.eternal or placement.keepers(partition_of(key))[:1] in ((self._core.me,), ())
+
     def _pass_ended(self, _: object) -> None:
         self._is_passing = False
 
@@ -246,7 +253,7 @@ class Fetching:
         while self.is_running:
             keys = await self._worker.call(store.keys, after, _LISTED_AT_ONCE)
             with self._lock:
-                missing = [key for key in keys if self._core.replica.get(key) is None and placement.keepers(partition_of(key))[:1] in ((self._core.me,), ())]
+                missing = [key for key in keys if self._core.replica.get(key) is None and self._brings(key, placement)]
             for some in batched(missing):
                 found = await self._worker.call(store.load, some)
                 await self.tell(self.merge(found, found))

@@ -284,10 +284,10 @@ class Finding:
 
     # -- being asked
 
-    def asked(self, peer: bytes, key: bytes, now_ms: int) -> list[Effect]:
-        """A LOOKUP."""
+    def asked(self, peer: bytes, key: bytes, now_ms: int, has_looked: bool = False) -> list[Effect]:
+        """A LOOKUP. `has_looked`: into the store, if that has answered."""
         entry = self._replica.get(key)
-        if self.has_store and self._should_look_there(peer, key, entry) and self._sure(now_ms):
+        if self.has_store and not has_looked and self._should_look_there(peer, key, entry) and self._sure(now_ms):
             return [StoreWanted((peer, key))]
         if entry is None:
             return [self._verdict(peer, key, ABSENT if self._sure(now_ms) else UNSURE)]
@@ -322,8 +322,8 @@ class Finding:
 
     def store_said(self, peer: bytes, key: bytes, verdict: int, now_ms: int) -> list[Effect]:
         """What came of a `StoreWanted`."""
-        if verdict == FOUND and self._replica.get(key) is not None:
-            return self.asked(peer, key, now_ms)
+        if self._replica.get(key) is not None:
+            return self.asked(peer, key, now_ms, has_looked=True)
         return [self._verdict(peer, key, ABSENT if verdict == GONE and self._sure(now_ms) else UNSURE)]
 
     def _is_elsewhere(self, peer: bytes, key: bytes, entry: Entry) -> bool:

@@ -348,8 +348,8 @@ class Opening:
     def _fetched(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:
         """What a store has said."""
         about = about._replace(checked=True, doubted=verdict == UNSURE)
-        if verdict == UNSURE and (self.store is None or not self.store.is_shared or self._core.trusted(about.key, now_ms)[0] is None):
-            return self._unsure(about.key, now_ms)
+        if verdict == UNSURE and self._core.trusted(about.key, now_ms)[0] is None:
+            return self._unsure(about.key, now_ms)  # what is in memory is served from there
         return self._look(about, now_ms) if verdict != GONE else self._made()
 
     def _looked_up(self, about: _Question, verdict: int, now_ms: int) -> Session | _Question:

@@ -26,7 +26,7 @@ from .settings import ManagerSettings
 
 __all__ = ["Passivating"]
 
-_PARTS = 16  # of a sweep
+_PARTS = 128  # of a sweep
 _LEFT = 0.9  # of what is allowed, when a sweep is through
 _AT_ONCE = 2000  # sessions in one go
 
@@ -76,8 +76,8 @@ class Passivating:
         self._part = (self._part + 1) % _PARTS
         left = _PARTS - self._part if self._part else 1
         number = min(_AT_ONCE, int(max(0.0, self._surplus(_LEFT)) * self._replica.live / left) + 1) if self._surplus(_LEFT) > 0.0 else 0
-        oldest = nsmallest(number, ((entry.last_access_ms, key) for key, entry in some if self._may_go(key, entry, now_ms, self._min_idle_ms, is_stored)))
-        gone = [key for _, key in oldest]
+        oldest = nsmallest(2 * number, ((entry.last_access_ms, key, entry) for key, entry in some if entry.stored), key=lambda one: one[0])
+        gone = [key for _, key, entry in oldest if self._may_go(key, entry, now_ms, self._min_idle_ms, is_stored)][:number]
         if self._max_idle_ms:
             there = set(gone)
             gone += [key for key, entry in some if key not in there and self._may_go(key, entry, now_ms, self._max_idle_ms, is_stored)][:_AT_ONCE]

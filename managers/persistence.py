@@ -39,7 +39,8 @@ _log = Logger()
 _STORE = b"store"  # as whom a receipt awaits it
 _PURGE_MS, _PURGE_AGAIN_MS = 60_000, 1000
 _SWEEP_MS = 20
-_PASSIVATE_MS = 100  # between the sixteen parts of a sweep
+_EMPTY_MAX = 20  # looks for something to save in one go, each some milliseconds under the lock
+_PASSIVATE_MS, _LATE_MAX = 20, 20  # between the 128 parts of a sweep; so many are made up for
 _STOP_S = 5.0
 
 
@@ -79,7 +80,7 @@ class Persistence:
         self._idle_ms = int(core.settings.max_idle_backup_s * 1000)
         self._next_ms = channel.now_ms() + self._period_ms
         self._purge_ms = channel.now_ms() + _PURGE_MS
-        self._passivate_ms = 0
+        self._passivate_ms = channel.now_ms()
         self._is_saving = self._is_purging = False
         self._stopped: Deferred[None] | None = None
         self._waiters: dict[bytes, list[_Awaited]] = {}  # receipts of changes that are to be saved
@@ -141,12 +142,14 @@ class Persistence:
     def _passivate(self, now_ms: int) -> None:
         if now_ms < self._passivate_ms or self._stopped is not None:
             return
+        late = min(_LATE_MAX, (now_ms - self._passivate_ms) // _PASSIVATE_MS)
         self._passivate_ms = now_ms + _PASSIVATE_MS
-        with self._lock:
-            effects = self._core.passivating.sweep(now_ms, self._has_all)
-        for effect in effects:
-            if isinstance(effect, Send):
-                self._channel.send(effect.to, effect.message)
+        for _ in range(1 + late):
+            with self._lock:
+                effects = self._core.passivating.sweep(now_ms, self._has_all)
+            for effect in effects:
+                if isinstance(effect, Send):
+                    self._channel.send(effect.to, effect.message)
 
     def _has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, its last use included, and it is not about to end."""
@@ -168,20 +171,30 @@ class Persistence:
 
     def save(self) -> None:
         """The next batch, unless one is under way."""
-        if self._is_saving:
+        if self._is_saving or (self._stopped is not None and self._stopped.called):
             return
-        with self._lock:
-            now_ms = self._channel.now_ms()
-            self.storing.gather(now_ms, self._idle_ms if self._stopped is None else 0)
-            batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
-            for save in batch:
-                if save.key in self._waiters:
-                    self._aboard[save.key] = self._waiters.pop(save.key)
+        batch = self._next_batch()
+        for _ in range(_EMPTY_MAX):  # marks of what others save are dropped by the way
+            if batch or not (self.storing.waiting and self._worker.is_callable):
+                break
+            batch = self._next_batch()
         if batch:
             self._is_saving = True
             self._worker.call(self._worker.store.save_many, batch).addCallback(self._saved, batch).addErrback(self._failed, [save.key for save in batch])
         else:
             self._idle()
+
+    def _next_batch(self) -> list[Save]:
+        with self._lock:
+            now_ms = self._channel.now_ms()
+            while self._stopped is not None and self.storing.is_sweeping:
+                self.storing.sweep(now_ms)
+            self.storing.gather(now_ms, self._idle_ms if self._stopped is None else 0)
+            batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
+            for save in batch:
+                if save.key in self._waiters:
+                    self._aboard[save.key] = self._waiters.pop(save.key)
+            return batch
 
     def _saved(self, revisions: Mapping[bytes, bytes], batch: Sequence[Save]) -> None:
         with self._lock:
@@ -215,12 +228,12 @@ class Persistence:
     def _failed(self, failure: Failure, keys: Sequence[bytes]) -> None:
         if not failure.check(StoreError):
             _log.failure("what a store said could not be used", failure=failure)
+        self._is_saving = False
         with self._lock:
             self.storing.failed(keys)
         for key in keys:
             for waiting in self._aboard.pop(key, ()):
                 waiting.receipt.missed(_STORE)
-        self._is_saving = False
         self._idle()
 
     def _go_on(self) -> None:
@@ -245,7 +258,7 @@ class Persistence:
 
     def _purge(self) -> None:
         """One member tidies a store that all share: ends that nobody has to remember go, and sessions that were left to it end, so that who listens hears of it."""
-        if min(self._sharers()) == self._core.me and not self._is_purging and self._stopped is None and self.fetching.ready():
+        if min(self._sharers()) == self._core.me and not self._is_purging and self._stopped is None and self.fetching.ready() and self.fetching.is_trusted():
             self._is_purging = True
             Deferred.fromCoroutine(self._purge_some()).addErrback(self._unpurged).addBoth(self._purged)
 

@@ -209,6 +209,7 @@ class Replica(Held):
                 return
             if won.state == LIVE or mine.state != LIVE:
                 entry.head = won
+                self.written.add(key)
             else:
                 self._end(key, entry, won)
         elif mine.state == LIVE:
@@ -337,6 +338,7 @@ class Replica(Held):
         entry = self.get(key)
         if entry is not None and entry.head is not None and entry.head.state:
             self._remove(key)
+            self.verified(key)
             self.changed[partition_of(key)] = 1
             self.tombstones -= 1
 

@@ -47,17 +47,23 @@ class Storing:
         self._flight: dict[bytes, int] = {}  # what is being saved -> since when it waited
         self._refused: dict[bytes, int] = {}  # what the store has otherwise, and is being loaded, likewise
         self._sweep = 0  # partitions below were looked at
+        self._most = _AT_ONCE  # saves in a batch; fewer after one has failed, as it may have been for one of them
         self.saves = self.conflicts = 0
 
     # -- what is to be saved
 
     def gather(self, now_ms: int, idle_ms: int = 0) -> None:
         """Take the marks; `idle_ms`: of sessions that were not used for so long only."""
-        written, self._replica.written = self._replica.written, set()
-        waiting = self.waiting
-        for key in written:
-            if idle_ms and (entry := self._replica.get(key)) is not None and entry.body is not None and now_ms - entry.last_access_ms < idle_ms:
-                self._replica.written.add(key)
+        written, waiting = self._replica.written, self.waiting
+        if not idle_ms:
+            self._replica.written = set()
+            for key in written:
+                waiting.setdefault(key, now_ms)
+            return
+        for key in [written.pop() for _ in range(min(len(written), _LOOKED_AT_ONCE))]:
+            entry = self._replica.get(key)
+            if entry is not None and entry.body is not None and now_ms - entry.last_access_ms < idle_ms:
+                written.add(key)
             else:
                 waiting.setdefault(key, now_ms)
 
@@ -111,7 +117,7 @@ class Storing:
         saves: list[Save] = []
         size = 0
         for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
-            if len(saves) >= _AT_ONCE or size >= _BATCH_BYTES:
+            if len(saves) >= self._most or size >= _BATCH_BYTES:
                 break
             since = self.waiting.pop(key, None)
             if since is None:
@@ -162,6 +168,7 @@ class Storing:
             entry = self._replica.get(save.key)
             if entry is not None:
                 entry.stored = revision
+        self._most = min(_AT_ONCE, 2 * self._most)
         self.saves += len(revisions)
         self.conflicts += len(refused)
         return refused
@@ -176,8 +183,9 @@ class Storing:
             entry = self._replica.get(key)
             if entry is not None:
                 entry.stored = NOTHING
-        if again:
-            self.waiting = again | self.waiting | again
+        for key, since in again.items():
+            self.waiting[key] = min(since, self.waiting.pop(key, since))  # at the end: one that no store takes is in nobody's way
+        self._most = max(1, self._most // 2)
 
     # -- loading
 
@@ -187,6 +195,7 @@ class Storing:
         entry = self._replica.get(key)
         if entry is None:
             return
+        self.urgent.discard(key)
         entry.stored = revision
         if item is None or self._lacks(item, entry, ahead_ms):
             self.waiting[key] = min(since or now_ms, self.waiting.get(key, now_ms))
@@ -208,7 +217,7 @@ class Storing:
 
     def oldest_ms(self, now_ms: int) -> int:
         """How long the oldest change waits that is not in the store."""
-        first = min((*self._flight.values(), *self._refused.values(), next(iter(self.waiting.values()), now_ms)))
+        first = min((*self._flight.values(), *self._refused.values(), *self.waiting.values(), now_ms))
         return now_ms - first
 
     def __len__(self) -> int:

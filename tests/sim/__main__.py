@@ -56,7 +56,7 @@ def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | No
             if len(failed) < 10 and done + len(failed) + len(running) < wanted:
                 following = next(queue, None)
                 if following is not None:
-                    running[pool.submit(attempt, following, manager)] = following
+                    running[pool.submit(attempt, following, manager, features)] = following
             if sys.stderr.isatty():
                 click.echo(f"\r{done} seeds passed, {len(failed)} failed, {len(voids)} void ", err=True, nl=False)
             elif not as_json and done and done % 100 == 0 and not isinstance(result, str) and not result.void:

@@ -18,7 +18,7 @@ from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
 from caterwaul.managers.stores.settings import StoreSettings
-from caterwaul.managers.stores.store import Save, Stored
+from caterwaul.managers.stores.store import Save, Stored, StoreError
 from caterwaul.membership.errors import RemoteError
 from tests.doubles import MANAGER, Net
 
@@ -334,7 +334,7 @@ def test_an_idle_session_is_passivated_and_one_in_use_is_not() -> None:
     cluster, ids = crowd(max_idle_swap_s=20.0)
     used = opened(cluster, 0, ids[0])
     cluster.managers[0]._core.in_use.add(used.key, 1)
-    cluster.advance(25.0)
+    cluster.advance(40.0)
     assert {manager.count for manager in cluster.managers} == {1}
 
 
@@ -443,3 +443,74 @@ def test_an_expiry_by_somebody_elses_clock_is_judged_by_when_the_session_was_use
     end = KeptEnd(key, Head(EXPIRED, 2, other, other, (), Cover(applied, {other: 5}), ended_ms))
     persistence.fetching.merge({key: Stored(end.pack(), 2**50, b"r" * 16)}, [])
     assert (core.replica.held(key) is None) == stands
+
+
+# -- what a fresh reader found
+
+
+def test_an_outage_hides_nothing_that_is_in_memory() -> None:
+    cluster, ids = crowd(DeltaManager, 2, max_active=1000)
+    number = cluster.join()  # all its copies came from members, and are to be compared with the store once
+    cluster.advance(5.0)
+    cluster.store_fails = True
+    cluster.advance(1.0)
+    for session_id in ids[:5]:
+        session = opened(cluster, number, session_id)
+        assert not session.new
+        assert not session.unknown
+        assert session.stale
+
+
+def test_one_item_that_no_store_takes_is_in_nobodys_way() -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=0.2))
+    bad = cluster.visit(0, name="bad")
+    store = cluster.stores[MANAGER]
+    save_many = store.save_many
+
+    def picky(saves: Any) -> Any:
+        if any(save.key == key_of(bad) for save in saves):
+            raise StoreError("it is too large")
+        return save_many(saves)
+
+    store.save_many = picky  # type: ignore[method-assign]
+    good = [cluster.visit(0, name=str(number)) for number in range(300)]
+    cluster.advance(60.0)
+    assert items(cluster).keys() >= {key_of(one) for one in good}
+
+
+def test_what_came_after_the_store_had_nothing_is_found() -> None:
+    cluster = net(2, kind=BackupManager, settings=ManagerSettings(max_active=1000, unknown_for_s=0.0, backups=1))
+    session_id = "y" * 43
+    assert opened(cluster, 1, session_id).new  # and nothing is remembered for a second
+    session = cluster.managers[0].open_local(None)
+    assert session is not None
+    session.adopt(session_id)
+    session["name"] = "ada"
+    cluster.managers[0].commit(session)
+    cluster.deliver()
+    for _ in range(3):
+        assert opened(cluster, 1, session_id)["name"] == "ada"
+
+
+def test_a_stop_looks_for_what_it_has_to_save_first() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=600.0), kind=DeltaManager)
+    ids = [cluster.visit(0, name=str(number)) for number in range(50)]
+    cluster.managers[1].persistence.save()  # type: ignore[union-attr]  # these are the other's: their marks go
+    cluster.advance(0.1)
+    cluster.kill(0)
+    cluster.managers[1].persistence.stop()  # type: ignore[union-attr]
+    cluster.advance(0.5)
+    assert items(cluster).keys() >= {key_of(one) for one in ids}
+
+
+def test_marks_of_what_others_save_do_not_hold_up_ones_own() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=1.0))
+    for number in range(5000):
+        session = cluster.managers[0].open_local(None)
+        assert session is not None
+        session["n"] = number
+        cluster.managers[0].commit(session)
+    cluster.deliver()
+    mine = cluster.visit(1, name="mine")
+    cluster.advance(1.0)
+    assert cluster.stores[MANAGER].load([key_of(mine)])
