@@ -7,7 +7,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,7 +19,6 @@ __all__ = ["PostgresqlServer"]
 
 _START_S = 30.0
 _END_S = 20.0
-_SSL_REQUEST = b"\0\0\0\x08\x04\xd2\x16\x2f"  # which it answers with one letter as soon as it takes connections
 
 
 class PostgresqlServer:
@@ -78,16 +76,14 @@ class PostgresqlServer:
             command = [programs / "postgres", "-D", data, *(word for name, value in options.items() for word in ("-c", f"{name}={value}"))]
             self._child = subprocess.Popen(command, user=user, stdout=log, stderr=log, cwd=self._directory)
         end = time.monotonic() + _START_S
-        while not self._answers():
+        while not self._answers(programs):
             if self._child.poll() is not None or time.monotonic() > end:
                 raise MeasureError(f"PostgreSQL does not answer: {(self._directory / 'log').read_text()[-1000:]}")
             time.sleep(0.02)
 
-    def _answers(self) -> bool:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1.0) as connection:
-            connection.sendall(_SSL_REQUEST)
-            return bool(connection.recv(1))
-        return False
+    def _answers(self, programs: Path) -> bool:
+        """It takes connections before it is ready for them, and then refuses."""
+        return not subprocess.run([programs / "pg_isready", "--quiet", "--host", "127.0.0.1", "--port", str(self._port)], check=False).returncode
 
 
 def _programs() -> Path | None:
