@@ -15,7 +15,7 @@ from .heads import Head, head_from_wire, head_to_wire, winner
 from .messages import need
 from .record import Record
 
-__all__ = ["Kept", "KeptEnd", "is_end", "joined_items", "read_item", "read_kept"]
+__all__ = ["Kept", "KeptEnd", "is_end", "joined_items", "read_item"]
 
 _MS_MAX = 2**53
 
@@ -48,14 +48,6 @@ def is_end(data: bytes) -> bool:
         return isinstance(read_item(data), KeptEnd)
     except RemoteError:
         return False
-
-
-def read_kept(data: bytes) -> tuple[Kept, Record]:
-    """One that lives. Raises `RemoteError` for what is none."""
-    item = read_item(data)
-    need(isinstance(item, Kept), "kept session")
-    assert isinstance(item, Kept)
-    return item, Record.unpack(item.body)
 
 
 def read_item(data: bytes) -> Kept | KeptEnd:

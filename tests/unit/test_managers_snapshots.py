@@ -7,7 +7,7 @@ import pytest
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.delta import DeltaManager
-from caterwaul.managers.kept import Kept, read_kept
+from caterwaul.managers.kept import Kept, read_item
 from caterwaul.managers.listeners import SessionCreated
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.settings import ManagerSettings
@@ -63,7 +63,7 @@ def test_each_session_is_given_once_and_all_come_back_to_a_cluster_that_was_stop
     before = cluster(kind)
     ids = fill(before, 50)
     items = snapshot(before)
-    assert sorted(read_kept(item)[0].key for item in items) == sorted({read_kept(item)[0].key for item in items})
+    assert sorted(read_item(item).key for item in items) == sorted({read_item(item).key for item in items})
     assert len(items) == 50
     after = cluster(kind, at_s=1e9 + 100)
     found = after.managers[2].snapshots.restore(items)
@@ -179,6 +179,6 @@ def test_what_is_no_session_gives_a_clear_error_and_nothing_is_given_back(bad: b
 
 
 def test_what_a_newer_version_adds_is_ignored() -> None:
-    kept = Kept(b"k" * 16, 1, 2, read_kept(snapshot(cluster_with_one())[0])[0].body)
-    assert read_kept(encode([*kept, "more"]))[0] == kept
-    assert read_kept(kept.pack())[0] == kept
+    kept = Kept(b"k" * 16, 1, 2, read_item(snapshot(cluster_with_one())[0]).body)
+    assert read_item(encode([*kept, "more"])) == kept
+    assert read_item(kept.pack()) == kept
