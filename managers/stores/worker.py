@@ -64,7 +64,7 @@ class StoreWorker:
         given: Deferred[_T] = Deferred()
         answer.addBoth(lambda result: given.callback(result) if not given.called else None)
         given.addTimeout(self._patience_s, self._clock)
-        return given.addCallbacks(self._went_well, self._went_wrong)
+        return given.addCallbacks(self._went_well, self._went_wrong, errbackArgs=(self.is_closed,))
 
     def _called(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """In a thread. The store is opened by its first call, and by the next one if that fails."""
@@ -85,13 +85,15 @@ class StoreWorker:
             _log.info("{store} answers again", store=self.store.name)
         return result
 
-    def _went_wrong(self, failure: Failure) -> Failure:
+    def _went_wrong(self, failure: Failure, was_closed: bool) -> Failure:
         self.errors += 1
         if failure.check(defer.TimeoutError):
             failure = Failure(StoreError(f"{self.store.name} does not answer"))
         elif not failure.check(StoreError):
             _log.failure("{store} failed in a way that is a bug of ours", failure=failure, store=self.store.name)
             failure = Failure(StoreError(f"{self.store.name} failed: {failure.type.__name__ if failure.type else 'unknown'}"))
+        if was_closed and self._pause_s:
+            return failure  # of several calls that were under way the first has opened the circuit
         if not self._pause_s:
             _log.warn("{store} is in trouble: {error}; requests go on from memory, and what is to be stored waits", store=self.store.name, error=failure.value)
         self._pause_s = min(_PAUSE_MAX_S, 2 * self._pause_s or _PAUSE_MIN_S)
