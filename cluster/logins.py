@@ -28,11 +28,11 @@ from .errors import ChannelError
 __all__ = ["LoginDesk"]
 
 _SERVICE = "logins"
-_OF, _END = range(2)
+_OF, _END, _NUMBER = range(3)
 _TIMEOUT_S = 2.0
 _TOGETHER = 200  # principals in one question
 _ANSWER_MAX = 20_000  # sessions in one answer
-_TRIES, _AGAIN_S = 5, 0.3
+_PAUSES_S = (0.1, 0.3, 0.3, 1.0, 2.0, 5.0, 10.0)  # before it is tried again: a session may be between two members, and a member slow or about to be dropped
 _HEALED_S = 3.0  # after members came: what they and we have is exchanged by then
 
 _log = Logger()
@@ -100,10 +100,26 @@ class LoginDesk:
             ensureDeferred(self._number(name, self._key(name, event.principal), event.key)).addErrback(_complain)
 
     async def _number(self, name: str, whose: bytes, key: bytes) -> None:
-        """Give a login its number, now that the others can be asked, and see that there are not too many."""
-        others = [login.number for login, _ in await self._ask_all_best(name, [whose]) if login.number < YOUNGEST]
-        await self._managers[name].users.number_login(key, 1 + max(others, default=0)).deferred()
-        await self._limit(name, [whose])
+        """Have a login get its number, now that the others can be asked, and see that there are not too many. Who leads its session gives it: the copy of the one that
+        has committed the login may be gone by now."""
+        for pause_s in _PAUSES_S:
+            logins = await self._ask_all_best(name, [whose])
+            number = 1 + max((login.number for login, _ in logins if login.number < YOUNGEST), default=0)
+            for login, member in logins:
+                if login.key == key and await self._has_got(member, name, login, number):
+                    return await self._limit(name, [whose])
+            await deferLater(self._clock, pause_s)
+        return await self._limit(name, [whose])
+
+    async def _has_got(self, member: Member, name: str, login: LoginHere, number: int) -> bool:
+        """Whether this login, as `member` knows it, has a number; this one if it had none."""
+        if 0 < login.number < YOUNGEST:
+            return True
+        try:
+            return await self._ask(member, _NUMBER, [name, [login.key], login.whose, number]) == 1
+        except LocalError as error:
+            _log.info("{error}", error=error)
+            return False
 
     async def _check_all(self, name: str) -> None:
         """Those of whom this member leads a session; who else has one does the same for the rest."""
@@ -116,23 +132,24 @@ class LoginDesk:
                 await self._limit(name, sorted(led))
 
     async def _limit(self, name: str, whose: Sequence[bytes]) -> None:
-        """End the oldest of these principals' sessions that are too many."""
-        for _ in range(_TRIES):
-            over = await self._over(name, whose)
+        """End the oldest of these principals' sessions that are too many, until all members have said that there are none."""
+        for pause_s in _PAUSES_S:
+            found, silent = await self._ask_all(name, whose)
+            over = self._over(name, found)
             for login, member in over:
                 try:
                     await self._ask(member, _END, [name, [login.key], login.whose])
                 except LocalError as error:
                     _log.warn("a session over principal_sessions_max could not be ended: {error}", error=error)
-            if not over:
+            if not over and not silent:
                 return
-            await deferLater(self._clock, _AGAIN_S)  # one may have been taken over by another member meanwhile
+            await deferLater(self._clock, pause_s)  # one may have been taken over by another member meanwhile
 
-    async def _over(self, name: str, whose: Sequence[bytes]) -> list[tuple[LoginHere, Member]]:
+    def _over(self, name: str, found: Iterable[tuple[LoginHere, Member]]) -> list[tuple[LoginHere, Member]]:
         """(session that is too many, who leads it). Only logins with a number are counted: who gets its own last sees all others', and since numbers do not change, nobody
         ends the one that is to stay; two who judged each other before that could end both."""
         by_principal: dict[bytes, list[tuple[LoginHere, Member]]] = {}
-        for login, member in await self._ask_all_best(name, whose):
+        for login, member in _best(found):
             if login.number < YOUNGEST:
                 by_principal.setdefault(login.whose, []).append((login, member))
         settings = self._managers[name].settings
@@ -189,15 +206,22 @@ class LoginDesk:
         if manager is None:
             raise RemoteError("logins: no such manager here")
         keys = body[1]
-        if op not in (_OF, _END) or len(keys) > _TOGETHER or not all(type(key) is bytes and len(key) == KEY_BYTES for key in keys):
+        if op not in (_OF, _END, _NUMBER) or len(keys) > _TOGETHER or not all(type(key) is bytes and len(key) == KEY_BYTES for key in keys):
             raise RemoteError("logins: malformed")
         if op == _OF:
             return [list(login) for login in manager.users.logins_of(keys)[:_ANSWER_MAX]]
         whose = body[2] if len(body) > 2 else b""
         if type(whose) is not bytes or len(whose) not in (0, KEY_BYTES):
             raise RemoteError("logins: malformed")
-        ended = DeferredList([manager.users.end_login(key, whose).deferred() for key in keys], consumeErrors=True)
-        return ended.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
+        if op == _END:
+            done = [manager.users.end_login(key, whose) for key in keys]
+        else:
+            number = body[3] if len(body) > 3 else None
+            if type(number) is not int or not 0 < number < YOUNGEST:
+                raise RemoteError("logins: malformed")
+            done = [manager.users.number_login(key, number) for key in keys]
+        confirmed = DeferredList([receipt.deferred() for receipt in done], consumeErrors=True)
+        return confirmed.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
 
 
 def _read(answer: object) -> list[LoginHere] | None:

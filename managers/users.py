@@ -227,13 +227,15 @@ class Users:
             return self._core.logins.principals()
 
     def has_number(self, key: bytes) -> bool:
-        """Whether the login of this session, held here, has one."""
+        """Whether the login of this session is held here and has one."""
         with self._lock:
-            return self._core.logins.number(key) < YOUNGEST
+            return 0 < self._core.logins.number(key) < YOUNGEST
 
     def number_login(self, key: bytes, number: int) -> Receipt:
-        """The login of this session, held here, gets its number, now that it is known. Who counts sessions after that waits for the receipt: numbers are told in the data lane,
-        which questions overtake."""
+        """The login of this session, held here, gets its number, now that it is known, and never another one. Who counts sessions after that waits for the receipt: numbers are
+        told in the data lane, which questions overtake."""
+        if self.has_number(key):
+            return DONE
         with self._lock:
             entry = self._core.replica.held(key)
             record = self._core.replica.record(key, entry) if entry is not None else None
