@@ -211,8 +211,7 @@ def test_what_is_not_what_was_saved_is_put_aside_for_a_person(store: SqlStore, p
 
 def test_the_same_item_can_be_put_aside_again(store: SqlStore, path: Path) -> None:
     for number in range(3):
-        store.save_many([Save(KEYS[0], b"%d" % number, FAR_MS)])
-        store.quarantine(KEYS)
+        store.quarantine(store.save_many([Save(KEYS[0], b"%d" % number, FAR_MS)]))
     assert store.damaged == 3
     assert asked(path, "SELECT data FROM caterwaul_damaged ORDER BY id") == [(b"0",), (b"1",), (b"2",)]
 
