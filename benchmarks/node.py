@@ -27,7 +27,8 @@ from caterwaul.cluster.manager import ClusterManager
 from caterwaul.managers.base import SessionManager
 from caterwaul.managers.changes import KEY_BYTES
 from caterwaul.managers.messages import DELTAS, RECORDS
-from caterwaul.managers.session import key_of
+from caterwaul.managers.receipts import Receipt
+from caterwaul.managers.session import Session, key_of
 from caterwaul.membership.channel import Message, Waiter
 from caterwaul.membership.member import Member
 from caterwaul.membership.view import ViewChanged
@@ -125,10 +126,10 @@ class Writer:
             self._manager.release(session)
         return len(changed)
 
-    def update(self, threads: int, ms: int, size: int, acks: str, rate: float = 0.0) -> dict[str, Any]:
-        """For `ms` milliseconds, as fast as it goes or `rate` a second over all threads. Thread i has sessions i, i + threads, ..."""
+    def update(self, threads: int, ms: int, size: int, acks: str, rate: float = 0.0, closely: bool = False) -> dict[str, Any]:
+        """For `ms` milliseconds, as fast as it goes or `rate` a second over all threads. Thread i has sessions i, i + threads, ... `closely`: also what each commit takes, alone."""
         start = time.monotonic_ns()
-        parts = [_Part(self._manager, self.ids, self._numbers, i, threads, size, acks) for i in range(threads)]
+        parts = [(_ClosePart if closely else _Part)(self._manager, self.ids, self._numbers, i, threads, size, acks) for i in range(threads)]
         period = int(1e9 * threads / rate) if rate else 0
         workers = [threading.Thread(target=part.run, args=(start, start + ms * 1_000_000, period)) for part in parts]
         for worker in workers:
@@ -142,7 +143,7 @@ class Writer:
         calls = sorted(call for part in parts for call in part.calls)
         return {
             "sent": len(calls), "start_ns": start, "end_ns": end, "call_p50_us": percentile(calls, 0.5) / 1e3, "call_p99_us": percentile(calls, 0.99) / 1e3,
-            "unconfirmed": sum(part.unconfirmed for part in parts), "threads_cpu_s": sum(part.cpu_s for part in parts),
+            "unconfirmed": sum(part.unconfirmed for part in parts), "threads_cpu_s": sum(part.cpu_s for part in parts), **_commits(parts),
         }  # fmt: skip
 
 
@@ -153,6 +154,7 @@ class _Part:
         self._manager, self._ids, self._numbers = manager, ids, numbers
         self._first, self._step, self._size, self._acks = first, step, size, acks
         self.calls: list[int] = []
+        self.commits: list[tuple[int, int]] = []  # ns that each took: of this thread's CPU, and of the clock
         self.unconfirmed = 0
         self.cpu_s = 0.0
         self.error: Exception | None = None
@@ -181,7 +183,7 @@ class _Part:
             session = manager.open(ids[at])
             numbers[at] += 1
             session["a0"] = _STAMP.pack(began, numbers[at]) + padding
-            receipt = manager.commit(session, self._acks)
+            receipt = self._commit(session)
             if receipt.needs_wait:
                 receipt.wait()
             if not receipt.satisfied:
@@ -191,6 +193,26 @@ class _Part:
             at += self._step
             if at >= len(ids):
                 at = self._first
+
+    def _commit(self, session: Session) -> Receipt:
+        return self._manager.commit(session, self._acks)
+
+
+class _ClosePart(_Part):
+    """Looks at the clocks before and after each commit, which takes half a microsecond itself."""
+
+    def _commit(self, session: Session) -> Receipt:
+        began, cpu = time.monotonic_ns(), time.thread_time_ns()
+        receipt = self._manager.commit(session, self._acks)
+        self.commits.append((time.thread_time_ns() - cpu, time.monotonic_ns() - began))
+        return receipt
+
+
+def _commits(parts: Iterable[_Part]) -> dict[str, float]:
+    """What commits took by themselves, where somebody has looked."""
+    commits = [commit for part in parts for commit in part.commits]
+    times = {"commit_cpu": sorted(cpu for cpu, _ in commits), "commit": sorted(took for _, took in commits)}
+    return {f"{name}_p{share}_us": percentile(found, share / 100) / 1e3 for name, found in times.items() for share in (50, 99)}
 
 
 class Node:
