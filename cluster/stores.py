@@ -25,7 +25,7 @@ from ..managers.principals import EPOCHS
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.stores.store import Store, StoreError
-from ..managers.stores.worker import StoreWorker
+from ..managers.stores.worker import StoreWorker, breather
 from .security.store_keys import store_secrets, store_url
 from .store_clock import CLOCK, age_s, stamp
 from .text_tables import time_text
@@ -81,6 +81,7 @@ class NodeStores:
 
     def _worker(self, engine: str) -> StoreWorker:
         worker = StoreWorker(self._store(f"{self._cluster}/{engine}"), self._settings.timeout_s, self._reactor, self._run)
+        worker.breather = breather
         self._workers.append(worker)
         return worker
 

@@ -43,7 +43,6 @@ _SWEEP_MS = 20
 _EMPTY_MAX = 20  # looks for something to save in one go, each a millisecond under the lock
 _PASSIVATE_MS, _LATE_MAX = 20, 20  # between the 128 parts of a sweep; so many are made up for
 _STOP_S = 5.0
-_BUSY_S, _REST_S = 0.0005, 0.0002  # of a thread that encodes; who waits for the interpreter waits for 5 ms otherwise (`sys.getswitchinterval`)
 
 
 class _Awaited(NamedTuple):
@@ -216,7 +215,7 @@ class Persistence:
 
     def _save(self, batch: Sequence[Draft | Save]) -> _Saved:
         """In a thread of the store's."""
-        saves, broken = encoded(batch, _breather())
+        saves, broken = encoded(batch, self._worker.breather())
         return _Saved(self._worker.store.save_many(saves) if saves else {}, broken)
 
     def _saved(self, saved: _Saved, batch: Sequence[Draft | Save]) -> None:
@@ -334,16 +333,3 @@ class Persistence:
                 "store_conflicts": storing.conflicts, "passivated": self._core.passivating.passivated, "store_loads": self.fetching.loads, "store_errors": self._worker.errors,
                 "store_open": int(not self._worker.is_closed), "store_damaged": self._worker.store.damaged,
             }  # fmt: skip
-
-
-def _breather() -> Callable[[], None]:
-    """Called now and then by a thread that computes, it sleeps for a moment where others may have waited for the interpreter."""
-    began_s = time.perf_counter()
-
-    def rest() -> None:
-        nonlocal began_s
-        if time.perf_counter() - began_s >= _BUSY_S:
-            time.sleep(_REST_S)
-            began_s = time.perf_counter()
-
-    return rest

@@ -249,5 +249,5 @@ class Storing:
         return now_ms - first
 
     def __len__(self) -> int:
-        """Sessions that the store lacks changes of."""
-        return len(self.waiting.keys() | self._flight.keys() | self._refused.keys())
+        """Sessions that the store lacks changes of, or that another member saves and are still marked here."""
+        return len(self._replica.written.union(self.waiting, self._flight, self._refused))
