@@ -203,6 +203,8 @@ class Persistence:
             while self._stopped is not None and self.storing.is_sweeping:
                 self.storing.sweep(now_ms)
             self.storing.gather(now_ms, self._idle_ms if self._stopped is None else 0)
+            while self._stopped is not None and self._core.replica.written:
+                self.storing.gather(now_ms)
             batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
             for save in batch:
                 if save.key in self._waiters:

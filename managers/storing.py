@@ -47,6 +47,7 @@ __all__ = ["Storing"]
 _AT_ONCE = 200  # items taken in one go: half a millisecond under the lock
 _BATCH_BYTES = 1024 * 1024
 _LOOKED_AT_ONCE = 2000  # entries
+_GATHERED_AT_ONCE = 5000  # marks
 
 
 class Storing:
@@ -70,12 +71,11 @@ class Storing:
     # -- what is to be saved
 
     def gather(self, now_ms: int, idle_ms: int = 0) -> None:
-        """Take the marks; `idle_ms`: of sessions that were not used for so long only."""
+        """Take marks, as many as a millisecond allows; `idle_ms`: of sessions that were not used for so long only."""
         written, waiting = self._replica.written, self.waiting
         if not idle_ms:
-            self._replica.written = set()
-            for key in written:
-                waiting.setdefault(key, now_ms)
+            for _ in range(min(len(written), _GATHERED_AT_ONCE)):
+                waiting.setdefault(written.pop(), now_ms)
             return
         for key in [written.pop() for _ in range(min(len(written), _LOOKED_AT_ONCE))]:
             entry = self._replica.get(key)

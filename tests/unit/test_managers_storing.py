@@ -543,6 +543,20 @@ def test_marks_of_what_others_save_do_not_hold_up_ones_own() -> None:
     assert cluster.stores[MANAGER].load([key_of(mine)])
 
 
+@pytest.mark.parametrize("stops", [False, True])
+def test_marks_are_gathered_some_at_a_time_and_all_are(stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caterwaul.managers.storing._GATHERED_AT_ONCE", 10)
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=600.0 if stops else 1.0))
+    ids = [cluster.visit(0, n=number) for number in range(45)]
+    assert cluster.managers[0].statistics()["store_waiting"] == 45, "from their commits on"
+    persistence = cluster.managers[0].persistence
+    assert persistence is not None
+    stopped = persistence.stop() if stops else None
+    cluster.advance(1.0 if stops else 3.0)
+    assert items(cluster).keys() == {key_of(one) for one in ids}
+    assert stopped is None or stopped.called
+
+
 # -- drafts: taken under the lock, encoded outside of it
 
 
