@@ -15,6 +15,8 @@ SCENE  ?=
 FEATURES ?=
 ARGS   ?=
 
+unexport PYTHONDONTWRITEBYTECODE# containers set it: each of the hundreds of processes of the tests would compile all modules again
+
 .DEFAULT_GOAL := help
 .PHONY: help venv install demo check test lint unit real faults sim simall scale fuzz bench docs wheel clean
 
