@@ -190,6 +190,13 @@ class Record:
         }
         self._recount()
 
+    def copy(self) -> Record:
+        """Another one with the same contents: what changes here does not change there."""
+        other = Record()
+        other.registers, other.applied, other.floor = self.registers.copy(), self.applied.copy(), self.floor.copy()
+        other.counter, other.removed, other.size, other.partial = self.counter, self.removed, self.size, self.partial
+        return other
+
     def pack(self) -> bytes:
         """One bytes object: how an idle record is kept and how any record travels (PROTOCOL.md, *Record body*).
 
