@@ -346,6 +346,7 @@ class SessionCore:
         lost = [member for member in change.disappeared if member.uid not in change.clean] if before.peers() else []
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
+        effects += [effect for key in self.renewals.left_by(lost, self.placement) for effect in self.finding.ask(key, now_ms)]
         new = {member.uid for member in change.appeared}
         holds = {uid for uid in change.after.by_uid if uid in before.view and before.is_lite(uid) and not self.placement.is_lite(uid)}
         for uid in peers:
@@ -395,6 +396,5 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)
-        times = (*(part.deadline_ms for part in parts), self._ticked_ms + _TICK_MS)
+        times = (*(part.deadline_ms for part in (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)), self._ticked_ms + _TICK_MS)
         return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])

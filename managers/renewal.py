@@ -3,7 +3,8 @@
 A session's record moves to a new key as it is, versions and all; the old key keeps its copy for a grace, marked with where it went (`RENEWED`). A request with the old id
 is given the session under its new one. Parallel requests that still write to the old key lose nothing: what comes there is merged into the new record,
 by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
-The new record says where it came from (`BEFORE`), so who has that and an old key without its mark, which travels by itself and may be lost with who made it, sets the mark.
+The new record says where it came from (`BEFORE`), so who has that and an old key without its mark, which travels by itself and may be lost with who made it, sets the mark. Who leads a new key
+that a member replaced which is lost asks for the old one.
 A logout or login with the old id, by a member that had not heard, ends the new one: whoever learns of both sees to it.
 
 The new id is made of the old one and a *seed* that the session's copies keep, not from anything new, and so is the new id's seed: so two members that renew at once make the same one, and the two
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from ..membership.codec import decode, encode
 from ..membership.effects import Send
 from ..membership.errors import RemoteError
+from ..membership.member import Member
 from .attributes import Attributes, key_of
 from .changes import KEY_BYTES
 from .entry import Destroyed, Ended, Entry, InUse, Outcome, is_whole
@@ -35,6 +37,7 @@ __all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_ma
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
+_LEFT_MAX = 256  # a look-up each
 _TELL_MS = 1000  # by then a mark that is only late has come
 _OWN = (RENEWED, SEED, ID_AGE, BEFORE)  # of the old key; the new one has its own
 
@@ -226,6 +229,15 @@ class Renewals:
         self.old.add(key)
         self.late.add(key)
         self._untold[key] = 0
+
+    def left_by(self, lost: Iterable[Member], placement: Placement) -> list[bytes]:
+        """Old keys that these have replaced, which are not here, and whose new ones are led here: somebody has to see whether their marks have come to who holds them."""
+        uids = {member.uid for member in lost}
+        return [
+            key
+            for key, link in self.links.items()
+            if link.mark[1] in uids and self._replica.get(key) is None and placement.primary(link.to, self._replica.primary_of(link.to)) == self._me
+        ][:_LEFT_MAX]
 
     def deltas(self, deltas: Sequence[list[Any]], peer: bytes) -> None:
         """These came from this member."""

@@ -664,6 +664,34 @@ def test_a_mark_that_went_with_who_made_it_is_set_and_told_by_who_has_the_new_re
         assert renewed.key == key_of(new)
 
 
+def test_who_leads_a_new_key_whose_renewer_is_lost_sees_that_the_holders_of_the_old_one_hear_of_it() -> None:
+    net = made(PartitionedManager, 8, backups=1)
+    number = {member.uid: number for number, member in enumerate(net.members)}
+    placement = net.managers[0]._core.placement
+    for _ in range(200):
+        old = net.visit(0, a=1)
+        have = placement.holders(key_of(old), b"")
+        new = net.managers[number[have[0]]]._core.renewals.next_of(old, key_of(old))
+        assert new is not None
+        if len({net.members[0].uid, *have, *placement.holders(key_of(new), b"")}) == 5:
+            break
+    else:
+        raise AssertionError("their holders are never disjoint")
+    net.advance(101, 1.0)
+    session = opened(net, 0, old)
+    for uid in have:
+        net.hold(0, number[uid])
+    assert commit(net, 0, session, deliver=False, b=2) == new
+    net.deliver()
+    net.kill(0)
+    net.let_go()
+    net.advance(4.0)
+    for uid in have:
+        renewed = net.managers[number[uid]]._core.renewals.of(key_of(old))
+        assert renewed is not None
+        assert renewed.key == key_of(new)
+
+
 def test_an_old_key_that_comes_after_the_new_one_is_marked_too() -> None:
     net, old, new = unmarked(DeltaManager)
     core = net.managers[1]._core
