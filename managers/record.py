@@ -26,7 +26,7 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
-    "AGE_LIMIT", "FIRST", "IDLE_LIMIT", "ID_AGE", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "RENEWED", "ROLE", "SCHEDULING", "SEED", "SIGNED_ON", "TOUCHES_MAX", "Clash", "Record",
+    "AGE_LIMIT", "BEFORE", "FIRST", "IDLE_LIMIT", "ID_AGE", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "RENEWED", "ROLE", "SCHEDULING", "SEED", "SIGNED_ON", "TOUCHES_MAX", "Clash", "Record",
     "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
 ]  # fmt: skip
 
@@ -39,7 +39,7 @@ SIGNED_ON = "\0signed on"
 IDLE_LIMIT = "\0idle"
 AGE_LIMIT = "\0age"
 ROLE = "\0role"
-SEED, ID_AGE, FIRST, RENEWED = "\0seed", "\0id age", "\0first", "\0renewed"  # see `renewal.py`
+SEED, ID_AGE, FIRST, BEFORE, RENEWED = "\0seed", "\0id age", "\0first", "\0before", "\0renewed"  # see `renewal.py`
 SCHEDULING = frozenset((IDLE_LIMIT, AGE_LIMIT, ROLE, PRINCIPAL, RENEWED))  #: a change of one of these may change when the session ends, or whose it is
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096
