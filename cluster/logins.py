@@ -116,7 +116,7 @@ class LoginDesk:
         if 0 < login.number < YOUNGEST:
             return True
         try:
-            return await self._ask(member, _NUMBER, [name, [login.key], login.whose, number]) == 1
+            return bool(await self._ask(member, _NUMBER, [name, [login.key], login.whose, number]) == 1)
         except LocalError as error:
             _log.info("{error}", error=error)
             return False
