@@ -56,7 +56,7 @@ real: $(STAMP)  ## only the tests with processes, sockets and multicast
 faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): six to seven minutes, needs root
 	$(BIN)/python -m pytest tests/faults -n $(JOBS)
 
-sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story, FEATURES=1 for locks, new ids and single sign-on in the odd seeds too
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story, FEATURES=1 for several of locks, new ids and single sign-on at once
 	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(FEATURES),--features) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides delta

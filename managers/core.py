@@ -87,7 +87,7 @@ class SessionCore:
         self.notices = Notices(me, self.say, self.replica, self.placement, max(10_000, 3 * asleep_ms))
         self.packing = Packing(self.replica, int(settings.pack_after_s * 1000), now_ms)
         self.comparing = Comparing(me, self.entropy, self.digests, int(settings.reconcile_period_s * 1000), now_ms)
-        self._asleep_ms = asleep_ms
+        self._asleep_ms, self._tick_ms = asleep_ms, min(_TICK_MS, asleep_ms * 2 // 3)
         self._ticked_ms = now_ms
         self._readers: dict[int, Reader] = {
             **Dialogue(self.entropy, self._version, self._check_sync).readers,
@@ -396,5 +396,8 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        times = (*(part.deadline_ms for part in (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)), self._ticked_ms + _TICK_MS)
+        times = (
+            *(part.deadline_ms for part in (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)),
+            self._ticked_ms + self._tick_ms,
+        )
         return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])

@@ -14,7 +14,7 @@ from typing import Any
 
 from .checkers import Checkers
 from .faults import Injector, draw, missing
-from .features import begin, chosen, with_features
+from .features import begin, chosen, in_turn, with_features
 from .node import SimCluster
 from .workload import Workload
 from .world import SimulationError, World
@@ -102,9 +102,9 @@ def _settings(manager: str) -> dict[str, Any]:
 
 
 def attempt(seed: int | str, manager: str = "delta", features: bool = False) -> Result | str:
-    """The same for a worker process: a broken promise comes back as its text. Features are drawn by the even seeds (they take longer); `features`: by all."""
+    """The same for a worker process: a broken promise comes back as its text. Each even seed has one feature; `features`: all have those that they draw."""
     try:
-        return run_seed(seed, manager=manager, features=None if features or (isinstance(seed, int) and seed % 2 == 0) else ())
+        return run_seed(seed, manager=manager, features=None if features else in_turn(seed))
     except SimulationError as error:
         return str(error)
     finally:

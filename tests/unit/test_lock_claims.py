@@ -190,3 +190,13 @@ def test_a_lock_that_is_lost_while_what_was_written_before_is_waited_for_lets_no
     net.advance(0.5)
     assert not holder.held
     assert isinstance(holder.error, LockTimeout)
+
+
+def test_with_a_short_drop_time_a_process_that_runs_does_not_take_itself_for_asleep() -> None:
+    net = LockNet(2)
+    core = net.managers[0]._core
+    short = type(core)(core.me, "x", core.settings, core._strategy, core.placement.view, 600, 0, {})
+    assert short.deadline_ms <= 400
+    short.tick(short.deadline_ms)
+    assert short.sleeps(500) == 0
+    assert short.sleeps(1100) == 1
