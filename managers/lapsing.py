@@ -59,12 +59,12 @@ class Lapsing:
         self._touch_ms = touch_ms
         self._now_ms = now_ms
         self._ahead_ms = ahead_ms
-        self._keys: set[bytes] = set()  # to be looked at
+        self._keys: dict[bytes, None] = {}  # to be looked at, in their order
         self._is_busy = False
 
     def look(self, key: bytes) -> None:
         """Its time seems to be over."""
-        self._keys.add(key)
+        self._keys[key] = None
         if not self._is_busy:
             self._is_busy = True
             Deferred.fromCoroutine(self._look()).addErrback(_complain).addBoth(self._looked)
@@ -74,7 +74,7 @@ class Lapsing:
 
     async def _look(self) -> None:
         while self._keys:
-            keys, self._keys = self._keys, set()
+            keys, self._keys = self._keys, {}
             for some in batched(keys):
                 await self.end(some)
 
