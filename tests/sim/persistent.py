@@ -19,13 +19,14 @@ from twisted.python.failure import Failure
 
 from caterwaul.managers.errors import SessionError
 from caterwaul.managers.merging_types import Counter as Sum
+from caterwaul.managers.principals import principal_key
 from caterwaul.managers.session import Session
 from caterwaul.managers.stores.memory import MemoryStore
 from caterwaul.managers.stores.store import StoreError
 
 from .checkers import COUNTER
 from .faults import Injector, draw
-from .history import Add, Write, token_in
+from .history import Add, Out, Write, token_in
 from .node import SimNode
 from .persistent_checkers import Asked, SharedStoreCheckers
 from .reactor import SimReactor
@@ -176,6 +177,9 @@ class _Users:
             self._cycle(user, node, asked, session)
         elif dice < 0.75 and session.id is not None:
             self._invalidate(user, node, asked, session)
+        elif dice < 0.753:
+            self._end_all(user, node)
+            self._over(node, asked, session)
         else:
             if dice < 0.76:
                 user.quiet_until = self._world.now + self._rng.uniform(0.4, 1.6) * _IDLE_S
@@ -222,28 +226,40 @@ class _Users:
         receipt.deferred().addCallback(final)
 
     def _cycle(self, user: _User, node: SimNode, asked: Asked, session: Session) -> None:
-        at = self._world.now
-        session.cycle_id()
+        """By logging in, or for its own sake, and then the login is that of the old id."""
+        at, logins, old = self._world.now, self._checkers.history.logins, asked.session_id or ""
+        login = logins.get(old)
+        if self._rng.random() < 0.6:
+            session.login(user.name)
+            login = user.name, dict(node.epochs.current.get(principal_key("default", user.name), {}))
+        else:
+            session.cycle_id()
         dropped = node.manager._committing.dropped
         receipt = node.manager.commit(session)
         if node.manager._committing.dropped != dropped:
             self._over(node, asked, session)
             return
-        assert asked.session_id is not None
-        self._checkers.ends(asked.session_id)
-        self._checkers.cycled(node, session)
+        self._checkers.ends(old)
+        self._checkers.cycled(node, session, login)
         contents = {name: token_in(session[name]) for name in session if name != COUNTER}
         if user.id == asked.session_id:
             user.id = session.id
 
         def final(done: Any) -> None:
             self._checkers.final(node, at)
-            self._checkers.ended(node, asked.session_id or "", done.satisfied)
+            self._checkers.ended(node, old, done.satisfied)
             if done.satisfied:
                 self._checkers.cycle_saved(session.id or "", at, contents)
             self._over(node, asked, session)
 
         receipt.deferred().addCallback(final)
+
+    def _end_all(self, user: _User, node: SimNode) -> None:
+        """Log out everywhere."""
+        receipt = node.manager.end_all(user.name)
+        out = Out(node.me.uid, node.epochs.ended, self._world.now, {node.reactor.name})
+        self._checkers.outs(user.name, out)
+        receipt.deferred().addCallback(lambda done: self._checkers.out_on(out, done.confirmed, done.satisfied))
 
     def _invalidate(self, user: _User, node: SimNode, asked: Asked, session: Session) -> None:
         at, session_id = self._world.now, asked.session_id or ""

@@ -1,6 +1,6 @@
 """What `PersistentManager` promises, as checks apart from the code; the names are those of `checkers.py`.
 
-*Always*: S1 a cookie yields its own session only; S2 an id whose end was stored is served nowhere, but for a copy that says that it is `stale`, and by nobody who refused it once; nothing written to it is confirmed
+*Always*: S1 a cookie yields its own session only; S2 an id whose end was stored (its own, or of all sessions of its user) is served nowhere, but for a copy that says that it is `stale`, and by nobody who refused it once; nothing written to it is confirmed
 later, and what nobody used for its time is over; S3 what was confirmed as stored, or read on another node than it was written on, every request finds that comes after it, wherever it comes, unless it hears that the
 session is unknown or stale; S4 what was stored survives the loss of all nodes, and no session is called gone, or told to have ended by time, that was in use; S6 nobody on one node goes back to an older value,
 whether or not it is stale, and no addition is lost or counted twice; S7 only what is in trouble says so: ten seconds after the store is well no request hears unknown or stale, and every change is stored; nobody waits
@@ -18,7 +18,7 @@ from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.session import Session, key_of
 
 from .checkers import COUNTER
-from .history import Add, History, Write, token_in
+from .history import Add, History, Out, Write, token_in
 from .node import SimCluster, SimNode
 from .stored import Shelf
 from .world import World
@@ -62,8 +62,8 @@ class Asked:
     number: int
     must: dict[str, tuple[str, ...]] = field(default_factory=dict)
     stored_adds: int = 0
-    exists: bool = False
     end_stored: bool = False
+    kept_at: float = -1e9
 
 
 class SharedStoreCheckers:
@@ -79,6 +79,8 @@ class SharedStoreCheckers:
         self._by_key: dict[bytes, str] = {}
         self._wrong_at: dict[str, float] = {}  # life -> when it had no store that is well, or was not well itself
         self._slept_at: dict[str, float] = {}
+        self._began: dict[str, float] = {}
+        self._outs_stored: dict[int, float] = {}  # ids of ends of all sessions of a user -> when they were confirmed
         self._queues: dict[tuple[str, str], list[int]] = {}  # (life, id) -> requests that are not over, as they came
         self._serving: dict[tuple[str, str], int] = {}  # the one that is served
         self._numbers = 0
@@ -101,6 +103,7 @@ class SharedStoreCheckers:
         self._world.queue.at(now + _LOOK_EVERY_S, self._look, None)
         for node in self._cluster.nodes.values():
             life = node.reactor.name
+            self._began.setdefault(life, now)
             if node.reactor.paused:
                 self._slept_at[life] = now
             if life not in self._wrong_at or self._shelf.is_wrong_for(node.reactor.host.address) or node.reactor.paused or not node.is_ready:
@@ -112,9 +115,12 @@ class SharedStoreCheckers:
     def calm_s(self, node: SimNode) -> float:
         return self._world.now - self._wrong_at.get(node.reactor.name, self._world.now)
 
-    def _is_alive(self, life: str) -> bool:
+    def _living(self, life: str) -> SimNode | None:
         node = self._cluster.nodes.get(int(life[1:].partition(".")[0]))
-        return node is not None and node.reactor.name == life
+        return node if node is not None and node.reactor.name == life else None
+
+    def _is_alive(self, life: str) -> bool:
+        return self._living(life) is not None
 
     def _slept(self, life: str, since: float) -> bool:
         return self._slept_at.get(life, -1.0) >= since - _LOOK_EVERY_S
@@ -127,7 +133,7 @@ class SharedStoreCheckers:
         if session_id is not None:
             known = self.of(session_id)
             asked.must = {attribute: tuple(tokens) for attribute, tokens in known.must.items()}
-            asked.stored_adds, asked.end_stored, asked.exists = known.stored_adds, known.end_stored, bool(known.must)
+            asked.stored_adds, asked.end_stored, asked.kept_at = known.stored_adds, known.end_stored, known.kept_at
             self._queues.setdefault((asked.life, session_id), []).append(asked.number)
         return asked
 
@@ -176,7 +182,7 @@ class SharedStoreCheckers:
         now, life, known = self._world.now, asked.life, self.of(session_id)
         if session.new:
             known.refused_by.add(life)
-            if asked.exists and not known.end_asked and known.told_at is None and now - known.kept_at < self._idle_s / 2:
+            if not self._may_be_over(session_id) and now - asked.kept_at < self._idle_s / 2:
                 self.fail("S4", f"{life} calls {_short(session_id)} gone, which was stored")
             return
         if session.id != session_id:
@@ -185,6 +191,10 @@ class SharedStoreCheckers:
             self.fail("S2", f"{life} serves {_short(session_id)} again, which had ended")
         if asked.end_stored and not session.stale:
             self.fail("S2", f"{life} serves {_short(session_id)}, whose end was stored")
+        for out in self.history.outs_of(session_id):
+            self._world.counters["outs_checked"] += 1
+            if life in out.known_by or self._began[life] > self._outs_stored.get(id(out), 1e9):
+                self.fail("S2", f"{life} serves {_short(session_id)}, and all sessions of its user were ended at {out.at:.3f}")
         others = [number for (_, other), number in self._serving.items() if other == session_id and number != asked.number]
         if now - known.used_at > self._idle_s + 2 * self._touch_s + _CLOCKS_S and not others and not session.stale:
             self.fail("S2", f"{life} serves {_short(session_id)}, which nobody used for {now - known.used_at:.1f} s")
@@ -230,8 +240,8 @@ class SharedStoreCheckers:
 
     def _is_use_stored(self, use: tuple[str, Known, float]) -> None:
         life, known, at = use
-        node = self._cluster.nodes.get(int(life[1:].partition(".")[0]))
-        if node is not None and node.reactor.name == life and self.calm_s(node) >= _WELL_S:
+        node = self._living(life)
+        if node is not None and self.calm_s(node) >= _WELL_S:
             known.kept_at = max(known.kept_at, at)
 
     def wrote(self, node: SimNode, session: Session, write: Write) -> None:
@@ -269,9 +279,8 @@ class SharedStoreCheckers:
         self._world.counters["acknowledged"] += 1
 
     def unsaved(self, node: SimNode, session_id: str) -> None:
-        known = self.of(session_id)
         self._world.counters["unsaved"] += 1
-        if self._is_alive(node.reactor.name) and self.calm_s(node) >= _WELL_S and not known.end_asked and known.told_at is None:
+        if self._is_alive(node.reactor.name) and self.calm_s(node) >= _WELL_S and not self._may_be_over(session_id):
             self.fail("S7", f"{node.reactor.name} could not store a change of {_short(session_id)}, {self.calm_s(node):.1f} s after its store was in trouble")
 
     def final(self, node: SimNode, since: float) -> None:
@@ -297,11 +306,29 @@ class SharedStoreCheckers:
         elif self._is_alive(node.reactor.name) and self.calm_s(node) >= _WELL_S:
             self.fail("S7", f"{node.reactor.name} could not store the end of {_short(session_id)}, {self.calm_s(node):.1f} s after its store was in trouble")
 
-    def cycled(self, node: SimNode, session: Session) -> None:
+    def outs(self, user: str, out: Out) -> None:
+        """All sessions of this user are to end."""
+        self._world.counters["outs"] += 1
+        self.history.outs.setdefault(user, []).append(out)
+
+    def out_on(self, out: Out, names: tuple[str, ...], is_satisfied: bool) -> None:
+        """These know of it; if all who could confirmed it, so does whoever starts from now on."""
+        lives = {node.reactor.name: node for node in self._cluster.nodes.values()}
+        out.known_by |= {life for life, node in lives.items() if node.me.name in names and self._began.get(life, out.at) < out.at}
+        if is_satisfied:
+            self._outs_stored[id(out)] = self._world.now
+
+    def _may_be_over(self, session_id: str) -> bool:
+        known = self.of(session_id)
+        return known.end_asked or known.told_at is not None or bool(self.history.outs_of(session_id))
+
+    def cycled(self, node: SimNode, session: Session, login: tuple[str, dict[bytes, int]] | None) -> None:
         """What it shows now went to a new id."""
         life = node.reactor.name
         assert session.id is not None
         known = self.of(session.id)
+        if login is not None:
+            self.history.logins[session.id] = login
         known.carried, known.carrier = int(session.get(COUNTER, 0)), life
         for attribute in session:
             if attribute != COUNTER:
@@ -320,7 +347,7 @@ class SharedStoreCheckers:
         known, now = self.of(session_id), self._world.now
         self._world.counters[f"told_{event.reason.replace(' ', '_')}"] += 1
         if event.reason != "expired":
-            if not known.end_asked:
+            if not known.end_asked and not self.history.outs_of(session_id):
                 self.fail("S2", f"{life} tells that {_short(session_id)} ended ({event.reason}), and nobody has ended it")
             return
         if known.must and now - known.kept_at < self._idle_s / 2:
@@ -335,7 +362,7 @@ class SharedStoreCheckers:
             figures = node.manager.statistics()
             if figures["store_waiting"] or figures["store_open"]:
                 self.fail(
-                    "S7", f"{node.reactor.name} has {figures['store_waiting']} sessions that the store lacks, {self.calm_s(node):.1f} s after it was in trouble"
+                    "S7", f"{node.reactor.name} has {figures['store_waiting']} sessions that the store lacks, {self.calm_s(node):.1f} s after all was well"
                 )
         items = self._shelf.space("default")
         for session_id, known in sorted(self.known.items()):
@@ -352,14 +379,15 @@ class SharedStoreCheckers:
         self._world.counters["settled"] += 1
         if session.unknown or session.stale:
             self.fail("S7", f"{life} cannot tell what {_short(session_id)} is, {self.calm_s(node):.1f} s after its store was in trouble")
-        if known.end_stored and not session.new:
+        outs = self.history.outs_of(session_id)
+        if not session.new and (known.end_stored or any(id(out) in self._outs_stored or any(map(self._is_alive, out.known_by)) for out in outs)):
             self.fail("S2", f"{life} serves {_short(session_id)}, whose end was stored")
         if self._world.now - known.used_at > self._idle_s / 2:
             return  # one may have ended it, while others see what they cached
         shown[life] = {name: int(session[name]) if name == COUNTER else token_in(session[name]) for name in session}
         if shown[life] != (first := next(iter(shown.values()))):
             self.fail("S5", f"of {_short(session_id)} nodes show {first} and {shown[life]}")
-        if known.end_asked or known.told_at is not None:
+        if self._may_be_over(session_id):
             return
         for write in self.history.writes.values():
             is_due = write.session_id == session_id and (any(map(self._is_alive, write.holders)) or write.token in known.must.get(write.attribute, ()))
@@ -375,7 +403,7 @@ class SharedStoreCheckers:
             found = items.load([key_of(session_id)])
             if found and not isinstance(read_item(found[key_of(session_id)].data), KeptEnd):
                 self.fail("S7", f"{_short(session_id)} is still in the store, {self._world.now - known.used_at:.1f} s after it was used last")
-            if found and not known.end_asked and known.told_at is None:
+            if found and not self._may_be_over(session_id):
                 self.fail("S4", f"nobody was told that {_short(session_id)} ended")
 
 
