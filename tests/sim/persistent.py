@@ -28,7 +28,8 @@ from .checkers import COUNTER
 from .faults import Injector, draw
 from .history import Add, Out, Write, token_in
 from .node import SimNode
-from .persistent_checkers import Asked, SharedStoreCheckers
+from .persistent_checkers import SharedStoreCheckers
+from .persistent_history import Asked
 from .reactor import SimReactor
 from .stored import Shelf, StoredCluster
 from .world import World

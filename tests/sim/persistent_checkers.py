@@ -10,7 +10,6 @@ long; *turns*: requests of one session on one node never overlap, come in their 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 
 from caterwaul.managers.kept import KeptEnd, read_item
@@ -20,10 +19,11 @@ from caterwaul.managers.session import Session, key_of
 from .checkers import COUNTER
 from .history import Add, History, Out, Write, token_in
 from .node import SimCluster, SimNode
+from .persistent_history import Asked, Known
 from .stored import Shelf
 from .world import World
 
-__all__ = ["Asked", "SharedStoreCheckers"]
+__all__ = ["SharedStoreCheckers"]
 
 _LOOK_EVERY_S = 0.05
 _WELL_S = 10.0  # after its store is back, a node is well
@@ -32,38 +32,6 @@ _CLOCKS_S = 4.0  # what walls' clocks differ by, a step and drifts in it
 _OPENED_S = 3.0  # a load that is under way, and one's own, each with a store that hangs
 _FINAL_S = 0.3  # a receipt, after its time
 _SLOW_CLOCK = 0.85
-
-
-@dataclass(slots=True)
-class Known:
-    """What is known of an id."""
-
-    must: dict[str, set[str]] = field(default_factory=dict)  #: attribute -> tokens of which each must be there, or what replaced it
-    adds: list[Add] = field(default_factory=list)
-    stored_adds: int = 0
-    carried: int = 0  #: what its counter began with
-    carrier: str = ""  #: the life that gave it its first contents, from another id
-    used_at: float = 0.0
-    kept_at: float = -1e9  #: its last use that is stored
-    end_asked: bool = False
-    end_stored: bool = False
-    told_at: float | None = None  #: its end by time
-    refused_by: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Asked:
-    """A request, and what was promised when it came."""
-
-    life: str
-    user: str
-    session_id: str | None
-    at: float
-    number: int
-    must: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    stored_adds: int = 0
-    end_stored: bool = False
-    kept_at: float = -1e9
 
 
 class SharedStoreCheckers:
