@@ -252,7 +252,10 @@ class Node:
         keep_s = max((manager.retention_s for manager in self.settings.managers.values()), default=0.0)
         keep_s = max((keep_s, *(logins.for_manager().retention_s for logins in self.settings.sso.values())))
         asleep_s = self.settings.membership.drop_time_s
-        self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s, store=self._stores.of(EPOCHS))
+        store = self._stores.of(EPOCHS)
+        if store is not None and any(manager.type == "persistent" for manager in self.settings.managers.values()):
+            store = store[0], replace(store[1], write="through")  # whose sessions outlive all nodes, and so must their ends
+        self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s, store=store)
         epochs.start()
         return epochs
 

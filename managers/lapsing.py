@@ -59,12 +59,13 @@ class Lapsing:
         self._touch_ms = touch_ms
         self._now_ms = now_ms
         self._ahead_ms = ahead_ms
-        self._keys: set[bytes] = set()  # to be looked at
+        self._keys: dict[bytes, None] = {}  # to be looked at, in their order
         self._is_busy = False
+        self.ending: set[bytes] = set()  #: what the store is just told that it is over; until it has answered these stay in memory, for who listens
 
     def look(self, key: bytes) -> None:
         """Its time seems to be over."""
-        self._keys.add(key)
+        self._keys[key] = None
         if not self._is_busy:
             self._is_busy = True
             Deferred.fromCoroutine(self._look()).addErrback(_complain).addBoth(self._looked)
@@ -74,7 +75,7 @@ class Lapsing:
 
     async def _look(self) -> None:
         while self._keys:
-            keys, self._keys = self._keys, set()
+            keys, self._keys = self._keys, {}
             for some in batched(keys):
                 await self.end(some)
 
@@ -85,12 +86,15 @@ class Lapsing:
         with self._lock:
             ends = {key: end for key in found if (end := self._end_of(key)) is not None}
             saves = [self._storing.ending(key, end.head, found[key].revision, self._ahead_ms()) for key, end in ends.items()]
+            self.ending.update(ends)
         try:
             revisions = await self._worker.call(self._worker.store.save_many, saves) if saves else {}
         except StoreError:
             with self._lock:
                 replica.written.update(ends)  # the next save meets the end, if it is there
             raise
+        finally:
+            self.ending.difference_update(ends)
         with self._lock:
             for key, revision in revisions.items():
                 self._ended(key, ends[key], revision)

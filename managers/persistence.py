@@ -161,7 +161,8 @@ class Persistence:
 
     def _has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, its last use included, and it is not about to end."""
-        return self.storing.has_all(key, entry) and not self._touching.is_pending(key) and not self._core.logins.is_out(key, entry)
+        is_ending = key in self.lapsing.ending or self._core.logins.is_out(key, entry)
+        return self.storing.has_all(key, entry) and not self._touching.is_pending(key) and not is_ending
 
     # -- saving
 

@@ -8,14 +8,37 @@ from typing import Any
 
 import pytest
 
+from caterwaul.managers.stores.opening import open_store
+
+from . import databases
 from .processes import Cluster, Node, until
+from .redis_processes import shared_server, what_is_missing
 
 SESSIONS = 10
 
 
-@pytest.fixture(params=["file", "sqlite"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
-    return {"url": {"file": f"file://{tmp_path}/store", "sqlite": f"sqlite:///{tmp_path}/sessions.db"}[request.param]}
+    """The table `[store]`."""
+    if request.param == "file":
+        return {"url": f"file://{tmp_path}/store"}
+    if request.param == "sqlite":
+        return {"url": f"sqlite:///{tmp_path}/sessions.db"}
+    missing = what_is_missing() if request.param == "redis" else databases.postgresql_missing()
+    if missing:
+        pytest.skip(missing)
+    if request.param == "redis":
+        shared_server().ask("FLUSHALL")
+        url = shared_server().url
+    else:
+        url = f"{databases.postgresql().fresh()}?sslmode=disable"
+    store = open_store(url, "")
+    store.open(create=True)
+    store.close()
+    file = tmp_path / "url"  # there is a password in it
+    file.touch(0o600)
+    file.write_text(url)
+    return {"url_file": str(file)}
 
 
 def values(node: Node, session: str) -> dict[str, Any]:
@@ -24,6 +47,7 @@ def values(node: Node, session: str) -> dict[str, Any]:
     return found["values"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.parametrize("store", ["file", "redis", "postgresql"], indirect=True)
 def test_any_server_goes_on_where_another_stopped_and_a_killed_one_takes_nothing_with_it(store: dict[str, Any]) -> None:
     with Cluster(manager={"type": "persistent"}, store=store) as cluster:
         a, b, c = nodes = cluster.grow("abc")
@@ -49,6 +73,7 @@ def test_any_server_goes_on_where_another_stopped_and_a_killed_one_takes_nothing
             assert values(b, session)["n"] == 4
 
 
+@pytest.mark.parametrize("store", ["sqlite", "redis", "postgresql"], indirect=True)
 def test_all_servers_write_to_one_session_at_once_and_nothing_is_lost(store: dict[str, Any]) -> None:
     with Cluster(manager={"type": "persistent"}, store=store) as cluster:
         nodes = cluster.grow("abc")

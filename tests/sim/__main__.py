@@ -13,7 +13,7 @@ from time import monotonic
 import click
 
 from .run import attempt
-from .scenes import SCENES
+from .scenes import SCENES, WITHOUT_MANAGER
 from .scenes import attempt as attempt_scene
 
 
@@ -80,14 +80,17 @@ def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | No
 def _scene(scene: str, seeds: list[int], manager: str, jobs: int) -> int:
     """The exit code."""
     failed, totals = 0, Counter[str]()
+    with_manager = scene not in WITHOUT_MANAGER
     with ProcessPoolExecutor(jobs) as pool:
         for seed, result in zip(seeds, pool.map(partial(attempt_scene, manager=manager, scene=scene), seeds), strict=True):
             if isinstance(result, str):
                 failed += 1
-                click.echo(f"\n{result}\n\nreplay: make sim SCENE={scene} SEED={seed} MANAGER={manager}\n", err=True)
+                click.echo(f"\n{result}\n\nreplay: make sim SCENE={scene} SEED={seed}{f' MANAGER={manager}' if with_manager else ''}\n", err=True)
             else:
                 totals.update(result)
-    click.echo(f"{scene}, {manager}: {len(seeds) - failed} of {len(seeds)} seeds passed; {totals['requests']} requests, {totals['unknown']} unknown")
+    click.echo(
+        f"{scene}{f', {manager}' if with_manager else ''}: {len(seeds) - failed} of {len(seeds)} seeds passed; {totals['requests']} requests, {totals['unknown']} unknown"
+    )
     return 1 if failed else 0
 
 

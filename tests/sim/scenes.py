@@ -1,4 +1,4 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map, a store.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map, a store behind it or instead of it.
 
 A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted."""
 
@@ -16,12 +16,13 @@ from .clients import Clients
 from .copies import difference
 from .faults import Injector, draw
 from .node import SimCluster
+from .persistent import persistent
 from .run import collect, run_seed
 from .shared import maps
 from .stored import stored
 from .world import SimulationError, World
 
-__all__ = ["SCENES", "attempt"]
+__all__ = ["SCENES", "WITHOUT_MANAGER", "attempt"]
 
 _DROP_TIME_S = 1.5
 _AGREE_WITHIN_S = 10.0
@@ -270,5 +271,7 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
     "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains, "lite": lite,
-    "maps": maps, "stored": stored,
+    "maps": maps, "stored": stored, "persistent": persistent,
 }  # fmt: skip
+
+WITHOUT_MANAGER = ("persistent",)  #: it has a manager of its own, whatever is asked for

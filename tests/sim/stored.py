@@ -9,7 +9,7 @@ was acknowledged as stored must be there; with write-behind it is once the store
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -88,6 +88,13 @@ class _Stores(NodeStores):
         return StoreWorker(self._shelf.space(engine), self._settings.timeout_s, reactor, lambda *call: self._shelf.call(reactor, *call)), self._settings
 
 
+class _InOrder(set[bytes]):
+    """A set of hashes, whose order would differ from run to run. It decides about what is saved first, and nothing else."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(sorted(super().__iter__()))
+
+
 class _Node(SimNode):
     def __init__(self, settings: Settings, reactor: SimReactor, entropy: Any, shelf: Shelf) -> None:
         super().__init__(settings, reactor, entropy)
@@ -96,16 +103,29 @@ class _Node(SimNode):
     def _start_epochs(self, channel: Any) -> Epochs:
         epochs = super()._start_epochs(channel)
         self._tell_time(epochs)
+        self._put_in_order(epochs)
         return epochs
 
     def _start_engine(self, *arguments: Any) -> SessionManager:
         manager = super()._start_engine(*arguments)
         self._tell_time(manager)
+        self._put_in_order(manager)
         return manager
 
     def _tell_time(self, manager: SessionManager) -> None:
         assert manager.persistence is not None
         manager.persistence.wall_s = self.reactor.wall
+
+    def _put_in_order(self, manager: SessionManager) -> None:
+        assert manager.persistence is not None
+        storing, replica = manager.persistence.storing, manager._core.replica
+        storing.urgent, gather = _InOrder(), storing.gather
+
+        def gather_in_order(now_ms: int, idle_ms: int = 0) -> None:
+            replica.written = _InOrder(replica.written)
+            gather(now_ms, idle_ms)
+
+        storing.gather = gather_in_order  # type: ignore[method-assign]
 
 
 class StoredCluster(SimCluster):

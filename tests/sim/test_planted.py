@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from .planted import BUGS, Bug
+from .planted_persistent import PERSISTENT_BUGS
 from .run import collect, run_seed
 from .scenes import SCENES
 from .world import SimulationError
@@ -14,7 +15,7 @@ _LITTLE = 10.0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # coroutines of a world that was left in the middle, when they are collected
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
+@pytest.mark.parametrize("bug", [*BUGS, *PERSISTENT_BUGS], ids=lambda bug: bug.name)
 def test_a_planted_bug_is_caught(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.plant(monkeypatch.setattr)
     reports = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from caterwaul.managers.kept import Kept, KeptEnd, read_item
 from caterwaul.managers.listeners import Audited, SessionDestroyed
@@ -254,6 +255,28 @@ def test_a_session_that_nobody_uses_ends_and_one_server_tells_of_it(cached: bool
     assert [event.what for event in audited] == ["login", "expired"]
     assert isinstance(items(cluster)[session.key], KeptEnd)
     assert sum(manager.statistics()["expired"] for manager in cluster.managers) == 1
+
+
+def test_a_session_that_ends_does_not_leave_memory_before_somebody_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = net(1, idle_timeout_s=100.0, save_period_s=5.0, max_idle_swap_s=2.0)
+    events, persistence = heard(cluster), cluster.managers[0].persistence
+    assert persistence is not None
+    worker = persistence._worker
+    session_id = cluster.visit(0, n=0)
+    cluster.advance(10.0)
+    assert cluster.managers[0].count == 0
+    run = worker._run
+
+    def slowly(function: Any, call: Any, *arguments: Any) -> Deferred[Any]:
+        """A save takes longer than a sweep through memory."""
+        answer = run(function, call, *arguments)
+        return answer.addCallback(lambda done: deferLater(cluster.clock, 4.0, lambda: done)) if call.__name__ == "save_many" else answer
+
+    monkeypatch.setattr(worker, "_run", slowly)
+    monkeypatch.setattr(persistence.lapsing, "look", lambda key: None)  # it would find the end in the store, if it came in time
+    cluster.advance(220.0, 0.5)
+    assert isinstance(items(cluster)[key_of(session_id)], KeptEnd)
+    assert [(event.reason, dict(event.attributes)) for event in events] == [("expired", {"n": 0})]
 
 
 def test_an_absolute_limit_ends_a_session_that_is_used_once() -> None:
