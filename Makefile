@@ -15,6 +15,8 @@ SCENE  ?=
 FEATURES ?=
 ARGS   ?=
 
+unexport PYTHONDONTWRITEBYTECODE# containers set it: each of the hundreds of processes of the tests would compile all modules again
+
 .DEFAULT_GOAL := help
 .PHONY: help venv install demo check test lint unit real faults sim simall scale fuzz bench docs wheel clean
 
@@ -54,7 +56,7 @@ real: $(STAMP)  ## only the tests with processes, sockets and multicast
 faults: $(STAMP)  ## break networks, clocks and processes of real nodes (docs/faults.md): six to seven minutes, needs root
 	$(BIN)/python -m pytest tests/faults -n $(JOBS)
 
-sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story, FEATURES=1 for locks, new ids and single sign-on besides
+sim: $(STAMP)  ## the simulator: SEEDS=1000 for many, SEED=123 to replay one, MANAGER=backup or partitioned, SCENE=rolling for a story, FEATURES=1 for locks, new ids and single sign-on in the odd seeds too
 	$(BIN)/python -m tests.sim --manager $(MANAGER) $(if $(SCENE),--scene $(SCENE)) $(if $(FEATURES),--features) $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 simall: $(STAMP)  ## a few fixed seeds of the simulator for the managers besides delta

@@ -16,7 +16,6 @@ import json
 import os
 import random
 import resource
-import struct
 import sys
 import threading
 import time
@@ -33,17 +32,11 @@ from caterwaul.membership.member import Member
 from caterwaul.membership.view import ViewChanged
 
 from .figures import percentile
+from .writer import STAMP, Writer, value_of
 
 __all__ = ["Node", "Watch", "Writer", "digest_of", "main", "value_of", "wait_until"]
 
-_STAMP = struct.Struct(">QQ")  # when the call began, ns, and how often this session was updated
-_CREATE_AT_ONCE = 500  # sessions created between two waits for the replicas, so that no outbox fills
 _WAIT_S = 120.0
-
-
-def value_of(size: int, number: int) -> bytes:
-    """A new value of `size` bytes: now, a number, and zeros."""
-    return _STAMP.pack(time.monotonic_ns(), number) + bytes(size - _STAMP.size)
 
 
 def digest_of(attributes: Iterable[tuple[str, Any]]) -> str:
@@ -77,7 +70,7 @@ class Watch:
             if self.each:
                 for delta in message[3]:
                     for value in delta[4].values():
-                        self.seen.append((_STAMP.unpack_from(self._manager.types.decode(value))[0], now))
+                        self.seen.append((STAMP.unpack_from(self._manager.types.decode(value))[0], now))
         elif message[1] == RECORDS:
             self.last_ns = time.monotonic_ns()
             self.records += len(message[2])
@@ -92,105 +85,6 @@ class Watch:
 
     def refill(self, peer: Member, keys: Iterable[bytes], waiters: Sequence[Waiter]) -> Iterable[Message]:
         return self._manager.refill(peer, keys, waiters)
-
-
-class Writer:
-    """The application: creates sessions, then updates one attribute of one session per call, from some threads."""
-
-    def __init__(self, manager: SessionManager) -> None:
-        self._manager = manager
-        self.ids: list[str] = []
-        self._numbers: list[int] = []
-
-    def create(self, sessions: int, attributes: int, size: int) -> None:
-        manager = self._manager
-        for i in range(sessions):
-            session = manager.open(None)
-            for k in range(attributes):
-                session[f"a{k}"] = value_of(size, 0)
-            wait = i % _CREATE_AT_ONCE == _CREATE_AT_ONCE - 1 or i == sessions - 1
-            manager.commit(session, acks="all" if wait else "none").wait()
-            manager.release(session)
-            assert session.id is not None
-            self.ids.append(session.id)
-            self._numbers.append(0)
-
-    def change(self, every: int, size: int) -> int:
-        """One attribute of each `every`th session becomes something that cannot be compressed. How many sessions that are."""
-        changed = self.ids[::every]
-        for session_id in changed:
-            session = self._manager.open(session_id)
-            session["a0"] = os.urandom(size)
-            self._manager.commit(session)
-            self._manager.release(session)
-        return len(changed)
-
-    def update(self, threads: int, ms: int, size: int, acks: str, rate: float = 0.0) -> dict[str, Any]:
-        """For `ms` milliseconds, as fast as it goes or `rate` a second over all threads. Thread i has sessions i, i + threads, ..."""
-        start = time.monotonic_ns()
-        parts = [_Part(self._manager, self.ids, self._numbers, i, threads, size, acks) for i in range(threads)]
-        period = int(1e9 * threads / rate) if rate else 0
-        workers = [threading.Thread(target=part.run, args=(start, start + ms * 1_000_000, period)) for part in parts]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        end = time.monotonic_ns()
-        for part in parts:
-            if part.error is not None:
-                raise part.error
-        calls = sorted(call for part in parts for call in part.calls)
-        return {
-            "sent": len(calls), "start_ns": start, "end_ns": end, "call_p50_us": percentile(calls, 0.5) / 1e3, "call_p99_us": percentile(calls, 0.99) / 1e3,
-            "unconfirmed": sum(part.unconfirmed for part in parts), "threads_cpu_s": sum(part.cpu_s for part in parts),
-        }  # fmt: skip
-
-
-class _Part:
-    """What one application thread does."""
-
-    def __init__(self, manager: SessionManager, ids: list[str], numbers: list[int], first: int, step: int, size: int, acks: str) -> None:
-        self._manager, self._ids, self._numbers = manager, ids, numbers
-        self._first, self._step, self._size, self._acks = first, step, size, acks
-        self.calls: list[int] = []
-        self.unconfirmed = 0
-        self.cpu_s = 0.0
-        self.error: Exception | None = None
-
-    def run(self, start_ns: int, end_ns: int, period_ns: int) -> None:
-        cpu = time.thread_time()
-        try:
-            self._run(start_ns, end_ns, period_ns)
-        except Exception as error:
-            self.error = error
-        self.cpu_s = time.thread_time() - cpu
-
-    def _run(self, start_ns: int, end_ns: int, period_ns: int) -> None:
-        manager, ids, numbers, calls, clock = self._manager, self._ids, self._numbers, self.calls, time.monotonic_ns
-        padding = bytes(self._size - _STAMP.size)
-        at, due = self._first, start_ns
-        while True:
-            began = clock()
-            if period_ns:
-                while began < due:
-                    time.sleep((due - began) / 1e9)
-                    began = clock()
-                due += period_ns
-            if began >= end_ns:
-                return
-            session = manager.open(ids[at])
-            numbers[at] += 1
-            session["a0"] = _STAMP.pack(began, numbers[at]) + padding
-            receipt = manager.commit(session, self._acks)
-            if receipt.needs_wait:
-                receipt.wait()
-            if not receipt.satisfied:
-                self.unconfirmed += 1
-            manager.release(session)
-            calls.append(clock() - began)
-            at += self._step
-            if at >= len(ids):
-                at = self._first
 
 
 class Node:
@@ -276,30 +170,41 @@ class Node:
         }  # fmt: skip
 
     def serve(self, ids: list[str], ms: int, rate: float, write_every: int, size: int, seed: int) -> dict[str, Any]:
-        """Requests for any of these sessions, `rate` a second: each reads, one in `write_every` also writes."""
+        """Requests for any of these sessions, `rate` a second: each reads, one in `write_every` also writes.
+
+        For `ms` from when this node says that it is ready, which is what balancers wait for. What was asked before is counted apart: `early`, and how many of those were `early_missing`.
+        """
         chance, manager = random.Random(seed), self._manager
         reads: list[int] = []
         writes: list[int] = []
-        missing, due = 0, time.monotonic_ns()
-        end = due + ms * 1_000_000
-        while due < end:
+        missing = early = early_missing = 0
+        due, end, late = time.monotonic_ns(), 0, time.monotonic() + _WAIT_S
+        while not end or due < end:
             time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
+            if not end and self._cluster.is_ready:
+                end = due + ms * 1_000_000
+            elif not end and time.monotonic() > late:
+                raise TimeoutError(f"this node is not ready after {_WAIT_S:g} s")
             due += int(1e9 / rate)
             writing = (len(reads) + len(writes)) % write_every == write_every - 1
             began = time.monotonic_ns()
             session = manager.open(chance.choice(ids))
-            missing += session.new or session.unknown
+            is_missing = session.new or session.unknown
             session.get("a0")
-            if writing:
+            if writing and end:
                 session["a0"] = value_of(size, seed)
                 manager.commit(session)
             manager.release(session)
-            (writes if writing else reads).append(time.monotonic_ns() - began)
+            if end:
+                missing += is_missing
+                (writes if writing else reads).append(time.monotonic_ns() - began)
+            else:
+                early, early_missing = early + 1, early_missing + is_missing
         reads.sort()
         writes.sort()
         return {
             "requests": len(reads) + len(writes), "missing": missing, "read_p50_us": percentile(reads, 0.5) / 1e3, "read_p99_us": percentile(reads, 0.99) / 1e3,
-            "write_p50_us": percentile(writes, 0.5) / 1e3, "write_p99_us": percentile(writes, 0.99) / 1e3,
+            "write_p50_us": percentile(writes, 0.5) / 1e3, "write_p99_us": percentile(writes, 0.99) / 1e3, "early": early, "early_missing": early_missing,
         }  # fmt: skip
 
     def requests(self, threads: int, ms: int, size: int, writes: bool, acks: str = "none") -> dict[str, Any]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -126,7 +127,7 @@ def measure(rows: list[Row], scale: Scale, repetitions: int, tell: Tell) -> Iter
         elif kind == "forged":
             yield same[0], [guarded.forged(scale.paced_ms / 1000) for _ in range(repetitions)]
         elif kind == "behind":
-            yield same[0], _stored_behind(same[0], scale, repetitions)
+            yield same[0], stored.behind(same[0].front, scale.sessions, scale.attributes, size, partial(_closely, row=same[0]), scale.flood_ms, repetitions)
         elif kind == "persistent":
             yield same[0], stored.persistent(same[0].front, scale.sessions, size, scale.flood_ms, repetitions)
         elif kind == "restart":
@@ -192,21 +193,12 @@ def _encrypted(rows: list[Row], scale: Scale, repetitions: int) -> Iterator[tupl
             yield row, found
 
 
-def _stored_behind(row: Row, scale: Scale, repetitions: int) -> list[Repetition]:
-    """Commits at a steady rate with a store behind them and without, by turns."""
-    found: list[Repetition] = []
-    with stored.behind_pair(row.front) as groups:
-        for group in groups:
-            group.writer.do("create", sessions=scale.sessions, attributes=scale.attributes, size=row.size)
-            _paced(group, row, min(500, scale.paced_ms))
-        for _ in range(repetitions):
-            one, other = (_paced(group, row, scale.paced_ms) for group in groups)
-            found.append({
-                "call_p50_us": one["call_p50_us"], "without_p50_us": other["call_p50_us"], "more_us": one["call_p50_us"] - other["call_p50_us"],
-                "call_p99_us": one["call_p99_us"], "without_p99_us": other["call_p99_us"], "cpu_all_us": one["cpu_all_us"], "without_cpu_us": other["cpu_all_us"],
-                "wrong": one["wrong"] + other["wrong"],
-            })  # fmt: skip
-    return found
+def _closely(group: Group, row: Row, ms: int, rate: float) -> Repetition:
+    """Commits, and what each of them takes by itself."""
+    _reset(group, each=False)
+    done = group.writer.do("update", threads=1, ms=ms, size=row.size, acks=row.acks, rate=rate, closely=True)
+    _drain(group, int(done["sent"]))
+    return {**done, "wrong": _wrong(group)}
 
 
 def _flood(group: Group, row: Row, ms: int) -> Repetition:

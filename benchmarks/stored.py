@@ -1,7 +1,9 @@
 """What a store costs, and what it gives: behind a cluster of two nodes, on this machine.
 
-behind-file, behind-sqlite     a commit with write-behind to such a store, and without one, by turns
-restart-file, restart-sqlite   both nodes are killed and others started: until all sessions are in memory, while requests for them are served
+behind-file, behind-sqlite     a commit with write-behind to such a store, and without one, by turns: CPU of its thread, and what it takes on the clock. The latter has in
+                               it what the store's threads do at the same time in the same process, and on the same processors
+restart-file, restart-sqlite   both nodes are killed and others started: until all sessions are in memory, while requests for them are served,
+                               which come from when a node says that it is ready; what is asked before that is counted apart
 persistent-file, ...           whole requests, reading and writing: sessions in such a store and nowhere else, and a DeltaManager, by turns
 passivated                     ten times as many sessions as may be in memory: what the process takes
 """
@@ -19,12 +21,13 @@ from typing import Any
 
 from .processes import Group, MeasureError, Process
 
-__all__ = ["KINDS", "behind_pair", "passivated", "persistent", "restarts"]
+__all__ = ["KINDS", "behind", "passivated", "persistent", "restarts"]
 
 Repetition = dict[str, float]
 KINDS = ("file", "sqlite")
 _ASKED = 2000  # sessions that requests ask for while the others are loaded
 _SERVED_MS, _SERVED_PER_S = 3000, 200.0
+_PACED_PER_S = 200.0
 _ACTIVE = 10  # of so many sessions one may be in memory
 _SETTLE_S = 300.0
 
@@ -38,13 +41,29 @@ def _url(kind: str) -> Iterator[str]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextmanager
-def behind_pair(kind: str) -> Iterator[tuple[Group, Group]]:
-    """Two clusters, each of a writer and a replica that have met: the first with a store."""
-    with _url(kind) as url, Group(store={"url": url}) as stored:
-        stored.grow(2)
-        with Group() as plain:
-            yield stored, plain.grow(2)
+def behind(kind: str, sessions: int, attributes: int, size: int, update: Callable[..., Repetition], ms: int, repetitions: int) -> list[Repetition]:
+    """Commits with a store behind them and without: two clusters, by turns, of which the first is with a store in every other repetition.
+
+    As fast as they go, and at a steady rate, where each commit finds a processor that has forgotten it. `update(group, ms=, rate=)` commits. A turn ends when the store has
+    everything, so that no save falls into the other's.
+    """
+    found: list[Repetition] = []
+    with _url(kind) as url, Group(store={"url": url}) as with_store, Group() as plain:
+        turns = [("with", with_store.grow(2)), ("without", plain.grow(2))]
+        for _, group in turns:
+            group.writer.do("create", sessions=sessions, attributes=attributes, size=size)
+        for number in range(1 + repetitions):  # the first one warms up
+            figures: Repetition = {"wrong": 0.0}
+            for pace, rate in (("steady", 0.0), ("paced", _PACED_PER_S)):
+                for name, group in turns[:: 1 if number % 2 else -1]:
+                    _stored(with_store.writer)
+                    done = update(group, ms=ms, rate=rate)
+                    figures["wrong"] += done["wrong"]
+                    figures |= {f"{pace}_{about}_{name}": done[f"commit_{about}"] for about in ("cpu_p50_us", "cpu_p99_us", "p50_us", "p99_us")}
+                figures |= {f"{pace}_{about}_more": figures[f"{pace}_{about}_with"] - figures[f"{pace}_{about}_without"] for about in ("cpu_p50_us", "p50_us")}
+            if number:
+                found.append(figures)
+    return found
 
 
 def persistent(kind: str, sessions: int, size: int, ms: int, repetitions: int) -> list[Repetition]:
@@ -91,7 +110,8 @@ def restarts(kind: str, sessions: int, size: int, repetitions: int) -> list[Repe
                 "from_spawn_s": (max(one["held_ns"] for one in held) - min(node.spawned_ns for node in nodes)) / 1e9,
                 "from_start_s": max(one["held_ns"] - one["started_ns"] for one in held) / 1e9, "sessions": sessions, "stored_per_s": sessions / stored_s,
                 "read_p50_us": max(one["read_p50_us"] for one in served), "read_p99_us": max(one["read_p99_us"] for one in served),
-                "missing": sum(one["missing"] for one in served), "wrong": sum(a != b for node in nodes for a, b in zip(node.do("digests", ids=some)["digests"], digests, strict=True)),
+                "missing": sum(one["missing"] for one in served), "early": sum(one["early"] for one in served),
+                "early_missing": sum(one["early_missing"] for one in served), "wrong": sum(a != b for node in nodes for a, b in zip(node.do("digests", ids=some)["digests"], digests, strict=True)),
             })  # fmt: skip
     return found
 

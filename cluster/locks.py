@@ -6,13 +6,15 @@ granted, or not; RELEASE says that it is free; CLAIMS asks a member what it hold
 within two seconds, or knows nothing of locks, has none. So long it also waits for those who see other members than it does: of who is there, and it has not met,
 it knows no claims. And it grants only to those who see the same members: who has just come, and not met all
 of them yet, grants nothing to those who have. A member that gives a lock back tells all that have asked it meanwhile.
+
+A process that stood still for longer than the drop time does nothing about locks on what it knew before: whatever comes first when it wakes (a message that lay there, a
+timer, an answer), `_notice` is called before that is looked at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet import defer
@@ -32,6 +34,7 @@ from ..membership.errors import RemoteError
 from ..membership.member import Member
 from ..membership.view import View, ViewChanged
 from .errors import ChannelError
+from .lock_state import Desk, Early, Timed, Wanted, after, are_numbers, digest, has
 from .requests import LOST, UNCONNECTED
 
 __all__ = ["LockDesk"]
@@ -44,46 +47,8 @@ _CLAIMS_S = 2.0  # for the answer to CLAIMS
 _ANSWER_S = 0.5  # for an answer after its time, or to who does not want to wait; one that hangs costs no more
 _CEDED_S = 30.0  # a member that asked for claims is in our view by then, or will not be
 _RECENT_S, _RECENT_MAX = 30.0, 10_000  # locks given back of which claims speak
-_NUMBER_MAX = 2**63
 
 _log = Logger()
-
-
-@dataclass(slots=True, eq=False)
-class _Wanted:
-    """A lock that somebody here asks for. `void`: another member may grant it by now, so what the asked one says does not count."""
-
-    key: bytes
-    granter: bytes
-    void: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class _Early:
-    """A question that came before the claims. `void`: who asked waits no more."""
-
-    key: bytes
-    asker: Asker
-    void: bool = False
-
-
-@dataclass(slots=True)
-class _Desk:
-    """What a node has for one manager."""
-
-    name: str
-    manager: SessionManager
-    table: LockTable
-    driver: Driver
-    answers: dict[tuple[bytes, Asker], Deferred[list[Any]]] = field(default_factory=dict)  #: questions of others that are not answered
-    wanted: dict[int, _Wanted] = field(default_factory=dict)
-    held: dict[int, Grant] = field(default_factory=dict)
-    recent: dict[Asker, tuple[float, Claim]] = field(default_factory=dict)  #: what was given back from here, and until when that is told
-    ceded: dict[bytes, tuple[float, Member]] = field(default_factory=dict)  #: who grants though we may not see it yet, and until when we believe that
-    claims_of: View | None = None  #: the view whose members have told their claims
-    asking: Deferred[None] | None = None  #: they are being asked
-    over: list[Claim] = field(default_factory=list)  #: what was given back meanwhile
-    early: set[_Early] = field(default_factory=set)  #: questions that wait for the claims
 
 
 class LockDesk:
@@ -103,9 +68,10 @@ class LockDesk:
             desk.manager.locks.desk = self
             desk.driver.start()
 
-    def _desk(self, name: str, manager: SessionManager) -> _Desk:
-        table = LockTable(manager.settings.locks_max)
-        return _Desk(name, manager, table, Driver(table, self._clock, lambda effect: self._perform(name, effect)))
+    def _desk(self, name: str, manager: SessionManager) -> Desk:
+        desk = Desk(name, manager, LockTable(manager.settings.locks_max))
+        desk.driver = Driver(Timed(desk, self._notice), self._clock, lambda effect: self._perform(name, effect))
+        return desk
 
     def stop(self) -> None:
         """Grant nothing any more: others do from the farewell on."""
@@ -119,21 +85,29 @@ class LockDesk:
         desk = self._desks.get(name)
         if desk is None:
             return
-        for uid in [uid for uid, (_, peer) in desk.ceded.items() if _has(change.after, peer)]:
+        for uid in [uid for uid, (_, peer) in desk.ceded.items() if has(change.after, peer)]:
             del desk.ceded[uid]
         now = self._clock.seconds()
+        self._notice(desk)
         desk.driver.run(desk.table.gone(now, (member.uid for member in change.disappeared)))
         desk.driver.run(desk.table.send_away(lambda key: self._granter(desk, key) == self._me))
 
     def slept(self) -> None:
         """This process stood still for longer than the drop time: others may have granted what is held here, or was granted."""
         for desk in self._desks.values():
-            desk.claims_of = None
-            desk.driver.run(desk.table.send_away(lambda key: False))
-            for grant in desk.held.values():
-                grant.lost = True
-            for wanted in desk.wanted.values():
-                wanted.void = True  # granted before, perhaps, and to be read now
+            self._slept(desk)
+
+    def _slept(self, desk: Desk) -> None:
+        desk.sleeps, desk.claims_of = desk.manager.locks.sleeps, None
+        desk.driver.run(desk.table.send_away(lambda key: False))
+        for grant in desk.held.values():
+            grant.lost = True
+        for wanted in desk.wanted.values():
+            wanted.void = True  # granted before, perhaps, and to be read now
+
+    def _notice(self, desk: Desk) -> None:
+        if desk.sleeps != desk.manager.locks.sleeps:
+            self._slept(desk)
 
     def statistics(self, name: str) -> dict[str, int]:
         table = self._desks[name].table
@@ -155,7 +129,7 @@ class LockDesk:
         desk.recent[asker] = (now + _RECENT_S, Claim(grant.key, asker, 0.0, written))
         self._tell_free(desk, grant.key, asker, written, grant.told)
 
-    async def _acquire(self, desk: _Desk, key: bytes, lease_s: float, timeout_s: float) -> Grant:
+    async def _acquire(self, desk: Desk, key: bytes, lease_s: float, timeout_s: float) -> Grant:
         self._serial += 1
         serial, until = self._serial, self._clock.seconds() + timeout_s
         told: set[bytes] = set()
@@ -171,12 +145,13 @@ class LockDesk:
                         self._serial += 1
                         serial, told = self._serial, set()
                     told.add(granter)
-                    wanted = desk.wanted[serial] = _Wanted(key, granter)
+                    wanted = desk.wanted[serial] = Wanted(key, granter)
                     verdict, written, why = await self._ask(
-                        desk, granter, [desk.name, key, serial, int(lease_s * 1000), int(left_s * 1000), _digest(desk.manager.view)], left_s
+                        desk, granter, [desk.name, key, serial, int(lease_s * 1000), int(left_s * 1000), digest(desk.manager.view)], left_s
                     )
+                    self._notice(desk)
                     if verdict == GRANTED and not wanted.void:
-                        grant = Grant(desk.name, key, serial, self._clock.seconds() + lease_s * OWN_PART, written, told)
+                        grant = Grant(desk.name, key, serial, self._clock.seconds() + lease_s * OWN_PART, written, desk.sleeps, told)
                         desk.held[serial] = grant
                         return grant
                     if verdict == FULL:
@@ -198,7 +173,7 @@ class LockDesk:
         self._tell_free(desk, key, Asker(self._me, serial), {}, told)
         raise LockTimeout(f"the session's lock was not granted within {timeout_s:g} s: {why}")
 
-    async def _ask(self, desk: _Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, str]:
+    async def _ask(self, desk: Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, str]:
         """(verdict, commits to wait for, what went wrong)."""
         try:
             if granter == self._me:
@@ -216,7 +191,7 @@ class LockDesk:
             return ELSEWHERE, {}, "an unusable answer"
         return answer[0], written, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
 
-    def _tell_free(self, desk: _Desk, key: bytes, asker: Asker, written: Written, told: Iterable[bytes]) -> None:
+    def _tell_free(self, desk: Desk, key: bytes, asker: Asker, written: Written, told: Iterable[bytes]) -> None:
         others = sorted(uid for uid in told if uid != self._me)
         if self._me in told:
             self._freed(desk, key, asker, written)
@@ -224,7 +199,7 @@ class LockDesk:
             said = self._channel.request(others, _SERVICE, _RELEASE, [desk.name, key, asker.serial, write_written(written)], mode="all", timeout_s=_CLAIMS_S)
             said.addErrback(lambda failure: failure.trap(ChannelError) and None)  # its lease will end
 
-    def _granter(self, desk: _Desk, key: bytes) -> bytes:
+    def _granter(self, desk: Desk, key: bytes) -> bytes:
         return desk.manager.locks.granter(key)
 
     # -- questions of others
@@ -242,10 +217,10 @@ class LockDesk:
                 raise RemoteError("locks: malformed")
             return self._claims(desk, replace(peer, weight=weight))
         key, *numbers = body[1:5]
-        if type(key) is not bytes or len(key) != _KEY_BYTES or not numbers or not _are_numbers(numbers[:1]):
+        if type(key) is not bytes or len(key) != _KEY_BYTES or not numbers or not are_numbers(numbers[:1]):
             raise RemoteError("locks: malformed")
         asker = Asker(peer.uid, numbers[0])
-        if op == _ASK and len(body) > 5 and _are_numbers(numbers) and type(body[5]) is bytes:
+        if op == _ASK and len(body) > 5 and are_numbers(numbers) and type(body[5]) is bytes:
             lease_s, patience_s = (min(ms / 1000, LOCK_MAX_S) for ms in numbers[1:])
             return self._wants(desk, asker, key, lease_s, patience_s, body[5])
         written = read_written(numbers[1]) if op == _RELEASE and len(numbers) > 1 else None
@@ -254,23 +229,24 @@ class LockDesk:
         self._freed(desk, key, asker, written)
         return None
 
-    def _wants(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> Deferred[list[Any]]:
+    def _wants(self, desk: Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> Deferred[list[Any]]:
         return ensureDeferred(self._want(desk, asker, key, lease_s, patience_s, view))
 
-    async def _want(self, desk: _Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> list[Any]:
+    async def _want(self, desk: Desk, asker: Asker, key: bytes, lease_s: float, patience_s: float, view: bytes) -> list[Any]:
         """The answer, when there is one."""
+        self._notice(desk)
         now = asked = self._clock.seconds()
         for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
             del desk.ceded[uid]
             desk.claims_of = None  # it may have granted something, and nobody has seen it go
-        question = _Early(key, asker)
+        question = Early(key, asker)
         desk.early.add(question)
         try:
             await self._collected(desk)
         finally:
             desk.early.discard(question)
         now = self._clock.seconds()
-        if question.void or self._stopped or view != _digest(desk.manager.view) or not self._grants(desk, key):
+        if question.void or self._stopped or view != digest(desk.manager.view) or not self._grants(desk, key):
             return [ELSEWHERE, []]
         before = desk.answers.pop((key, asker), None)
         answer = desk.answers[key, asker] = Deferred()
@@ -279,13 +255,14 @@ class LockDesk:
             before.callback([ELSEWHERE, []])
         return await answer
 
-    def _grants(self, desk: _Desk, key: bytes) -> bool:
+    def _grants(self, desk: Desk, key: bytes) -> bool:
         if self._granter(desk, key) != self._me or self._clock.seconds() < self._found_at:
             return False
         me = desk.manager.view.by_uid.get(self._me)
         return not any(outranks(member, me, key) for _, member in desk.ceded.values())
 
-    def _freed(self, desk: _Desk, key: bytes, asker: Asker, written: Written) -> None:
+    def _freed(self, desk: Desk, key: bytes, asker: Asker, written: Written) -> None:
+        self._notice(desk)
         for question in desk.early:
             question.void |= (question.key, question.asker) == (key, asker)
         if desk.asking is not None:
@@ -301,17 +278,18 @@ class LockDesk:
 
     # -- claims
 
-    def _claims(self, desk: _Desk, peer: Member) -> list[Any]:
+    def _claims(self, desk: Desk, peer: Member) -> list[Any]:
         """What is held here or was granted here. The peer grants from now on wherever it ranks above us, and may grant what we are asking others for."""
+        self._notice(desk)
         now = self._clock.seconds()
         me = desk.manager.view.by_uid.get(self._me)
-        if not _has(desk.manager.view, peer):
+        if not has(desk.manager.view, peer):
             desk.ceded[peer.uid] = (now + _CEDED_S, peer)
         desk.driver.run(desk.table.send_away(lambda key: not outranks(peer, me, key)))
         self._taken_over(desk, peer)
-        return [_digest(desk.manager.view), write_claims([*self._ours(desk), *desk.table.claims(now)])]
+        return [digest(desk.manager.view), write_claims([*self._ours(desk), *desk.table.claims(now)])]
 
-    def _taken_over(self, desk: _Desk, by: Member) -> None:
+    def _taken_over(self, desk: Desk, by: Member) -> None:
         """This member grants now what may have been granted to requests here: it hears when they give it back, and what is still on its way to them is void."""
         members = desk.manager.view.by_uid
         for grant in desk.held.values():
@@ -320,18 +298,18 @@ class LockDesk:
             first = desk.manager.locks.granter(wanted.key, wanted.granter)
             wanted.void |= by.uid != wanted.granter and (first == by.uid or outranks(by, members.get(first), wanted.key))
 
-    def _ours(self, desk: _Desk) -> list[Claim]:
+    def _ours(self, desk: Desk) -> list[Claim]:
         """What requests of this node hold, or have given back a moment ago."""
         now, held = self._clock.seconds(), (grant for grant in desk.held.values() if not grant.lost)
         claims = [Claim(grant.key, Asker(self._me, grant.serial), max(0.0, (grant.until - now) / OWN_PART), grant.written) for grant in held]
         return claims + [claim for until, claim in desk.recent.values() if now < until]
 
-    async def _collected(self, desk: _Desk) -> None:
+    async def _collected(self, desk: Desk) -> None:
         """Everybody in this view has been asked for claims."""
         while desk.claims_of is not desk.manager.view and not self._stopped:
-            await _after(desk.asking or self._begin_collecting(desk))
+            await after(desk.asking or self._begin_collecting(desk))
 
-    def _begin_collecting(self, desk: _Desk) -> Deferred[None]:
+    def _begin_collecting(self, desk: Desk) -> Deferred[None]:
         """It is nobody's: who waits for it and gives up does not end it for the others."""
         asking: Deferred[None] = Deferred()
         desk.asking = asking
@@ -343,7 +321,7 @@ class LockDesk:
         ensureDeferred(self._collect(desk, desk.manager.view)).addBoth(over)
         return asking
 
-    async def _collect(self, desk: _Desk, view: View) -> None:
+    async def _collect(self, desk: Desk, view: View) -> None:
         me, until = view.by_uid.get(self._me, self._channel.me), self._clock.seconds() + _CLAIMS_S
         asked = [ensureDeferred(self._claims_of(desk, uid, me.weight, view, until)) for uid in view.by_uid if uid != self._me]
         claims = [claim for is_good, found in await DeferredList(asked, consumeErrors=True) if is_good for claim in found]
@@ -354,7 +332,7 @@ class LockDesk:
         if desk.manager.view is view:
             desk.claims_of = view
 
-    async def _claims_of(self, desk: _Desk, uid: bytes, weight: float, view: View, until: float) -> list[Claim]:
+    async def _claims_of(self, desk: Desk, uid: bytes, weight: float, view: View, until: float) -> list[Claim]:
         """Of one member. It is asked again while its link is down, and while it sees other members than we do: of those beyond nobody here has heard yet. That ends by
         itself in a moment, or it is a partition, and then we grant on our side."""
         claims: list[Claim] = []
@@ -366,7 +344,7 @@ class LockDesk:
                 if type(reply) is not list or len(reply) < 2:
                     return []
                 claims = read_claims(reply[1]) or []
-                if reply[0] == _digest(view):
+                if reply[0] == digest(view):
                     return claims
             except ChannelError as error:
                 if error.failed.get(uid) not in (LOST, UNCONNECTED):
@@ -374,25 +352,3 @@ class LockDesk:
             if self._stopped or desk.manager.view is not view or until - self._clock.seconds() <= _AGAIN_S:
                 return claims
             await deferLater(self._clock, _AGAIN_S)
-
-
-def _has(view: View, peer: Member) -> bool:
-    """Whether it ranks there as it says."""
-    seen = view.by_uid.get(peer.uid)
-    return seen is not None and seen.weight == peer.weight
-
-
-def _digest(view: View) -> bytes:
-    """Equal for views that rank alike."""
-    return blake2b(repr([(member.uid, float(member.weight)) for member in view]).encode(), digest_size=8).digest()
-
-
-def _after(other: Deferred[None]) -> Deferred[None]:
-    """Fires when the other does, which goes on for who else waits. Its failure is the first one's."""
-    waiting: Deferred[None] = Deferred()
-    other.addBoth(waiting.callback)
-    return waiting
-
-
-def _are_numbers(values: Iterable[object]) -> bool:
-    return all(type(value) is int and 0 <= value < _NUMBER_MAX for value in values)

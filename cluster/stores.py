@@ -6,12 +6,14 @@ brought back, the node looks when the cluster used its store last (`store_clock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import LoopingCall
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
@@ -23,7 +25,7 @@ from ..managers.principals import EPOCHS
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.stores.store import Store, StoreError
-from ..managers.stores.worker import StoreWorker
+from ..managers.stores.worker import StoreWorker, breather
 from .security.store_keys import store_secrets, store_url
 from .store_clock import CLOCK, age_s, stamp
 from .text_tables import time_text
@@ -33,6 +35,13 @@ __all__ = ["NodeStores"]
 _log = Logger()
 _THREADS_MAX = 8
 _LOOK_S, _STAMP_S = 0.5, 60.0
+_STOP_S = 1.0  # for calls that are under way, and to close; all that waited has had its time before
+
+
+class _Pool(ThreadPool):
+    """Its threads are daemons: one that hangs in a dead disk would keep the interpreter from ending."""
+
+    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
 
 
 class NodeStores:
@@ -72,6 +81,7 @@ class NodeStores:
 
     def _worker(self, engine: str) -> StoreWorker:
         worker = StoreWorker(self._store(f"{self._cluster}/{engine}"), self._settings.timeout_s, self._reactor, self._run)
+        worker.breather = breather
         self._workers.append(worker)
         return worker
 
@@ -82,7 +92,7 @@ class NodeStores:
         if self._is_stopped:
             return fail(StoreError("the node has stopped"))
         if self._pool is None:
-            self._pool = ThreadPool(0, _THREADS_MAX, "caterwaul store")
+            self._pool = _Pool(0, _THREADS_MAX, "caterwaul store")
             self._pool.start()
         return deferToThreadPool(self._reactor, self._pool, function, *arguments)
 
@@ -130,14 +140,26 @@ class NodeStores:
         if not failure.check(StoreError):
             _log.failure("the time of a store cannot be told", failure=failure)
 
-    def stop(self) -> None:
-        """Let go of all. A thread that hangs ends by itself."""
+    def stop(self) -> Deferred[None]:
+        """Let go of all. Fires within a second or so, whatever a disk or a server does: who hangs there is left behind, and keeps no process."""
         self._is_stopped = True
         if self._looking is not None and self._looking.running:
             self._looking.stop()
         pool, self._pool = self._pool, None
-        if pool is not None:
-            for worker in self._workers:
-                pool.callInThread(worker.store.close)
-            self._reactor.callInThread(pool.stop)  # which waits for its threads
-        self._workers = []
+        workers, self._workers = self._workers, []
+        if pool is None:
+            return succeed(None)
+        for worker in workers:
+            pool.callInThread(worker.store.close)
+        ended: Deferred[None] = Deferred()
+        Thread(target=self._join, args=(pool, ended), name="caterwaul store stop", daemon=True).start()
+        return ended.addTimeout(_STOP_S, self._reactor, lambda result, timeout: self._hangs(workers))
+
+    def _join(self, pool: ThreadPool, ended: Deferred[None]) -> None:
+        """In a thread of its own: the pool waits for its threads."""
+        pool.stop()
+        self._reactor.callFromThread(ended.callback, None)
+
+    def _hangs(self, workers: Sequence[StoreWorker]) -> None:
+        name = workers[0].store.name if workers else "the store"
+        _log.warn("{store}: a call has not ended {seconds:g} s after the node stopped; it is left behind", store=name, seconds=_STOP_S)

@@ -74,7 +74,7 @@ class SessionCore:
         self.passivating = Passivating(me, self.say, self.replica, self.moving, settings, lambda key: key in self.in_use or self.lookups.is_pending(key))
         self._wanted: dict[bytes, int] = {}  # key -> when it may be asked for again
         self._doubt_until_ms = 0  # an unannounced loss: an absent session may exist
-        self._slept = False  # sessions here may have ended meanwhile
+        self._slept, self._sleeps = False, 0  # sessions here may have ended meanwhile; how often that was noticed
         self._cut: set[bytes] = set()  # members whose link is down: what they do we do not hear
         self.freshness = Freshness(self.say, self.replica, self._cut, int(settings.read_your_writes_wait_s * 1000))
         ms = int(settings.lookup_timeout_s * 1000)
@@ -113,9 +113,9 @@ class SessionCore:
         """What is here has not ended or changed while we stood still (and the reactor may not have noticed yet that we did)."""
         return not self._slept and now_ms - self._ticked_ms <= self._asleep_ms
 
-    def stands_still(self, now_ms: int) -> bool:
-        """This process has not run for so long that the others may have taken it for dead."""
-        return now_ms - self._ticked_ms > self._asleep_ms
+    def sleeps(self, now_ms: int) -> int:
+        """How often this process stood still for so long that others may have taken it for dead, with the time that it has not noticed yet. Grows: they may have acted without it."""
+        return self._sleeps + (now_ms - self._ticked_ms > self._asleep_ms)
 
     def trusted(self, key: bytes, now_ms: int) -> tuple[Entry | None, bool]:
         """(live session here or None, whether that may be served or called gone without asking anybody)."""
@@ -346,6 +346,7 @@ class SessionCore:
         lost = [member for member in change.disappeared if member.uid not in change.clean] if before.peers() else []
         if lost or (change.disappeared and not self.placement.everywhere):  # new keepers may not know yet what they have to know
             self._doubt_until_ms = now_ms + int(self.settings.unknown_for_s * 1000)
+        effects += [effect for key in self.renewals.left_by(lost, self.placement) for effect in self.finding.ask(key, now_ms)]
         new = {member.uid for member in change.appeared}
         holds = {uid for uid in change.after.by_uid if uid in before.view and before.is_lite(uid) and not self.placement.is_lite(uid)}
         for uid in peers:
@@ -372,13 +373,13 @@ class SessionCore:
     # -- time
 
     def tick(self, now_ms: int) -> list[Effect]:
-        effects = self.slept(now_ms) if now_ms - self._ticked_ms > self._asleep_ms and not self._slept else []
+        sleeps, self._sleeps = self._sleeps, self.sleeps(now_ms)
+        effects = self.slept(now_ms) if self._sleeps > sleeps and not self._slept else []
         self._ticked_ms = now_ms
         effects += self.ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
         if self.replica.fresh:
             self.settle_fresh(now_ms)
-        self.renewals.tick(now_ms)
-        effects += self.renewals.bring(self.placement)
+        effects += self.renewals.tick(now_ms, self.placement) + self.renewals.bring(self.placement)
         if not self.placement.everywhere:
             self.moving.near.most = 0 if self.budget.is_full else self.settings.near_cache_max
             moved, recover = self.moving.tick(now_ms)
@@ -395,6 +396,5 @@ class SessionCore:
 
     @property
     def deadline_ms(self) -> int:
-        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)
-        times = (*(part.deadline_ms for part in parts), self._ticked_ms + _TICK_MS)
+        times = (*(part.deadline_ms for part in (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)), self._ticked_ms + _TICK_MS)
         return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])

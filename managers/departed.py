@@ -124,6 +124,16 @@ class Departed:
         if copy is not None:
             self._bytes -= len(copy.applied)
 
+    def follow(self, old: bytes, new: bytes) -> None:
+        """The session of that key goes on under this one: what was in our copy of it is missed here as well."""
+        copy = self.copies.get(old)
+        if old in self._names:
+            _keep(self._names, new, self._names[old])
+        if old in self._left:
+            _keep(self._left, new, max(self._left[old], self._left.get(new, 0)))
+        if copy is not None:
+            self.parted(new, dict(_pairs(copy.applied)), copy.trusted)
+
     def author(self, key: bytes, applied: Mapping[bytes, int], counter: int) -> bytes:
         """Our name for a commit with this counter to the copy that has applied this. The same again until it is dropped."""
         name = self._names.get(key, self._me)

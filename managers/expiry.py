@@ -13,13 +13,13 @@ Deadlines live in a calendar of coarse buckets (`wheel.py`); a session that was 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import takewhile
 from typing import Any, NamedTuple
 
 from ..membership.effects import Effect, Send
 from .entry import Audited, Ended, Entry
-from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE
+from .heads import EXPIRED, ID_CHANGED, INVALIDATED, LIVE, Head
 from .limits import Limits, limits_of
 from .messages import Speaker
 from .placement import Placement, partition_of
@@ -73,6 +73,7 @@ class Expiry:
         self._patience_ms = int(settings.ack_timeout_s * 1000)
         self._wheel = Wheel(int(settings.expire_check_s * 1000))
         self._questions: dict[bytes, _Question] = {}
+        self.is_awaited: Callable[[bytes], bool] = lambda key: False  #: whether a store is to be told of this end yet
         self.leaves_it_to_a_store = False  #: nothing ends here by itself, see `TimeSeemsOver`
         self.expired = self.asked = 0
 
@@ -131,10 +132,7 @@ class Expiry:
         if entry is None or key in self._questions:
             return []
         if entry.head is not None and entry.head.state != LIVE:
-            if now_ms >= entry.head.ended_ms + self._retention_ms:
-                self._replica.forget(key)
-            else:
-                self._wheel.add(key, entry.head.ended_ms + self._retention_ms)
+            self._look_at_end(key, entry.head, now_ms)
             return []
         is_out = self._logins.is_over(key, entry, last_look=True)
         deadline, by_age = (now_ms, True) if is_out else deadline_of(entry, self._replica.record(key, entry), self.limits)
@@ -176,6 +174,15 @@ class Expiry:
         for uid in asked:
             questions.setdefault(uid, []).append(key)
         return []
+
+    def _look_at_end(self, key: bytes, head: Head, now_ms: int) -> None:
+        over_ms = head.ended_ms + self._retention_ms
+        if now_ms < over_ms:
+            self._wheel.add(key, over_ms)
+        elif self.is_awaited(key):  # what is stored lives, and would come back
+            self._wheel.add(key, now_ms + self._again_ms)
+        else:
+            self._replica.forget(key)
 
     def _end(self, key: bytes, state: int, now_ms: int, what: str = "expired", by: str = "", went: bytes = b"") -> list[Effect]:
         who = self._logins.who(key) if state != ID_CHANGED else None  # that was told when it was replaced

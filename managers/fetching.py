@@ -95,7 +95,8 @@ class Fetching:
         for key, error in damaged.items():
             _log.warn("{store}: session {key} is damaged, and put out of the way: {error}", store=self._worker.store.name, key=key.hex(), error=error)
         if damaged:
-            self._worker.call(self._worker.store.quarantine, list(damaged)).addErrback(lambda failure: None)
+            bad = {key: found[key].revision for key in damaged}
+            self._worker.call(self._worker.store.quarantine, bad).addErrback(lambda failure: None)
         with self._lock:
             bodies = {key: replica.body_of(entry) for key in items if (entry := replica.get(key)) is not None}
             news = {key: item for key, item in items.items() if isinstance(item, KeptEnd) or bodies.get(key) != item[0].body or self._was_used_since(item[0])}

@@ -49,6 +49,7 @@ class Grant:
     serial: int
     until: float
     written: Written
+    sleeps: int  #: `Locks.sleeps` of when it was granted
     told: set[bytes] = field(default_factory=set)
     lost: bool = False  #: whatever the clock says
 
@@ -93,9 +94,14 @@ class Locks:
         """Who grants the lock of this session: `Placement.granter`. Reactor's thread."""
         return self.core.placement.granter(key, but)
 
+    @property
+    def sleeps(self) -> int:
+        """See `SessionCore.sleeps`. Any thread."""
+        return self.core.sleeps(self.channel.now_ms())
+
     def is_ours(self, grant: Grant) -> bool:
         """Whether its lease runs, and this process has not stood still for so long that others may have given it up. Any thread."""
-        return not grant.lost and self._clock.seconds() < grant.until and not self.core.stands_still(self.channel.now_ms())
+        return not grant.lost and self._clock.seconds() < grant.until and grant.sleeps == self.sleeps
 
     def take(self, session_id: str, key: bytes, timeout_s: float, lease_s: float) -> Deferred[tuple[Grant, Session]]:
         """The lock of this key, and the session as those have left it who had it before. Reactor's thread."""
@@ -138,6 +144,9 @@ class Locks:
                 raise SessionUnknown("what the holder of the lock before has written cannot be had at the moment; try again")
             if session.id is None:
                 raise SessionEnded("this session has ended while its lock was waited for")
+            if not self.is_ours(grant):
+                self._opening.release(session)
+                raise LockTimeout("the lock was lost again before what its holder before has written was here; try again")
             grant.written = self._here(grant, session.key)
             return grant, session
         except BaseException:

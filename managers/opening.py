@@ -235,8 +235,10 @@ class Opening:
         """This id was replaced: the session is found under the next one, until the grace is over."""
         session_id = self._core.renewals.next_of(about.session_id, about.key)
         now_ms = self._channel.now_ms()
-        if session_id is None or key_of(session_id) != renewed.key or now_ms >= entry.created_ms + renewed.until_ms or not about.left:
+        if session_id is None or key_of(session_id) != renewed.key or now_ms >= entry.created_ms + renewed.until_ms:
             return self._made()
+        if not about.left:
+            return self._made(unknown=True)  # replaced more often than one request may follow
         return self._look(_Question(session_id, renewed.key, "", left=about.left - 1, replaced=True, needed=about.needed), now_ms)
 
     def _is_behind(self, key: bytes) -> bool:

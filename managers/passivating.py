@@ -2,7 +2,7 @@
 
 A session that nobody has used for long, or, where there are too many, those used longest ago, are *passivated*: they go from the memory of all members, and from nothing else. Who
 asks for one later gets it from the store, as after a restart. It is its primary that decides, only of what the store surely has as it is here, and of nothing that
-is in use; it tells the others, and each drops what is the very same there. Who has something else keeps it, and reconciling brings that back to all.
+is in use; it tells the others, and each drops what is the very same there. Who has something else, or has used it since, keeps it, and reconciling brings that back to all.
 
 Over the limit a *sweep* goes through everything, a part at a time, and lets go of the oldest of each part, so many that nine tenths of the limit are left when it is through. Keys
 are hashes, so that is the order of use, nearly: what was used longest ago goes first (Tomcat's PersistentManager: `maxActiveSessions`, `maxIdleSwap`, `minIdleSwap`).
@@ -45,6 +45,7 @@ class Passivating:
         self._max_idle_ms = int(settings.max_idle_swap_s * 1000)
         self._min_idle_ms = int(settings.min_idle_swap_s * 1000)
         self._part = 0
+        self.is_touched: Callable[[bytes], bool] = lambda key: False  #: it was used here, and nobody knows of it yet
         self.passivated = 0
 
     @property
@@ -112,7 +113,7 @@ class Passivating:
             return []  # we could not get it back
         for key, whole, head in items:
             entry = self._replica.get(key)
-            if entry is None or entry.head is None or entry.head.state != LIVE or self._is_busy(key):
+            if entry is None or entry.head is None or entry.head.state != LIVE or self._is_busy(key) or self.is_touched(key):
                 continue
             if entry.body is None:
                 if digest(entry.head, None) == head:

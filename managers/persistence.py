@@ -19,6 +19,7 @@ from ..membership.channel import Channel
 from ..membership.effects import Send
 from .committing import Committing
 from .core import SessionCore
+from .drafts import Draft, encoded
 from .entry import Entry
 from .fetching import Fetching, batched
 from .heads import LIVE
@@ -39,7 +40,7 @@ _log = Logger()
 _STORE = b"store"  # as whom a receipt awaits it
 _PURGE_MS, _PURGE_AGAIN_MS = 60_000, 1000
 _SWEEP_MS = 20
-_EMPTY_MAX = 20  # looks for something to save in one go, each some milliseconds under the lock
+_EMPTY_MAX = 20  # looks for something to save in one go, each a millisecond under the lock
 _PASSIVATE_MS, _LATE_MAX = 20, 20  # between the 128 parts of a sweep; so many are made up for
 _STOP_S = 5.0
 
@@ -47,6 +48,11 @@ _STOP_S = 5.0
 class _Awaited(NamedTuple):
     receipt: Waiting
     is_end: bool  #: what is to be stored is that the session has ended
+
+
+class _Saved(NamedTuple):
+    revisions: Mapping[bytes, bytes]  #: of those that were saved
+    broken: Mapping[bytes, Exception]  #: why others could not be encoded
 
 
 class Persistence:
@@ -86,6 +92,8 @@ class Persistence:
         self._waiters: dict[bytes, list[_Awaited]] = {}  # receipts of changes that are to be saved
         self._aboard: dict[bytes, list[_Awaited]] = {}  # of those that are being saved
         core.replica.is_stored = True
+        core.expiry.is_awaited = self.storing.lacks
+        core.passivating.is_touched = committing.touching.is_pending
         if core.passivating.is_wanted:
             core.replica.unverified = set()
         if settings.write == "through":
@@ -174,35 +182,56 @@ class Persistence:
         """The next batch, unless one is under way."""
         if self._is_saving or (self._stopped is not None and self._stopped.called):
             return
-        batch = self._next_batch()
-        for _ in range(_EMPTY_MAX):  # marks of what others save are dropped by the way
-            if batch or not (self.storing.waiting and self._worker.is_callable):
-                break
+        try:
             batch = self._next_batch()
+            for _ in range(_EMPTY_MAX):  # marks of what others save are dropped by the way
+                if batch or not (self.storing.waiting and self._worker.is_callable):
+                    break
+                batch = self._next_batch()
+        except Exception:
+            _log.failure("a session could not be taken for {store}; it is saved once it has changed", store=self._worker.store.name)
+            return
         if batch:
             self._is_saving = True
-            self._worker.call(self._worker.store.save_many, batch).addCallback(self._saved, batch).addErrback(self._failed, [save.key for save in batch])
+            self._worker.call(self._save, batch).addCallback(self._saved, batch).addErrback(self._failed, [save.key for save in batch])
         else:
             self._idle()
 
-    def _next_batch(self) -> list[Save]:
+    def _next_batch(self) -> list[Draft | Save]:
+        left: list[tuple[Waiting, bool]] = []
         with self._lock:
             now_ms = self._channel.now_ms()
             while self._stopped is not None and self.storing.is_sweeping:
                 self.storing.sweep(now_ms)
             self.storing.gather(now_ms, self._idle_ms if self._stopped is None else 0)
+            while self._stopped is not None and self._core.replica.written:
+                self.storing.gather(now_ms)
             batch = self.storing.batch(now_ms, self._ahead_ms()) if self._worker.is_callable else []
             for save in batch:
                 if save.key in self._waiters:
                     self._aboard[save.key] = self._waiters.pop(save.key)
-            return batch
+            for key in [key for key in self._waiters if not self.storing.lacks(key)]:  # it came from the store meanwhile, or is not here any more
+                left += ((waiting.receipt, self.storing.has(key)) for waiting in self._waiters.pop(key))
+        for receipt, is_stored in left:
+            (receipt.heard if is_stored else receipt.missed)(_STORE)
+        return batch
 
-    def _saved(self, revisions: Mapping[bytes, bytes], batch: Sequence[Save]) -> None:
+    def _save(self, batch: Sequence[Draft | Save]) -> _Saved:
+        """In a thread of the store's."""
+        saves, broken = encoded(batch, self._worker.breather())
+        return _Saved(self._worker.store.save_many(saves) if saves else {}, broken)
+
+    def _saved(self, saved: _Saved, batch: Sequence[Draft | Save]) -> None:
+        for key, error in saved.broken.items():
+            _log.error("session {key} cannot be stored before it changes: {error!r}", key=key.hex(), error=error)
         with self._lock:
-            refused = self.storing.saved(batch, revisions)
-        for key in revisions:
+            refused = self.storing.saved(batch, saved.revisions, saved.broken)
+        for key in saved.revisions:
             for waiting in self._aboard.pop(key, ()):
                 waiting.receipt.heard(_STORE)
+        for key in saved.broken:
+            for waiting in self._aboard.pop(key, ()):
+                waiting.receipt.missed(_STORE)
         if refused:
             self._worker.call(self._worker.store.load, refused).addCallback(self._met, refused).addErrback(self._failed, refused)
         else:

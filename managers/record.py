@@ -26,7 +26,7 @@ from .heads import COUNTER_MAX
 from .merging import MERGING, Register, join, parse, surviving, unpruned
 
 __all__ = [
-    "AGE_LIMIT", "FIRST", "IDLE_LIMIT", "ID_AGE", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "RENEWED", "ROLE", "SCHEDULING", "SEED", "SIGNED_ON", "TOUCHES_MAX", "Clash", "Record",
+    "AGE_LIMIT", "BEFORE", "FIRST", "IDLE_LIMIT", "ID_AGE", "LOGIN", "LOGIN_NUMBER", "NAME_MAX_BYTES", "PRINCIPAL", "RENEWED", "ROLE", "SCHEDULING", "SEED", "SIGNED_ON", "TOUCHES_MAX", "Clash", "Record",
     "Register", "Touches", "clashes", "last_access", "merge_touches", "touched",
 ]  # fmt: skip
 
@@ -39,7 +39,7 @@ SIGNED_ON = "\0signed on"
 IDLE_LIMIT = "\0idle"
 AGE_LIMIT = "\0age"
 ROLE = "\0role"
-SEED, ID_AGE, FIRST, RENEWED = "\0seed", "\0id age", "\0first", "\0renewed"  # see `renewal.py`
+SEED, ID_AGE, FIRST, BEFORE, RENEWED = "\0seed", "\0id age", "\0first", "\0before", "\0renewed"  # see `renewal.py`
 SCHEDULING = frozenset((IDLE_LIMIT, AGE_LIMIT, ROLE, PRINCIPAL, RENEWED))  #: a change of one of these may change when the session ends, or whose it is
 NAME_MAX_BYTES = 4096  # what a peer may send; applications are held to less by their settings
 _ORIGINS_MAX = 4096
@@ -189,6 +189,13 @@ class Record:
             name: register for name, register in self.registers.items() if register[2] is not None or register[0] > self.floor.get(register[1], 0)
         }
         self._recount()
+
+    def copy(self) -> Record:
+        """Another one with the same contents: what changes here does not change there."""
+        other = Record()
+        other.registers, other.applied, other.floor = self.registers.copy(), self.applied.copy(), self.floor.copy()
+        other.counter, other.removed, other.size, other.partial = self.counter, self.removed, self.size, self.partial
+        return other
 
     def pack(self) -> bytes:
         """One bytes object: how an idle record is kept and how any record travels (PROTOCOL.md, *Record body*).

@@ -3,6 +3,8 @@
 A session's record moves to a new key as it is, versions and all; the old key keeps its copy for a grace, marked with where it went (`RENEWED`). A request with the old id
 is given the session under its new one. Parallel requests that still write to the old key lose nothing: what comes there is merged into the new record,
 by everybody who holds both, else by who leads the old one; merging is what makes two copies one, whatever their keys.
+The new record says where it came from (`BEFORE`), so who has that and an old key without its mark, which travels by itself and may be lost with who made it, sets the mark. Who leads a new key
+that a member replaced which is lost asks for the old one.
 A logout or login with the old id, by a member that had not heard, ends the new one: whoever learns of both sees to it.
 
 The new id is made of the old one and a *seed* that the session's copies keep, not from anything new, and so is the new id's seed: so two members that renew at once make the same one, and the two
@@ -20,21 +22,24 @@ from typing import Any, NamedTuple
 from ..membership.codec import decode, encode
 from ..membership.effects import Send
 from ..membership.errors import RemoteError
+from ..membership.member import Member
 from .attributes import Attributes, key_of
 from .changes import KEY_BYTES
 from .entry import Destroyed, Ended, Entry, InUse, Outcome, is_whole
 from .heads import COUNTER_MAX, EXPIRED, INVALIDATED, LIVE, Head, live_head
 from .limits import read_limit
 from .messages import Session, Speaker
-from .placement import Placement
-from .record import FIRST, ID_AGE, RENEWED, SEED, Record, Register
+from .placement import Placement, partition_of
+from .record import BEFORE, FIRST, ID_AGE, RENEWED, SEED, Record, Register
 from .replica import Replica
 
 __all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_marks", "next_id", "next_seed", "read_renewed"]
 
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
-_OWN = (RENEWED, SEED, ID_AGE)  # of the old key; the new one has its own
+_LEFT_MAX = 256  # a look-up each
+_TELL_MS = 1000  # by then a mark that is only late has come
+_OWN = (RENEWED, SEED, ID_AGE, BEFORE)  # of the old key; the new one has its own
 
 
 class Renewed(NamedTuple):
@@ -45,6 +50,14 @@ class Renewed(NamedTuple):
 
     def pack(self) -> bytes:
         return encode(list(self))
+
+
+class _Link(NamedTuple):
+    """Of an old key, as the new one's record says: the mark that it has or should have, and until when that is remembered, our ms."""
+
+    to: bytes
+    mark: Register
+    until_ms: int
 
 
 def read_renewed(registers: Mapping[str, Register]) -> Renewed | None:
@@ -101,7 +114,8 @@ def _is_willed(head: Head) -> bool:
 
 class Renewals:
     """A part of the manager's core. `old`: keys here that lead elsewhere, or did a moment ago. `late`: of these, what was written to here although that is so.
-    `on_absent(old, new)`: called where such a session is not here. `over`: of sessions that had ended here when we heard where they went, (where, who said so): these are to end as well."""
+    `on_absent(old, new)`: called where such a session is not here. `over`: of sessions that had ended here when we heard where they went, (where, who said so): these are to end as well.
+    `links`: old keys of which the new one was here lately."""
 
     def __init__(self, me: bytes, speaker: Speaker, replica: Replica) -> None:
         self._me = me
@@ -111,6 +125,8 @@ class Renewals:
         self.late: set[bytes] = set()
         self.over: list[tuple[bytes, bytes]] = []
         self.on_absent: Callable[[bytes, bytes], object] = lambda old, new: None
+        self.links: dict[bytes, _Link] = {}
+        self._untold: dict[bytes, int] = {}  # old keys that were marked here because of the new one's record -> when to tell others; 0: that is not known yet
         self._look_ms = 0
 
     def of(self, key: bytes) -> Renewed | None:
@@ -161,8 +177,12 @@ class Renewals:
 
     def note(self, key: bytes) -> None:
         """This key has come, or what decides about its end has changed."""
+        if key in self.links:
+            self._mark(key)
         entry = self._replica.get(key)
         record = self._replica.record(key, entry) if entry is not None and entry.body is not None else None
+        if record is not None and entry is not None and BEFORE in record.registers:
+            self._link(key, entry, record.registers[BEFORE])
         if record is None or RENEWED not in record.registers:
             self.old.discard(key)
         elif read_renewed(record.registers) is not None:
@@ -171,21 +191,72 @@ class Renewals:
 
     def wrote(self, keys: Iterable[bytes]) -> None:
         """Something was written to these."""
-        self.late.update(key for key in keys if key in self.old)
+        for key in keys:
+            if key in self.links:
+                self._mark(key)
+            if key in self.old:
+                self.late.add(key)
+
+    def _link(self, key: bytes, entry: Entry, came: Register) -> None:
+        """The record of this key says where it came from."""
+        before = _unpacked(came[2])
+        if before is None or before.key == key:
+            return
+        if before.key not in self.links:
+            self._replica.departed.follow(before.key, key)
+        mark = (*came[:2], Renewed(key, before.until_ms).pack())
+        self.links[before.key] = _Link(key, mark, entry.created_ms + before.until_ms + _LOOK_EVERY_MS)
+        self._mark(before.key)
+
+    def _mark(self, key: bytes) -> None:
+        """What is here of this old key says from now on where its session went."""
+        to, mark, _ = self.links[key]
+        entry = self._replica.get(key)
+        if entry is None:
+            return
+        if entry.head is not None and entry.head.state != LIVE:
+            if _is_willed(entry.head):
+                self.over.append((to, self._me))
+            return
+        record = self._replica.record(key, entry) if is_whole(entry) and entry.body is not None else None
+        said = Record()
+        said.registers[RENEWED] = mark
+        if record is None or RENEWED in record.registers or not record.merge(said):
+            return
+        self._replica.changed[partition_of(key)] = 1
+        self._replica.written.add(key)
+        self._replica.fresh.append(key)
+        self.old.add(key)
+        self.late.add(key)
+        self._untold[key] = 0
+
+    def left_by(self, lost: Iterable[Member], placement: Placement) -> list[bytes]:
+        """Old keys that these have replaced, which are not here, and whose new ones are led here: somebody has to see whether their marks have come to who holds them."""
+        uids = {member.uid for member in lost}
+        return [
+            key
+            for key, link in self.links.items()
+            if link.mark[1] in uids and self._replica.get(key) is None and placement.primary(link.to, self._replica.primary_of(link.to)) == self._me
+        ][:_LEFT_MAX]
 
     def deltas(self, deltas: Sequence[list[Any]], peer: bytes) -> None:
         """These came from this member."""
-        if self.old:
+        if self.old or self.links:
             self.wrote(delta[0] for delta in deltas)
         for delta in deltas:
             if RENEWED in delta[4]:
+                self._untold.pop(delta[0], None)
                 self._heard(delta[0], _unpacked(delta[4][RENEWED]), peer)
 
     def records(self, sessions: Sequence[Session], records: Sequence[Record | None], peer: bytes) -> None:
         """Likewise."""
         self.wrote(session.key for session in sessions)
         for session, record in zip(sessions, records, strict=True):
+            entry = self._replica.get(session.key) if record is not None and BEFORE in record.registers else None
+            if record is not None and entry is not None and entry.body is not None:
+                self._link(session.key, entry, record.registers[BEFORE])
             if record is not None and RENEWED in record.registers:
+                self._untold.pop(session.key, None)
                 self._heard(session.key, read_renewed(record.registers), peer)
 
     def _heard(self, key: bytes, renewed: Renewed | None, peer: bytes) -> None:
@@ -263,11 +334,26 @@ class Renewals:
         if renewed is not None:
             version = renewed[:2]
             record.registers.setdefault(FIRST, (*version, key))
+            if (said := _unpacked(renewed[2])) is not None:
+                record.registers[BEFORE] = (*version, Renewed(key, said.until_ms).pack())
             if seed is not None and seed[2] is not None:
                 record.registers[SEED] = (*version, next_seed(key, seed[2]))
         return Record.unpack(record.pack())
 
-    def tick(self, now_ms: int) -> None:
+    def tick(self, now_ms: int, placement: Placement) -> list[Send]:
+        """Tell others of marks that were set here, and have not come from anybody."""
+        sends: list[Send] = []
+        for key, due_ms in list(self._untold.items()):
+            if not due_ms:
+                self._untold[key] = now_ms + _TELL_MS
+            elif now_ms >= due_ms:
+                del self._untold[key]
+                entry = self._replica.held(key)
+                if entry is not None and is_whole(entry):
+                    message = self._say.records([Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry))])
+                    sends += [Send(group, message) for group in placement.others(key, entry.primary)]
         if now_ms >= self._look_ms:
             self._look_ms = now_ms + _LOOK_EVERY_MS
             self.old = {key for key in self.old if self.of(key) is not None}
+            self.links = {key: link for key, link in self.links.items() if now_ms < link.until_ms}
+        return sends

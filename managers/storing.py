@@ -8,28 +8,46 @@ that out: it saves as if nothing was there, and the store says where something i
 A save names what it replaces. If that is not what the store has, it comes back (`refused`), is loaded, merged here, and saved again unless nothing is missing there.
 
 What a request has to wait for (write-through) is saved by the member that served it, whether it is the first or not: two that save the same session merge.
+
+States of a key, of which it has one or none; only a mark may stand beside the others, and so may waiting beside under way, as a session goes on changing.
+
+- *none*: the store has what is here (`Entry.stored` is its revision), or this member neither knows nor has to (`NOTHING`);
+- *marked* (`Replica.written`): it has changed since marks were gathered;
+- *waiting* (`waiting`, since when), and *urgent* too if a request waits for it;
+- *under way* (`_flight`): in the batch that is being saved, of which there is one;
+- *refused* (`_refused`): the store has something else, which is being loaded.
+
+    marked     gather  waiting
+    waiting    batch   under way; none if another member saves it, or it is not here any more; marked if not all of it has come
+    under way  saved   none, also if it cannot be encoded; refused
+    refused    met     none; waiting if the store lacks something of it
+    under way, refused  failed  waiting
+
+As long as it has one of these (`lacks`), the session is not passivated, and its end is not forgotten: what is stored would live again. So an outage of the store longer than
+`retention_s` makes memory grow by the ends of that time, up to `tombstones_max`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import islice
 
+from .drafts import Draft
 from .entry import Entry, is_whole
-from .expiry import deadline_of
 from .heads import LIVE, Head
 from .kept import Kept, KeptEnd
 from .limits import Limits
 from .placement import PARTITIONS, Placement
+from .record import Record
 from .replica import Replica
 from .stores.store import NOTHING, Save
 
-__all__ = ["ETERNAL_MS", "Storing"]
+__all__ = ["Storing"]
 
-ETERNAL_MS = 2**53  #: until when what never ends by itself matters
-_AT_ONCE = 200  # items packed in one go: some milliseconds under the lock
+_AT_ONCE = 200  # items taken in one go: half a millisecond under the lock
 _BATCH_BYTES = 1024 * 1024
 _LOOKED_AT_ONCE = 2000  # entries
+_GATHERED_AT_ONCE = 5000  # marks
 
 
 class Storing:
@@ -53,12 +71,11 @@ class Storing:
     # -- what is to be saved
 
     def gather(self, now_ms: int, idle_ms: int = 0) -> None:
-        """Take the marks; `idle_ms`: of sessions that were not used for so long only."""
+        """Take marks, as many as a millisecond allows; `idle_ms`: of sessions that were not used for so long only."""
         written, waiting = self._replica.written, self.waiting
         if not idle_ms:
-            self._replica.written = set()
-            for key in written:
-                waiting.setdefault(key, now_ms)
+            for _ in range(min(len(written), _GATHERED_AT_ONCE)):
+                waiting.setdefault(written.pop(), now_ms)
             return
         for key in [written.pop() for _ in range(min(len(written), _LOOKED_AT_ONCE))]:
             entry = self._replica.get(key)
@@ -99,68 +116,79 @@ class Storing:
         entry = self._replica.get(key)
         return key not in self._flight and key not in self._refused and (entry.stored if entry is not None else NOTHING) == revision
 
+    def lacks(self, key: bytes) -> bool:
+        """Whether something of this is to be saved, or to be dropped if it is somebody else's to save."""
+        return key in self.waiting or key in self._flight or key in self._refused or key in self._replica.written
+
+    def has(self, key: bytes) -> bool:
+        """Whether the store has this as it is here, as far as this member knows."""
+        entry = self._replica.get(key)
+        return entry is not None and bool(entry.stored) and not self.lacks(key)
+
     def has_all(self, key: bytes, entry: Entry) -> bool:
         """Whether the store has this session as it is here, and this member is the one to decide about it."""
-        return (
-            bool(entry.stored)
-            and key not in self.waiting
-            and key not in self._flight
-            and key not in self._refused
-            and key not in self._replica.written
-            and self._is_ours(key, entry)
-        )
+        return bool(entry.stored) and not self.lacks(key) and self._is_ours(key, entry)
 
     # -- saving
 
-    def batch(self, now_ms: int, ahead_ms: int) -> list[Save]:
+    def batch(self, now_ms: int, ahead_ms: int) -> list[Draft | Save]:
         """The next to be saved, those first that somebody waits for. Until it was `saved` or has `failed` there is no other."""
-        saves: list[Save] = []
+        drafts: list[Draft | Save] = []
         size = 0
-        for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
-            if len(saves) >= self._most or size >= _BATCH_BYTES:
-                break
-            since = self.waiting.pop(key, None)
-            if since is None:
-                continue
-            entry = self._replica.get(key)
-            is_urgent = key in self.urgent
-            self.urgent.discard(key)
-            if entry is None:
-                continue  # it is somebody else's by now, or its tombstone's time is over
-            if not is_whole(entry):
-                if entry.body is not None:
-                    self._replica.written.add(key)  # once all of it has come
-            elif is_urgent or self._is_ours(key, entry):
-                save = self._save(key, entry, now_ms, ahead_ms)
-                saves.append(save)
-                size += len(save.data)
-                self._flight[key] = since
-            else:
-                entry.stored = NOTHING  # from now on somebody else changes what the store has
-        return saves
+        try:
+            for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
+                if len(drafts) >= self._most or size >= _BATCH_BYTES:
+                    break
+                since = self.waiting.pop(key, None)
+                if since is None:
+                    continue
+                draft = self._draft(key, now_ms, ahead_ms)
+                if draft is not None:
+                    drafts.append(draft)
+                    self._flight[key] = since
+                    size += draft.size if isinstance(draft, Draft) else len(draft.data)
+        except BaseException:
+            self.failed(list(self._flight))  # nobody gets these; what cannot be drawn up is in nobody's way
+            raise
+        return drafts
 
-    def _save(self, key: bytes, entry: Entry, now_ms: int, ahead_ms: int) -> Save:
-        head = entry.head
-        if head is not None and head.state != LIVE:
-            return self.ending(key, head, entry.stored, ahead_ms)
-        body = self._replica.body_of(entry)
-        assert body is not None  # it is whole
-        kept = Kept(key, max(0, entry.created_ms + ahead_ms), max(0, entry.last_access_ms + ahead_ms), body)
-        deadline, _ = deadline_of(entry, self._replica.record(key, entry), self._limits)
-        until_ms = ETERNAL_MS if deadline is None else max(deadline, now_ms) + 2 * self._touch_ms + ahead_ms
-        return Save(key, kept.pack(), until_ms, entry.stored)
+    def _draft(self, key: bytes, now_ms: int, ahead_ms: int) -> Draft | Save | None:
+        """What is to be saved of it by this member, if anything is."""
+        is_urgent = key in self.urgent
+        self.urgent.discard(key)
+        entry = self._replica.get(key)
+        if entry is None:
+            return None  # it is somebody else's by now, or its tombstone's time is over
+        if not is_whole(entry):
+            if entry.body is not None:
+                self._replica.written.add(key)  # once all of it has come
+            return None
+        if not is_urgent and not self._is_ours(key, entry):
+            entry.stored = NOTHING  # from now on somebody else changes what the store has
+            return None
+        if entry.head is not None and entry.head.state != LIVE:
+            return self.ending(key, entry.head, entry.stored, ahead_ms)
+        body = entry.body.copy() if isinstance(entry.body, Record) else entry.body
+        assert body is not None, "it is whole"
+        times = Entry(None, None, entry.created_ms, entry.touches)
+        return Draft(key, times, body, self._limits, now_ms, ahead_ms, 2 * self._touch_ms, entry.stored)
 
     def ending(self, key: bytes, head: Head, replaces: bytes, ahead_ms: int) -> Save:
         """That the session has ended."""
         end = KeptEnd(key, head._replace(ended_ms=max(0, head.ended_ms + ahead_ms)))
         return Save(key, end.pack(), end.head.ended_ms + self._retention_ms, replaces)
 
-    def saved(self, batch: Iterable[Save], revisions: Mapping[bytes, bytes]) -> list[bytes]:
-        """What became of a batch. Returns those of which the store has something else: they are under way until it is loaded and `met`, or has `failed`."""
+    def saved(self, batch: Iterable[Draft | Save], revisions: Mapping[bytes, bytes], broken: Container[bytes] = ()) -> list[bytes]:
+        """What became of a batch. Returns those of which the store has something else: they are under way until it is loaded and `met`, or has `failed`.
+
+        `broken`: what could not be encoded. To try again would not help before it changes.
+        """
         refused: list[bytes] = []
         for save in batch:
             revision = revisions.get(save.key)
             since = self._flight.pop(save.key)
+            if save.key in broken:
+                continue
             if revision is None:
                 self._refused[save.key] = since
                 refused.append(save.key)
@@ -221,5 +249,5 @@ class Storing:
         return now_ms - first
 
     def __len__(self) -> int:
-        """Sessions that the store lacks changes of."""
-        return len(self.waiting.keys() | self._flight.keys() | self._refused.keys())
+        """Sessions that the store lacks changes of, or that another member saves and are still marked here."""
+        return len(self._replica.written.union(self.waiting, self._flight, self._refused))

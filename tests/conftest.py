@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator
@@ -19,6 +20,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What waits for processes comes first: of several workers one begins with it, while the others compute, and who is done early helps."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/real/"))
+
+
+def pytest_collection_finish() -> None:
+    """All modules of all tests are there to stay: no collection of garbage has to look through them, and some tests ask for hundreds."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

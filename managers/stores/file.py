@@ -18,7 +18,7 @@ from __future__ import annotations
 import os
 import secrets
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -120,13 +120,12 @@ class FileStore:
                         found[key] = item.revision
         return found
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
-        keys = list(keys)
-        with self._space("put items out of the way") as space, self._locks.of(space, keys):
-            for key in keys:
-                with suppress(FileNotFoundError):
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
+        with self._space("put items out of the way") as space, self._locks.of(space, revisions):
+            for key, revision in revisions.items():
+                if revision != NOTHING and self._revision(space, key) == revision:
                     self._put_away(space, key)
-            touched = {bucket_of(key) for key in keys}.intersection(buckets(space))
+            touched = {bucket_of(key) for key in revisions}.intersection(buckets(space))
             each(lambda bucket: sync_directory(bucket, space), sorted(touched))
 
     def spaces(self) -> list[str]:
@@ -186,7 +185,7 @@ class FileStore:
         return NOTHING if item is None else item.revision
 
     def _put_away(self, space: int, key: bytes) -> None:
-        """Under the lock. Raises `FileNotFoundError` if it is not there."""
+        """Under the lock."""
         os.rename(item_of(key), f"{_DAMAGED}/{key.hex()}.{secrets.token_hex(4)}", src_dir_fd=space, dst_dir_fd=space)
         with self._counting:
             self.damaged += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from threading import Lock
 
 from .store import BATCH_MAX, NOTHING, Save, Stored, revision_of
@@ -58,10 +58,11 @@ class MemoryStore:
             over = [key for key, item in self._items.items() if item.until_ms <= now_ms]
             return {key: self._revision(key) for key in over[:limit]}
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
         with _lock:
-            for key in keys:
-                self.damaged += self._items.pop(key, None) is not None
+            for key, revision in revisions.items():
+                if revision == self._revision(key):
+                    self.damaged += self._items.pop(key, None) is not None
 
     def spaces(self) -> list[str]:
         with _lock:

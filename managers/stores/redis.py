@@ -27,7 +27,7 @@ from .redis_address import parse
 from .redis_layout import ALL_LISTS, BUCKETS, Command, Layout, space_of, unpacked
 from .redis_servers import ask, servers_at
 from .redis_trouble import explained, unfit, worries
-from .store import BATCH_MAX, Save, Stored, StoreError, revision_of
+from .store import BATCH_MAX, NOTHING, Save, Stored, StoreError, revision_of
 
 __all__ = ["RedisStore"]
 
@@ -110,8 +110,8 @@ class RedisStore:
     def expired(self, now_ms: int, limit: int = BATCH_MAX) -> dict[bytes, bytes]:
         return {}
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
-        self._put_aside(dict.fromkeys(keys, b""))
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
+        self._put_aside({key: revision for key, revision in revisions.items() if revision != NOTHING})
 
     def spaces(self) -> list[str]:
         """Walks through all names that the servers hold, of whatever they are: some tenths of a second for a million."""
@@ -149,6 +149,7 @@ class RedisStore:
         return found
 
     def _put_aside(self, revisions: Mapping[bytes, bytes]) -> None:
+        """An empty revision means whatever is there."""
         buckets = _by_bucket(revisions.items(), lambda pair: pair[0])
         moved = sum(self._ask([self._layout.quarantine(bucket, dict(some)) for bucket, some in buckets.items()]))
         with self._lock:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hmac import compare_digest, digest
 from typing import Final
 
@@ -89,9 +89,8 @@ class SealedStore:
             except _Refused as why:
                 self._tell(why)
                 refused[key] = item.revision
-        if refused:  # another member may have done the same, and saved it anew
-            still = self._store.load(refused)
-            self._store.quarantine([key for key, item in still.items() if item.revision == refused[key]])
+        if refused:
+            self._store.quarantine(refused)
         return found
 
     def save_many(self, saves: Sequence[Save]) -> dict[bytes, bytes]:
@@ -108,8 +107,8 @@ class SealedStore:
     def expired(self, now_ms: int, limit: int = BATCH_MAX) -> dict[bytes, bytes]:
         return self._store.expired(now_ms, limit)
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
-        self._store.quarantine(keys)
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
+        self._store.quarantine(revisions)
 
     def spaces(self) -> list[str]:
         return self._store.spaces()

@@ -75,7 +75,7 @@ class SqlStore:
         found = {key: Stored(data, until_ms, revision) for key, data, until_ms, revision in rows}
         damaged = {key: item.revision for key, item in found.items() if revision_of(item.data) != item.revision}
         if damaged:
-            self._put_aside(damaged, damaged)
+            self._put_aside(damaged)
         return {key: item for key, item in found.items() if key not in damaged}
 
     def save_many(self, saves: Sequence[Save]) -> dict[bytes, bytes]:
@@ -116,8 +116,8 @@ class SqlStore:
         over = select(_COLUMNS.key, _COLUMNS.revision).where(self._here, _COLUMNS.until_ms <= now_ms).order_by(_COLUMNS.until_ms).limit(limit)
         return {key: revision for key, revision in self._do(lambda call: call(over).all())}  # noqa: C416  (rows are no pairs for mypy)
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
-        self._put_aside(list(keys))
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
+        self._put_aside(revisions)
 
     def spaces(self) -> list[str]:
         def step_by_step(call: _Call) -> list[str]:
@@ -153,19 +153,19 @@ class SqlStore:
         rows = call(self._those(keys, _COLUMNS.key, _COLUMNS.revision).order_by(_COLUMNS.key).with_for_update()).all()
         return {key: revision for key, revision in rows}  # noqa: C416
 
-    def _put_aside(self, keys: Collection[bytes], revisions: Mapping[bytes, bytes] | None = None) -> None:
-        """`revisions`: not what has become something else meanwhile."""
+    def _put_aside(self, revisions: Mapping[bytes, bytes]) -> None:
+        """Not what has become something else meanwhile."""
 
         def move(call: _Call) -> int:
-            there = self._lock(call, keys)
-            moved = [key for key, revision in there.items() if revisions is None or revision == revisions[key]]
+            there = self._lock(call, revisions)
+            moved = [key for key, revision in there.items() if revision == revisions[key]]
             if moved:
                 columns = [_COLUMNS.space, _COLUMNS.key, _COLUMNS.revision, _COLUMNS.until_ms, _COLUMNS.data]
                 call(insert(DAMAGED).from_select([column.name for column in columns], self._those(moved, *columns)))
                 call(delete(SESSIONS).where(self._here, _COLUMNS.key.in_(moved)))
             return len(moved)
 
-        count = self._transact(move) if keys else 0
+        count = self._transact(move) if revisions else 0
         with self._counting:
             self.damaged += count
 

@@ -16,6 +16,7 @@ from math import ceil
 from ssl import CERT_NONE, SSLContext, create_default_context
 from stat import S_ISLNK, S_ISREG
 from threading import Lock
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -114,7 +115,7 @@ def _connect_arguments(kind: str, own: Mapping[str, str], name: str, timeout_s: 
     if kind == "sqlite":
         return {"timeout": timeout_s, "check_same_thread": False}
     if kind == "postgresql":
-        return {"connect_timeout": max(_CONNECT_S_MIN, ceil(timeout_s))}
+        return {"connect_timeout": max(_CONNECT_S_MIN, ceil(timeout_s))}  # see `_Bounded`
     tls = {key: value for key, value in own.items() if key in _TLS_OPTIONS}
     limits = {"connect_timeout": timeout_s, "read_timeout": timeout_s, "write_timeout": timeout_s, "autocommit": True}
     return {**limits, "ssl": _tls(tls, name)} if tls else limits
@@ -174,9 +175,25 @@ def _make_private(path: str, name: str) -> None:
 
 
 class _Bounded(psycopg.Connection[Any]):
-    """Gives up, and closes, where the server does not answer in time."""
+    """Gives up, and closes, where the server does not answer in time. A class of its own for each time."""
 
     timeout_s = 60.0
+
+    @classmethod
+    def _connect_gen(cls, *args: Any, **kwargs: Any) -> Any:
+        """To one host. psycopg itself waits for two seconds at least, as libpq does; it looks in here ten times a second. Where a later version does not, it is two seconds again."""
+        end = monotonic() + cls.timeout_s
+        steps = super()._connect_gen(*args, **kwargs)
+        ready: Any = None
+        while True:
+            try:
+                wanted = steps.send(ready)
+            except StopIteration as over:
+                return over.value
+            ready = yield wanted
+            if monotonic() >= end:
+                steps.close()
+                raise psycopg.errors.ConnectionTimeout(f"connection timeout expired ({cls.timeout_s:g} s)")
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         try:
@@ -189,11 +206,11 @@ class _Bounded(psycopg.Connection[Any]):
 
 
 def _prepare_postgresql(engine: Engine, timeout_s: float) -> None:
+    bounded = type("_Bounded", (_Bounded,), {"timeout_s": timeout_s})
+
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, args: Any, parameters: dict[str, Any]) -> DBAPIConnection:
-        connection = _Bounded.connect(*args, **parameters)
-        connection.timeout_s = timeout_s
-        return connection  # type: ignore[return-value]
+        return bounded.connect(*args, **parameters)  # type: ignore[no-any-return, attr-defined]
 
     @event.listens_for(engine, "connect")
     def after(connection: DBAPIConnection, record: Any) -> None:

@@ -17,7 +17,7 @@ Rules for a store.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
@@ -94,8 +94,9 @@ class Store(Protocol):
     def expired(self, now_ms: int, limit: int = BATCH_MAX) -> dict[bytes, bytes]:
         """Revisions of some whose time is over, for `delete`. A store that drops them by itself has none."""
 
-    def quarantine(self, keys: Iterable[bytes]) -> None:
-        """Put these out of the way: no method finds them any more, but a person can. They count as `damaged`."""
+    def quarantine(self, revisions: Mapping[bytes, bytes]) -> None:
+        """Put these out of the way if they still are what is named here: no method finds them any more, but a person can. They count as `damaged`. What somebody has saved
+        meanwhile stays."""
 
     def spaces(self) -> list[str]:
         """Names of all spaces of this store that hold something."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
+from time import perf_counter, sleep
 from typing import Any, TypeVar
 
 from twisted.internet import defer
@@ -18,12 +19,13 @@ from twisted.python.failure import Failure
 
 from .store import Store, StoreError
 
-__all__ = ["THREADS_MAX", "StoreWorker"]
+__all__ = ["THREADS_MAX", "StoreWorker", "breather"]
 
 _log = Logger()
 _T = TypeVar("_T")
 THREADS_MAX = 4  #: of one store
 _PAUSE_MIN_S, _PAUSE_MAX_S = 0.25, 4.0
+_BUSY_S, _REST_S = 0.0005, 0.0002  # who wants the interpreter while a thread computes waits for 5 ms (`sys.getswitchinterval`), unless that rests
 _PATIENCE = 2.5  # times a call's own timeout, which a store keeps "about"
 
 
@@ -40,6 +42,9 @@ class StoreWorker:
         self._until_s = 0.0
         self._is_open = False
         self._opening = Lock()
+        self.breather: Callable[[], Callable[[], None]] = lambda: (
+            lambda: None
+        )  #: what a thread calls now and then while it computes; one for each call (`breather`)
         self.errors = 0
 
     @property
@@ -99,3 +104,16 @@ class StoreWorker:
         self._pause_s = min(_PAUSE_MAX_S, 2 * self._pause_s or _PAUSE_MIN_S)
         self._until_s = self._clock.seconds() + self._pause_s
         return failure
+
+
+def breather() -> Callable[[], None]:
+    """For `StoreWorker.breather`: sleeps a moment where others may have waited for the interpreter."""
+    began_s = perf_counter()
+
+    def rest() -> None:
+        nonlocal began_s
+        if perf_counter() - began_s >= _BUSY_S:
+            sleep(_REST_S)
+            began_s = perf_counter()
+
+    return rest

@@ -213,12 +213,13 @@ class Lockstep(RuleBasedStateMachine):
         assert found.items() <= over.items()
         assert self._kind.drops or len(found) == min(limit, len(over))
 
-    @rule(space=_space, which=_which, keys=st.sets(_key))
-    def quarantine(self, space: str, which: int, keys: set[bytes]) -> None:
+    @rule(space=_space, which=_which, keys=st.sets(_key), changed=st.sets(_key))
+    def quarantine(self, space: str, which: int, keys: set[bytes], changed: set[bytes]) -> None:
+        """`changed`: what is something else than who puts it away has seen."""
         store = self._stores[space][which]
         before = store.damaged
-        store.quarantine(keys)
-        there = [self._items[space].pop(key) for key in keys & set(self._items[space])]
+        store.quarantine({key: item.revision if (item := self._items[space].get(key)) is not None and key not in changed else WRONG for key in keys | changed})
+        there = [self._items[space].pop(key) for key in (keys - changed) & set(self._items[space])]
         certain = sum(not self._may_be_gone(item) for item in there)
         assert certain <= store.damaged - before <= len(there)
 

@@ -146,7 +146,7 @@ def test_a_full_batch(store: Store) -> None:
         after = page[-1]
     assert [len(page) for page in pages] == [300, 300, 300, 100]
     assert [key for page in pages for key in page] == keys == store.keys()
-    store.quarantine(keys[:10])
+    store.quarantine({key: saved[key] for key in keys[:10]})
     assert store.damaged == 10
     store.delete(saved)
     assert store.keys() == []
@@ -156,7 +156,7 @@ def test_a_full_batch(store: Store) -> None:
 def test_empty_calls(store: Store) -> None:
     assert store.load([]) == {} == store.save_many([])
     store.delete({})
-    store.quarantine([])
+    store.quarantine({})
     store.clear()
     assert store.keys() == [] == store.spaces()
     assert store.damaged == 0
@@ -226,13 +226,17 @@ def test_a_space_may_have_any_name(place: Place) -> None:
 
 @_with_each(KINDS)
 def test_what_was_put_out_of_the_way_is_not_there(store: Store) -> None:
-    store.save_many([Save(key, b"x", FAR_MS) for key in KEYS])
-    store.quarantine([KEYS[0], KEY])
+    saved = store.save_many([Save(key, b"x", FAR_MS) for key in KEYS])
+    store.quarantine({KEYS[0]: saved[KEYS[0]], KEY: WRONG})
     assert store.damaged == 1
     assert store.load([KEYS[0]]) == {}
     assert store.keys() == sorted(KEYS)[1:]
-    assert set(store.save_many([Save(KEYS[0], b"y", FAR_MS)])) == {KEYS[0]}
-    store.quarantine([KEYS[0]])
+    anew = store.save_many([Save(KEYS[0], b"y", FAR_MS)])
+    assert set(anew) == {KEYS[0]}
+    store.quarantine({KEYS[0]: saved[KEYS[0]], KEYS[1]: NOTHING})
+    assert store.damaged == 1, "somebody has saved it anew meanwhile"
+    assert store.load([KEYS[0]])[KEYS[0]].data == b"y"
+    store.quarantine(anew)
     assert store.damaged == 2
     assert store.spaces() == ["shop"]
 
@@ -265,7 +269,7 @@ def test_in_trouble_every_call_is_a_store_error_and_afterwards_all_is_there(kind
     saved = store.save_many([Save(KEY, b"x", FAR_MS)])
     calls = {
         "load": lambda: store.load([KEY]), "save_many": lambda: store.save_many([Save(KEY, b"y", FAR_MS, saved[KEY])]), "delete": lambda: store.delete(saved),
-        "keys": store.keys, "quarantine": lambda: store.quarantine([KEY]), "spaces": store.spaces, "clear": store.clear, "open": lambda: place.store("shop").open(),
+        "keys": store.keys, "quarantine": lambda: store.quarantine({KEY: WRONG}), "spaces": store.spaces, "clear": store.clear, "open": lambda: place.store("shop").open(),
     }  # fmt: skip
     with place.broken():
         for name, call in calls.items():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from time import thread_time
 
 import pytest
 from click.testing import CliRunner
@@ -31,7 +32,9 @@ def escape(data: bytes) -> None:
 
 
 def dawdle(data: bytes) -> None:
-    sum(range(10_000_000 if data == b"bad" else 1))
+    end = thread_time() + (1.2 * limits.CPU_MS_MAX / 1000 if data == b"bad" else 0)
+    while thread_time() < end:
+        pass
 
 
 def hoard(data: bytes) -> None:

@@ -51,3 +51,20 @@ def test_a_store_is_measured_and_keeps_what_it_is_given(kind: str) -> None:
         assert figures["wrong"] == 0
         assert 0 < figures["call_p50_us"] <= figures["call_p99_us"]
         assert figures["sessions_per_s"] > 0
+
+
+def test_what_a_store_costs_a_commit_is_measured_by_turns() -> None:
+    ((_, (found,)),) = measure(plan(("behind-file",)), TINY, 1, lambda what: None)
+    assert found["wrong"] == 0
+    for pace in ("steady", "paced"):
+        for which in ("with", "without"):
+            assert 0 < found[f"{pace}_cpu_p50_us_{which}"] <= found[f"{pace}_cpu_p99_us_{which}"]
+            assert 0 < found[f"{pace}_p50_us_{which}"] <= found[f"{pace}_p99_us_{which}"]
+
+
+def test_after_a_restart_requests_come_from_when_a_node_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.stored._SERVED_MS", 300)
+    ((_, (found,)),) = measure(plan(("restart-sqlite",)), TINY, 1, lambda what: None)
+    assert found["missing"] == found["wrong"] == 0
+    assert found["early"] >= found["early_missing"] >= 0
+    assert found["read_p50_us"] > 0

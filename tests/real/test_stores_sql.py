@@ -146,8 +146,7 @@ def test_an_account_that_may_only_read_and_write_will_do(database: Database, url
             *[f"GRANT SELECT, INSERT, UPDATE, DELETE ON {name}.{table} TO app@'127.0.0.1'" for table in tables],
         )
     store = opened(url.replace("caterwaul:secret@", "app:app@"))
-    store.save_many([Save(KEY, b"x", FAR_MS)])
-    store.quarantine([KEY])
+    store.quarantine(store.save_many([Save(KEY, b"x", FAR_MS)]))
     assert store.damaged == 1
 
 

@@ -23,7 +23,7 @@ from .scenes import attempt as attempt_scene
 @click.option("--seed", type=str, help="Run this one only, and print its trace's digest.")
 @click.option("--manager", type=click.Choice(["delta", "backup", "partitioned"]), default="delta", show_default=True, help="The type of session manager.")
 @click.option("--scene", type=click.Choice(sorted(SCENES)), help="Not random faults, but this story.")
-@click.option("--features", is_flag=True, help="A part of the seeds also has ids that change by themselves, locks and single sign-on.")
+@click.option("--features", is_flag=True, help="All seeds may have ids that change by themselves, locks and single sign-on besides, not only the even ones.")
 @click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
 def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | None, features: bool, jobs: int, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 Where every member holds everything, all copies are equal. Where some do: each session has one head, known to its keepers and
 holders; its record is the same on every holder that the rank names; nobody else holds anything of it, but for near caches,
 whose fresh copies are the same too; its primary is there. A tombstone may be anywhere, and nobody has a live copy beside it. Of a session that all its holders took with them
-a head or some commits may be left, while whoever has those calls it unknown.
+a head or some commits may be left, while any of those who would be asked calls it unknown.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from .node import SimCluster, SimNode
 
 __all__ = ["difference"]
 
+_ENDS_MS = 1500  # holders ask about what is left once a second
 _Copy = tuple[int, Any, bytes | None]  # state, version and primary, body
 
 
@@ -46,7 +47,13 @@ def _are_parts_in_doubt(nodes: list[SimNode], manager: str, copies: dict[str, _C
     """All who had the whole died, and who has heard some commits of it does not know yet that there is no more."""
     if any(copy[0] != LIVE or is_whole(entries[name]) for name, copy in copies.items()):
         return False
-    return not any(node.reactor.name in copies and node.engines[manager]._core.sure(node.engines[manager]._channel.now_ms()) for node in nodes)
+    return not _are_sure(nodes, manager)
+
+
+def _are_sure(nodes: list[SimNode], manager: str) -> bool:
+    """Whether all would call a session gone that nobody has, and had time to: it takes their answers to end one of which too little is left."""
+    engines = [node.engines[manager] for node in nodes]
+    return all(engine._core.sure(engine._channel.now_ms() - _ENDS_MS) for engine in engines)
 
 
 def _is_misplaced(nodes: list[SimNode], manager: str, key: bytes, copies: dict[str, _Copy], entries: dict[str, Entry]) -> bool:
@@ -63,7 +70,7 @@ def _is_misplaced(nodes: list[SimNode], manager: str, key: bytes, copies: dict[s
     if len(heads) != 1:
         return True
     if not any(copy[2] is not None and is_whole(entries[name]) for name, copy in copies.items()):
-        return any(node.reactor.name in copies and node.engines[manager]._core.sure(node.engines[manager]._channel.now_ms()) for node in nodes)
+        return _are_sure(nodes, manager)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
     if len(set(holders)) != count:

@@ -39,7 +39,11 @@ from caterwaul.managers.receipts import DONE
 from caterwaul.managers.web import single
 from caterwaul.membership import detector, group
 
+from .run import RATE
+
 __all__ = ["BUGS", "Bug"]
+
+_FEW = 25.0
 
 Patch = Callable[[Any, str, Any], None]
 
@@ -47,7 +51,8 @@ Patch = Callable[[Any, str, Any], None]
 @dataclass(frozen=True)
 class Bug:
     """`plant(patch)` uses ``patch(target, name, value)``. `promises`: how the failure's text may begin. `kinds`: classes of faults, None: all. `manager`: its type.
-    `scene`: the story that shows it; none: random faults do. `feature`: what the seeds are to have (`features.py`); with little else going on then."""
+    `scene`: the story that shows it; none: random faults do. `feature`: what the seeds are to have (`features.py`); with little else going on then.
+    `seed`: the first to try, one that is known to show it early. `rate`: requests a second; fewer where only the last checks, when all is over, show it."""
 
     name: str
     plant: Callable[[Patch], None]
@@ -56,6 +61,8 @@ class Bug:
     manager: str = "delta"
     scene: str = ""
     feature: str = ""
+    seed: int = 1
+    rate: float = RATE
 
 
 def _skip_a_tombstone(patch: Patch) -> None:
@@ -304,28 +311,28 @@ def _nobody_counts_the_sessions_of_others(patch: Patch) -> None:
 
 
 BUGS = (
-    Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5")),
+    Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5"), seed=9),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
     Bug("expire before reading", _expire_before_reading, ("membership",), ("pause_long",)),
-    Bug("no incarnation check", _no_incarnation_check, ("membership",)),
+    Bug("no incarnation check", _no_incarnation_check, ("membership",), seed=2),
     Bug("unbounded outbox", _unbounded_outbox, ("S8",)),
-    Bug("lost reconnect", _lost_reconnect, ("S5", "S4")),
-    Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5")),
-    Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",)),
-    Bug("never reconcile", _never_reconcile, ("S5", "S4")),
-    Bug("logins do not end", _logins_do_not_end, ("S2",)),
-    Bug("only sessions that are here end", _only_sessions_that_are_here_end, ("S2",)),
+    Bug("lost reconnect", _lost_reconnect, ("S5", "S4"), seed=4, rate=_FEW),
+    Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5"), seed=9),
+    Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",), rate=_FEW, seed=3),
+    Bug("never reconcile", _never_reconcile, ("S5", "S4"), rate=_FEW),
+    Bug("logins do not end", _logins_do_not_end, ("S2",), seed=4),
+    Bug("only sessions that are here end", _only_sessions_that_are_here_end, ("S2",), seed=4),
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),
-    Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup"),
-    Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup"),
+    Bug("the displaced are not told", _the_displaced_are_not_told, ("S5",), manager="backup", rate=_FEW),
+    Bug("a copy too few", _a_copy_too_few, ("S5",), manager="backup", rate=_FEW),
     Bug("questions have no end", _questions_have_no_end, ("S7",), manager="backup"),
-    Bug("one no is enough", _one_no_is_enough, ("S3:",), manager="backup"),
-    Bug("a doubtful answer is unknown", _a_doubtful_answer_is_unknown, ("S7", "S3:"), manager="backup"),
-    Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned"),
+    Bug("one no is enough", _one_no_is_enough, ("S3:",), manager="backup", seed=6),
+    Bug("a doubtful answer is unknown", _a_doubtful_answer_is_unknown, ("S7", "S3:"), manager="backup", seed=5),
+    Bug("readers are not told", _readers_are_not_told, ("S2", "S3/S6", "S5"), manager="partitioned", rate=_FEW),
     Bug("serve before it arrived", _serve_before_it_arrived, ("S3:",)),
     Bug("leave before all is handed over", _leave_before_all_is_handed_over, ("n",), manager="partitioned", scene="rolling"),
     Bug("the last writer of a map's counter wins", _last_writer_of_a_counter_wins, tuple(f"n{number}: hits" for number in range(5)), scene="maps"),
-    Bug("an id is replaced by two", _an_id_is_replaced_by_two, ("renewal one session", "renewal S3"), feature="renewal"),
+    Bug("an id is replaced by two", _an_id_is_replaced_by_two, ("renewal one session", "renewal S3"), feature="renewal", seed=2),
     Bug("what is written to an old id stays there", _what_is_written_to_an_old_id_stays_there, ("renewal S3", "renewal S4"), feature="renewal"),
     Bug("an old id is good for ever", _an_old_id_is_good_for_ever, ("renewal grace",), feature="renewal"),
     Bug("who ends an old id ends that only", _who_ends_an_old_id_ends_that_only, ("renewal S2",), feature="renewal"),
@@ -333,11 +340,11 @@ BUGS = (
     Bug("what was written under the lock is not told", _what_was_written_under_the_lock_is_not_told, ("locks lost change",), feature="locks"),
     Bug("a lease has no end", _a_lease_has_no_end, ("locks lease",), feature="locks"),
     Bug("who asks last is first", _who_asks_last_is_first, ("locks order",), feature="locks"),
-    Bug("nobody is asked what it holds", _nobody_is_asked_what_it_holds, ("locks one holder",), feature="locks"),
-    Bug("a holder is not told that its time is over", _a_holder_is_not_told_that_its_time_is_over, ("locks one holder",), feature="locks"),
-    Bug("a logout is of one application", _a_logout_is_of_one_application, ("logins S2",), feature="logins"),
-    Bug("a login is of one application", _a_login_is_of_one_application, ("logins one login",), feature="logins"),
-    Bug("principals are of one application", _principals_are_of_one_application, ("logins S2",), feature="logins"),
+    Bug("nobody is asked what it holds", _nobody_is_asked_what_it_holds, ("locks one holder",), feature="locks", seed=4),
+    Bug("a holder is not told that its time is over", _a_holder_is_not_told_that_its_time_is_over, ("locks one holder",), feature="locks", seed=3),
+    Bug("a logout is of one application", _a_logout_is_of_one_application, ("logins S2",), feature="logins", seed=2),
+    Bug("a login is of one application", _a_login_is_of_one_application, ("logins one login",), feature="logins", seed=2),
+    Bug("principals are of one application", _principals_are_of_one_application, ("logins S2",), feature="logins", seed=2),
     Bug("nobody has too many sessions", _nobody_has_too_many_sessions, ("logins limit",), feature="logins"),
     Bug("nobody counts the sessions of others", _nobody_counts_the_sessions_of_others, ("logins limit",), manager="backup", feature="logins"),
     Bug("domains do not matter", _domains_do_not_matter, tuple(f"n{number} of " for number in range(6)), scene="domains"),

@@ -9,7 +9,8 @@ with whatever id the request had. What docs/fronts.md promises, as checks:
   this id was replaced;
 - S4 no write is lost that a member still alive had, under whichever id it was made;
 - S2 a session that was ended under one of its ids is over under all. **Not so** where the id that ended it had been replaced for longer than the grace: there only that one ends;
-- *grace*: after it no member that knows of the new id serves the old one, and after healing nobody does.
+- *grace*: after it no member that knows of the new id serves the old one, and after healing nobody does. **Not so** where the process that replaced it is gone before it could
+  tell anybody, so that nobody has heard of the new id.
 """
 
 from __future__ import annotations
@@ -320,8 +321,12 @@ class _Checks:
                 continue
             if (end := over.get(lines.root[key])) is not None and read_renewed(record.registers) is None:
                 self._fail("S2", f"{_short(key)} lives, of a session that ended at {end.at:.3f} as {end.session_id[:8]}")
-            if key in lines.replaced and now > lines.replaced[key][1] + _GRACE_S + _SLACK_S + _OVER_S:
+            if key in lines.replaced and now > lines.replaced[key][1] + _GRACE_S + _SLACK_S + _OVER_S and self._is_known(lines.following[key]):
                 self._fail("grace", f"{_short(key)} lives, which was replaced at {lines.replaced[key][1]:.3f}")
+
+    def _is_known(self, key: bytes) -> bool:
+        """Whether whoever replaced an id by this one has told anybody who lives of it."""
+        return any(node.managers[_NAME]._core.replica.get(key) is not None for node in self._nodes())
 
     def _has_ended(self, root: bytes) -> bool:
         return any(key in self._ended for key in self._lines.keys(root))

@@ -255,8 +255,8 @@ def domains(seed: int, manager: str) -> Counter[str]:
 
 
 def lite(seed: int, manager: str) -> Counter[str]:
-    """All faults, as without a scene, with two of five nodes that serve and hold nothing."""
-    return run_seed(seed, manager=manager, lite=2, features=()).counters
+    """All faults and features, as without a scene, with two of five nodes that serve and hold nothing."""
+    return run_seed(seed, manager=manager, lite=2).counters
 
 
 def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:

@@ -88,9 +88,15 @@ class World:
         return self.queue.now - begin
 
     def fail(self, what: str) -> None:
-        """End the run with this error, whoever catches what is raised here."""
-        self._broken = self._broken or self.error(what)
+        """End the run with this error, at this moment, whoever catches what is raised here."""
+        if self._broken is None:
+            self._broken = self.error(what)
+            self.queue.at(self.queue.now, self._stop, self._broken)
         raise self._broken
+
+    @staticmethod
+    def _stop(error: SimulationError) -> None:
+        raise error
 
     def error(self, what: str) -> SimulationError:
         return SimulationError(f"seed {self.seed}, at {self.queue.now:.6f} s: {what}\n{self.trace.tail()}")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from caterwaul.cluster.locks import LockDesk
+from caterwaul.managers.errors import LockTimeout
 from tests.doubles import MANAGER
 from tests.lock_net import KINDS, Holder, LockNet
 
@@ -116,3 +117,76 @@ def test_a_member_that_may_not_have_found_others_yet_grants_nothing() -> None:
     assert [holder.held for holder in waiting] == [False, False]
     net.advance(0.5)
     assert sum(holder.held for holder in waiting) == 1
+
+
+# -- a process that stood still, and has not noticed yet
+
+
+def stand_still(net: LockNet, number: int) -> None:
+    net.managers[number]._core._ticked_ms -= 60_000
+
+
+def test_a_grant_that_lay_there_while_a_process_stood_still_is_none(net: LockNet) -> None:
+    """Simulator, locks, partitioned, seed 105: it was read before any timer said that the process had stood still, and somebody else held the lock by then."""
+    session, granter, one, other = roles(net)
+    request = net.opened(one, session)
+    waiting_request = net.opened(other, session)
+    net.hold(granter, one)
+    holder = Holder(net, one, request)
+    net.deliver()
+    waiting = Holder(net, other, waiting_request)
+    net.deliver()
+    stand_still(net, one)
+    net.let_go()
+    net.deliver()
+    assert (holder.held, waiting.held) == (False, True)
+    waiting.leave()
+    net.advance(0.5)
+    assert holder.held
+
+
+def test_a_lock_is_not_ours_from_the_moment_on_when_the_process_could_notice_that_it_stood_still(net: LockNet) -> None:
+    session, _, one, _ = roles(net)
+    holder = Holder(net, one, session)
+    net.deliver()
+    locks, grant = net.managers[one].locks, holder.lock._grant
+    assert locks.is_ours(grant)
+    stand_still(net, one)
+    assert not locks.is_ours(grant)
+    net.managers[one]._react(net.managers[one]._core.tick)
+    assert not locks.is_ours(grant)
+
+
+def test_who_grants_and_stood_still_asks_for_claims_before_it_does_anything(net: LockNet) -> None:
+    session, granter, one, other = roles(net)
+    holder = Holder(net, one, session)
+    net.deliver()
+    waiting = Holder(net, other, session)
+    net.deliver()
+    stand_still(net, granter)
+    desk = net.desks[granter]._desks[MANAGER]
+    holder.leave()
+    while desk.sleeps == 0:
+        assert net.step()
+        assert not waiting.held
+    assert desk.claims_of is None
+    net.advance(0.5)
+    assert waiting.held
+
+
+def test_a_lock_that_is_lost_while_what_was_written_before_is_waited_for_lets_nobody_in(net: LockNet) -> None:
+    """Simulator, locks, partitioned, seed 105: it was let in by a lock that it had lost long ago."""
+    session, _, one, _ = roles(net)
+    request = net.opened(one, session)
+    opening = net.managers[one].locks._opening
+    reopen = opening.reopen
+
+    def slowly(session_id: str, needed: Any) -> Any:
+        net.desks[one].slept()
+        return reopen(session_id, needed)
+
+    opening.reopen = slowly  # type: ignore[method-assign]
+    holder = Holder(net, one, request)
+    net.advance(0.5)
+    assert not holder.held
+    assert isinstance(holder.error, LockTimeout)

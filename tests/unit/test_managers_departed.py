@@ -221,3 +221,15 @@ def test_parts_of_a_record_and_what_has_ended_are_not_remembered() -> None:
     assert OTHER in replica.departed.copies
     replica.merge_head(OTHER, Head(INVALIDATED, 2, A, A, ended_ms=1), Outcome())
     assert OTHER not in replica.departed.copies
+
+
+def test_a_key_that_follows_another_remembers_what_was_in_its_copies() -> None:
+    departed, record = Departed(ME), Record()
+    counter, author = departed.use(KEY, record)
+    record.write(counter, author, {"a": b"1"})
+    departed.parted(KEY, record.applied, (OTHER,))
+    new = b"n" * 16
+    departed.follow(KEY, new)
+    assert departed.lacks(new, {})
+    assert departed.trusted(new) == (OTHER,)
+    assert departed.author(new, {}, counter + 1) != ME  # what it wrote before is missing there

@@ -309,7 +309,7 @@ def test_an_end_that_another_server_got_ahead_of_has_not_happened() -> None:
             assert persistence is not None
             store.save_many = save_many  # type: ignore[method-assign]
             persistence.storing.gather(cluster.channels[cluster.members[1].uid].now_ms())
-            save_many(persistence.storing.batch(cluster.channels[cluster.members[1].uid].now_ms(), persistence._ahead_ms()))
+            persistence._save(persistence.storing.batch(cluster.channels[cluster.members[1].uid].now_ms(), persistence._ahead_ms()))
         return save_many(saves)
 
     store.save_many = first_the_other  # type: ignore[method-assign]

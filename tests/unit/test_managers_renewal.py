@@ -12,6 +12,7 @@ from caterwaul.managers.base import SessionManager
 from caterwaul.managers.delta import DeltaManager
 from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.merging_types import Counter
+from caterwaul.managers.opening import _Question
 from caterwaul.managers.partitioned import PartitionedManager
 from caterwaul.managers.record import FIRST, ID_AGE, RENEWED, SEED
 from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, next_seed, read_renewed
@@ -607,3 +608,128 @@ def test_the_end_of_the_grace_ends_nothing_else_however_late_the_mark_comes() ->
         manager._core.renewals.deltas([[key_of(old), 9, 0, {}, {RENEWED: mark}, 0]], net.members[0].uid)
         assert manager._core.renewals.over == []
     assert contents(net, 1, new) == {"a": 1}
+
+
+# -- a mark that is lost: the new key's record says where it came from
+
+
+def unmarked(kind: type[SessionManager]) -> tuple[Net, str, str]:
+    """0 has replaced the id, and of that nobody has heard yet: what it said is lost. (net, old id, new id)."""
+    net = made(kind, backups=2) if kind is not DeltaManager else made(kind)
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    session = opened(net, 0, old)
+    for other in (1, 2):
+        net.hold(0, other)
+    new = commit(net, 0, session, deliver=False, b=2)
+    net.deliver()
+    assert new != old
+    net.flights.clear()
+    net.let_go()
+    return net, old, new
+
+
+def give(net: Net, giver: int, to: int, session_id: str) -> None:
+    """Only the record of this key."""
+    for message in net.managers[giver]._core.entropy.messages([key_of(session_id)]):
+        net.channels[net.members[to].uid].deliver(net.members[giver], message, net.channels[net.members[giver].uid].now_ms())
+
+
+def test_who_gets_the_new_record_and_has_not_heard_of_the_old_key_brings_what_it_wrote_there() -> None:
+    """Simulator, renewal, partitioned, seed 23: with the new id it showed less than with the old one."""
+    net, old, new = unmarked(DeltaManager)
+    for other in (0, 2):
+        net.hold(1, other)
+    session = opened(net, 1, old)
+    session["c"] = 3
+    net.managers[1].commit(session)
+    net.managers[1].release(session)
+    assert session.id == old
+    give(net, 0, 1, new)
+    assert contents(net, 1, new) == {"a": 1, "b": 2, "c": 3}
+    assert opened(net, 1, old).id == new
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_mark_that_went_with_who_made_it_is_set_and_told_by_who_has_the_new_record(kind: type[SessionManager]) -> None:
+    """Simulator, renewal, backup, seed 102: both ids lived, each with a session of its own."""
+    net, old, new = unmarked(kind)
+    give(net, 0, 1, new)
+    net.kill(0)
+    net.advance(4.0)
+    for other in (1, 2):
+        core = net.managers[other]._core
+        renewed = core.renewals.of(key_of(old))
+        assert renewed is not None
+        assert renewed.key == key_of(new)
+
+
+def test_who_leads_a_new_key_whose_renewer_is_lost_sees_that_the_holders_of_the_old_one_hear_of_it() -> None:
+    net = made(PartitionedManager, 8, backups=1)
+    number = {member.uid: number for number, member in enumerate(net.members)}
+    placement = net.managers[0]._core.placement
+    for _ in range(200):
+        old = net.visit(0, a=1)
+        have = placement.holders(key_of(old), b"")
+        new = net.managers[number[have[0]]]._core.renewals.next_of(old, key_of(old))
+        assert new is not None
+        if len({net.members[0].uid, *have, *placement.holders(key_of(new), b"")}) == 5:
+            break
+    else:
+        raise AssertionError("their holders are never disjoint")
+    net.advance(101, 1.0)
+    session = opened(net, 0, old)
+    for uid in have:
+        net.hold(0, number[uid])
+    assert commit(net, 0, session, deliver=False, b=2) == new
+    net.deliver()
+    net.kill(0)
+    net.let_go()
+    net.advance(4.0)
+    for uid in have:
+        renewed = net.managers[number[uid]]._core.renewals.of(key_of(old))
+        assert renewed is not None
+        assert renewed.key == key_of(new)
+
+
+def test_an_old_key_that_comes_after_the_new_one_is_marked_too() -> None:
+    net, old, new = unmarked(DeltaManager)
+    core = net.managers[1]._core
+    core.replica.drop(key_of(old))
+    give(net, 0, 1, new)
+    give(net, 2, 1, old)
+    renewed = core.renewals.of(key_of(old))
+    assert renewed is not None
+    assert renewed.key == key_of(new)
+
+
+def test_a_logout_with_an_old_id_ends_the_new_one_when_that_comes_without_its_mark() -> None:
+    net, old, new = unmarked(DeltaManager)
+    for other in (0, 2):
+        net.hold(1, other)
+    session = opened(net, 1, old)
+    session.invalidate()
+    net.managers[1].commit(session)
+    give(net, 0, 1, new)
+    assert net.opened(1, new).id is None
+
+
+def test_what_is_known_of_new_keys_is_forgotten_some_time_after_the_grace() -> None:
+    net = made()
+    old = net.visit(0, a=1)
+    net.advance(101, 1.0)
+    assert request(net, 0, old) != old
+    assert [set(manager._core.renewals.links) for manager in net.managers] == [{key_of(old)}] * 3
+    net.advance(150, 1.0)
+    assert [set(manager._core.renewals.links) for manager in net.managers] == [set()] * 3
+
+
+def test_an_id_that_was_replaced_more_often_than_a_request_follows_is_unknown_and_not_gone() -> None:
+    net = made()
+    old = net.visit(0, a=1)
+    net.advance(101, 1.0)
+    request(net, 0, old)
+    manager = net.managers[0]
+    found = manager._opening._look(_Question(old, key_of(old), "", left=0), manager._channel.now_ms())
+    assert isinstance(found, Session)
+    assert found.unknown

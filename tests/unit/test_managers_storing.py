@@ -6,14 +6,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from twisted.logger import capturedLogs
 
 from caterwaul.managers.backup import BackupManager
 from caterwaul.managers.delta import DeltaManager
+from caterwaul.managers.digests import digest
+from caterwaul.managers.drafts import Draft, encoded
 from caterwaul.managers.heads import EXPIRED, Cover, Head
-from caterwaul.managers.kept import KeptEnd, read_item
+from caterwaul.managers.kept import Kept, KeptEnd, read_item
 from caterwaul.managers.listeners import SessionActivated, SessionCreated, SessionDestroyed, SessionPassivated
 from caterwaul.managers.messages import STORED
 from caterwaul.managers.partitioned import PartitionedManager
+from caterwaul.managers.persistent import PersistentManager
 from caterwaul.managers.record import Record
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -271,6 +275,29 @@ def test_what_is_damaged_is_put_out_of_the_way() -> None:
     assert items(cluster) == {}
 
 
+def test_what_somebody_has_put_right_meanwhile_is_not_put_out_of_the_way() -> None:
+    cluster = net(1)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(2.0)
+    store, key = cluster.stores[MANAGER], key_of(session_id)
+    good = store.load([key])[key]
+    bad = store.save_many([Save(key, b"bad", good.until_ms, good.revision)])
+    again = restarted(cluster, load=False)
+    load = store.load
+
+    def mended(keys: Any) -> Any:
+        found = load(keys)
+        store.save_many([Save(key, good.data, good.until_ms, bad[key])])
+        return found
+
+    store.load = mended  # type: ignore[method-assign]
+    assert opened(again, 0, session_id).new
+    store.load = load  # type: ignore[method-assign]
+    again.advance(2.0)
+    assert opened(again, 0, session_id)["name"] == "ada"
+    assert not store.damaged
+
+
 def test_a_login_that_was_over_is_not_served_after_a_restart() -> None:
     cluster = net(2, epochs=True)
     cluster.advance(6.0)
@@ -514,3 +541,167 @@ def test_marks_of_what_others_save_do_not_hold_up_ones_own() -> None:
     mine = cluster.visit(1, name="mine")
     cluster.advance(1.0)
     assert cluster.stores[MANAGER].load([key_of(mine)])
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_marks_are_gathered_some_at_a_time_and_all_are(stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("caterwaul.managers.storing._GATHERED_AT_ONCE", 10)
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=600.0 if stops else 1.0))
+    ids = [cluster.visit(0, n=number) for number in range(45)]
+    assert cluster.managers[0].statistics()["store_waiting"] == 45, "from their commits on"
+    persistence = cluster.managers[0].persistence
+    assert persistence is not None
+    stopped = persistence.stop() if stops else None
+    cluster.advance(1.0 if stops else 3.0)
+    assert items(cluster).keys() == {key_of(one) for one in ids}
+    assert stopped is None or stopped.called
+
+
+# -- drafts: taken under the lock, encoded outside of it
+
+
+def test_what_is_saved_is_encoded_without_the_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=0.2))
+    lock, held, save = cluster.managers[0]._lock, list[bool](), Draft.save
+
+    def watched(draft: Draft) -> Save:
+        held.append(lock._lock._is_owned())  # type: ignore[attr-defined]
+        return save(draft)
+
+    monkeypatch.setattr(Draft, "save", watched)
+    session_id = cluster.visit(0, name="ada")
+    cluster.advance(1.0)
+    assert held == [False]
+    assert items(cluster).keys() == {key_of(session_id)}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_draft_is_of_the_moment_when_it_was_taken(packed: bool) -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=600.0))
+    session_id = cluster.visit(0, name="ada")
+    manager = cluster.managers[0]
+    persistence, replica = manager.persistence, manager._core.replica
+    assert persistence is not None
+    entry = replica.get(key_of(session_id))
+    assert entry is not None
+    if packed:
+        entry.body = replica.body_of(entry)
+    persistence.storing.gather(0)
+    drafts = persistence.storing.batch(0, 0)
+    assert (type(entry.body) is bytes) == packed, "nobody unpacks what is idle"
+    cluster.visit(0, session_id, name="bob", more=1)
+    saves, broken = encoded(drafts, lambda: None)
+    assert not broken
+    kept = read_item(saves[0].data)
+    assert isinstance(kept, Kept)
+    assert list(Record.unpack(kept.body).registers) == ["name"]
+    assert saves[0].until_ms > cluster.channels[cluster.members[0].uid].now_ms()
+
+
+def test_a_session_that_cannot_be_encoded_is_in_nobodys_way() -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=0.2))
+    bad, good = cluster.visit(0, name="bad"), cluster.visit(0, name="good")
+    replica = cluster.managers[0]._core.replica
+    entry = replica.get(key_of(bad))
+    assert entry is not None
+    body, entry.body = entry.body, b"\xff"
+    with capturedLogs() as caught:
+        cluster.advance(1.0)
+    assert items(cluster).keys() == {key_of(good)}
+    assert cluster.managers[0].statistics()["store_waiting"] == 0
+    assert cluster.managers[0].statistics()["store_errors"] == 0
+    assert [event["key"] for event in caught if "cannot be stored" in event["log_format"]] == [key_of(bad).hex()]
+    entry.body = body
+    cluster.visit(0, bad, more=1)
+    cluster.advance(1.0)
+    assert items(cluster).keys() == {key_of(good), key_of(bad)}
+
+
+def test_a_fault_while_a_batch_is_taken_leaves_nothing_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = net(1, StoreSettings(url="memory:", write_behind_s=0.2))
+    ids = [cluster.visit(0, n=number) for number in range(5)]
+    copy, faults = Record.copy, iter([False, False, True])
+
+    def faulty(record: Record) -> Record:
+        if next(faults, False):
+            raise ZeroDivisionError
+        return copy(record)
+
+    monkeypatch.setattr(Record, "copy", faulty)
+    with capturedLogs() as caught:
+        cluster.advance(1.0)
+    assert len(items(cluster)) == 4, "all but the one at fault"
+    assert cluster.managers[0].statistics()["store_waiting"] == 0
+    assert any("could not be taken" in event["log_format"] for event in caught)
+    for session_id in ids:
+        cluster.visit(0, session_id, more=1)
+    cluster.advance(1.0)
+    assert len(items(cluster)) == 5
+
+
+# -- ends, waiters, touches
+
+
+@pytest.mark.parametrize("kind", [DeltaManager, PersistentManager])
+def test_an_end_is_not_forgotten_before_the_store_has_it(kind: Any) -> None:
+    """The store is out for longer than ends are remembered, and has the session as it lived."""
+    cluster = net(
+        2, StoreSettings(url="memory:", write_behind_s=0.2), kind=kind, settings=ManagerSettings(retention_s=60.0, unknown_for_s=0.0, expire_check_s=1.0)
+    )
+    session_id = cluster.visit(0, name="ada")
+    key = key_of(session_id)
+    cluster.advance(2.0)
+    assert isinstance(items(cluster)[key], Kept)
+    cluster.store_fails = True
+    session = cluster.opened(0, session_id)
+    session.invalidate()
+    cluster.managers[0].commit(session)
+    cluster.deliver()
+    cluster.advance(120.0, 0.5)
+    assert cluster.managers[0].statistics()["tombstones"] == 1
+    cluster.store_fails = False
+    cluster.advance(70.0, 0.5)
+    assert [manager.statistics()["tombstones"] for manager in cluster.managers] == [0, 0]
+    assert key not in items(cluster) or isinstance(items(cluster)[key], KeptEnd)
+    assert opened(restarted(cluster), 1, session_id).new
+
+
+def test_a_receipt_ends_when_its_change_is_not_to_be_saved_any_more() -> None:
+    cluster = net(2, THROUGH, settings=ManagerSettings(unknown_for_s=0.0, ack_timeout_s=30.0))
+    session_id = cluster.visit(0, name="ada")
+    key, manager = key_of(session_id), cluster.managers[0]
+    cluster.advance(1.0)
+    persistence = manager.persistence
+    assert persistence is not None
+    stored, gone = [], []
+    with manager._lock:
+        stored.append(persistence._stored_soon(key))
+        item = items(cluster)[key]
+        revision = cluster.stores[MANAGER].load([key])[key].revision
+        persistence.storing.met(key, item, revision, persistence._ahead_ms(), 0)  # a request has loaded it meanwhile
+        gone.append(persistence._stored_soon(bytes(16)))
+    persistence.save()
+    assert (stored[0].needs_wait, stored[0].satisfied) == (False, True)
+    assert (gone[0].needs_wait, gone[0].satisfied) == (False, False)
+    assert not persistence._waiters
+
+
+def test_what_was_read_here_a_moment_ago_does_not_go_when_another_passivates_it() -> None:
+    cluster = net(2, StoreSettings(url="memory:", write_behind_s=0.2), settings=ManagerSettings(max_idle_swap_s=600.0, save_period_s=300.0, unknown_for_s=0.0))
+    session_id = cluster.visit(0, name="ada")
+    key = key_of(session_id)
+    cluster.advance(2.0)
+    session = cluster.opened(1, session_id)
+    cluster.managers[1].touch(session)
+    cluster.managers[1].release(session)
+    assert cluster.managers[1]._committing.touching.is_pending(key)
+    core = cluster.managers[1]._core
+    entry = core.replica.get(key)
+    assert entry is not None
+    told = key + digest(entry.head, core.replica.body_of(entry)) + digest(entry.head, None)
+    core.receive(0, cluster.members[0].uid, [MANAGER, STORED, told], 0)
+    assert core.replica.get(key) is not None
+    cluster.advance(400.0, 1.0)
+    assert not cluster.managers[1]._committing.touching.is_pending(key)
+    core.receive(0, cluster.members[0].uid, [MANAGER, STORED, told], 0)
+    assert core.replica.get(key) is None

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from caterwaul.managers.stores.memory import MemoryStore
 from caterwaul.managers.stores.store import StoreError
-from caterwaul.managers.stores.worker import THREADS_MAX, StoreWorker
+from caterwaul.managers.stores.worker import THREADS_MAX, StoreWorker, breather
 
 
 def test_calls_that_fail_together_open_the_circuit_once_and_one_that_returns_closes_it() -> None:
@@ -42,3 +43,15 @@ def test_calls_that_fail_together_open_the_circuit_once_and_one_that_returns_clo
     threads[-1].callback([])
     assert found == [[]]
     assert worker.is_closed
+
+
+def test_a_thread_that_computes_rests_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = [0.0], list[float]()
+    monkeypatch.setattr("caterwaul.managers.stores.worker.perf_counter", lambda: now[0])
+    monkeypatch.setattr("caterwaul.managers.stores.worker.sleep", slept.append)
+    rest = breather()
+    for _ in range(100):
+        now[0] += 0.0001
+        rest()
+    assert 10 <= len(slept) <= 25
+    assert sum(slept) < 0.01, "it gets on with its work"

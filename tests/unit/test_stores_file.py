@@ -64,7 +64,7 @@ def saved(store: FileStore, data: bytes = b"one", *keys: bytes) -> dict[bytes, b
 def calls(store: FileStore) -> list[Callable[[], Any]]:
     return [
         lambda: store.load([KEY]), lambda: store.save_many([Save(KEY, b"", FAR_MS)]), lambda: store.delete({KEY: b"x"}), store.keys, lambda: store.expired(FAR_MS),
-        lambda: store.quarantine([KEY]), store.clear,
+        lambda: store.quarantine({KEY: b"x"}), store.clear,
     ]  # fmt: skip
 
 
@@ -186,8 +186,7 @@ def test_only_its_user_can_use_anything_of_it(where: Path) -> None:
     before = os.umask(0)
     try:
         store = opened(where)
-        saved(store)
-        store.quarantine([KEY])
+        store.quarantine(saved(store))
         saved(store)
     finally:
         os.umask(before)
@@ -457,12 +456,12 @@ def test_who_waits_too_long_for_others_is_told_so(where: Path, store: FileStore)
     revisions = saved(store)
     with (where / "space-shop" / ".locks" / f"{KEY[0] % 16:x}").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for call in (lambda: saved(impatient, b"two", OTHER, SAME_LOCK), lambda: impatient.delete(revisions), lambda: impatient.quarantine([KEY])):
+        for call in (lambda: saved(impatient, b"two", OTHER, SAME_LOCK), lambda: impatient.delete(revisions), lambda: impatient.quarantine(revisions)):
             with pytest.raises(StoreError, match=r"others have been changing the same items for 0\.05 s"):
                 call()
         assert contents(impatient) == {KEY: b"one"}
     assert aside(where) == []
-    impatient.quarantine([KEY])
+    impatient.quarantine(revisions)
     impatient.close()
 
 
