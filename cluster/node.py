@@ -60,6 +60,7 @@ __all__ = ["Node"]
 
 _log = Logger()
 _KINDS: dict[str, type[Any]] = {"delta": DeltaManager, "backup": BackupManager, "partitioned": PartitionedManager, "persistent": PersistentManager}
+_STORE_S = 3.0  # a node does not wait longer for a store that does not answer: it serves what the others have
 _HEARTBEATS_HEARD = 2.5  # intervals after which whoever is there has been heard, one lost datagram allowed for
 _DELIVER_S = 2.0  # at a stop: time for what is still in the outboxes
 _END_OF_DATA = 255  # an operation that managers skip
@@ -130,10 +131,12 @@ class Node:
 
     @property
     def is_ready(self) -> bool:
-        """Others had time to be found, and every manager holds what it should: balancers may send users here."""
-        if self.membership is None or self._is_leaving() or self._reactor.seconds() < self._ready_at:
+        """Others had time to be found, every manager holds what it should, and a store behind it can be asked: balancers may send users here."""
+        now = self._reactor.seconds()
+        if self.membership is None or self._is_leaving() or now < self._ready_at:
             return False
-        return all(engine.in_sync for engine in self.engines.values())
+        asks = now < self._ready_at + _STORE_S
+        return all(engine.in_sync and not (asks and engine.persistence and not engine.persistence.fetching.answers) for engine in self.engines.values())
 
     def _is_leaving(self) -> bool:
         return self._stopped is not None or (self.drain is not None and self.drain.state != SERVING)

@@ -47,7 +47,7 @@ _PASS_AGAIN_MS = 1000
 
 
 class Fetching:
-    """Of one manager. Reactor thread, except `may_find`."""
+    """Of one manager. Reactor thread, except `may_find` and `answers`."""
 
     def __init__(
         self,
@@ -169,13 +169,19 @@ class Fetching:
         waiting = {key: self._fetches.pop(key) for key in keys}  # who asks from now on may know of something that this load has missed
         Deferred.fromCoroutine(self._fetch(waiting)).addErrback(_log_bugs)
 
+    @property
+    def answers(self) -> bool:
+        """Whether the store is asked for what is missing here, or never will be; until then that is *unknown*. Any thread."""
+        is_trusted = self.is_trusted()
+        return is_trusted is False or (self.is_running and bool(is_trusted) and self.ready())
+
     async def _fetch(self, waiting: Mapping[bytes, list[Callable[[int], None]]]) -> None:
         keys = list(waiting)
         verdicts = dict.fromkeys(keys, UNSURE)
         try:
             if self.is_trusted() is False:
                 verdicts = dict.fromkeys(keys, GONE)
-            elif self.is_running and self.is_trusted() and self.ready():
+            elif self.answers:
                 before = self._known(keys)
                 verdicts = self._bring(await self._worker.call(self._worker.store.load, keys), before)
         except StoreError:

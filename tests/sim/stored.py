@@ -94,6 +94,11 @@ class _InOrder(set[bytes]):
     def __iter__(self) -> Iterator[bytes]:
         return iter(sorted(super().__iter__()))
 
+    def pop(self) -> bytes:
+        first = min(super().__iter__())
+        self.remove(first)
+        return first
+
 
 class _Node(SimNode):
     def __init__(self, settings: Settings, reactor: SimReactor, entropy: Any, shelf: Shelf) -> None:
@@ -118,14 +123,8 @@ class _Node(SimNode):
 
     def _put_in_order(self, manager: SessionManager) -> None:
         assert manager.persistence is not None
-        storing, replica = manager.persistence.storing, manager._core.replica
-        storing.urgent, gather = _InOrder(), storing.gather
-
-        def gather_in_order(now_ms: int, idle_ms: int = 0) -> None:
-            replica.written = _InOrder(replica.written)
-            gather(now_ms, idle_ms)
-
-        storing.gather = gather_in_order  # type: ignore[method-assign]
+        manager.persistence.storing.urgent = _InOrder()
+        manager._core.replica.written = _InOrder(manager._core.replica.written)
 
 
 class StoredCluster(SimCluster):
