@@ -132,8 +132,7 @@ class Node:
     @property
     def is_ready(self) -> bool:
         """Others had time to be found, every manager holds what it should, and a store behind it can be asked: balancers may send users here."""
-        now = self._reactor.seconds()
-        if self.membership is None or self._is_leaving() or now < self._ready_at:
+        if self.membership is None or self._is_leaving() or (now := self._reactor.seconds()) < self._ready_at:
             return False
         asks = now < self._ready_at + _STORE_S
         return all(engine.in_sync and not (asks and engine.persistence and not engine.persistence.fetching.answers) for engine in self.engines.values())
