@@ -389,15 +389,12 @@ class SessionCore:
             effects += self.comparing.begin(now_ms, ((uid, self._version(uid)) for uid in self.placement.peers()))
         if self.packing.tick(now_ms):
             self._wanted = {key: again for key, again in self._wanted.items() if again > now_ms}
-        for key in self.packing.take_parts():
-            effects += self.finding.ask(key, now_ms)
+        effects += [effect for key in self.packing.take_parts() for effect in self.finding.ask(key, now_ms)]
         effects += self.lookups.tick(now_ms) + self.freshness.tick(now_ms)  # last: nothing is dropped between an answer and its use
         return effects + self.moving.tell_readers()
 
     @property
     def deadline_ms(self) -> int:
-        times = (
-            *(part.deadline_ms for part in (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)),
-            self._ticked_ms + self._tick_ms,
-        )
-        return min([self.packing.deadline_ms, self.comparing.due_ms, *(t for t in times if t is not None)])
+        parts = (self.lookups, self.freshness, self.expiry, self.moving.handover, self.notices)
+        times = (part.deadline_ms for part in parts)
+        return min([self.packing.deadline_ms, self.comparing.due_ms, self._ticked_ms + self._tick_ms, *(t for t in times if t is not None)])

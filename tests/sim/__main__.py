@@ -11,6 +11,7 @@ from functools import partial
 from time import monotonic
 
 import click
+from twisted.logger import globalLogBeginner
 
 from .run import attempt
 from .scenes import SCENES, WITHOUT_MANAGER
@@ -41,7 +42,7 @@ def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | No
     failed: dict[str, str] = {}
     voids: dict[str, str] = {}
     done = 0
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
         running = {pool.submit(attempt, one, manager, features): one for one in [next(queue) for _ in range(min(wanted, 2 * jobs))]}
         while running:
             future = next(as_completed(running))
@@ -77,11 +78,16 @@ def main(seeds: int, first: int, seed: str | None, manager: str, scene: str | No
     sys.exit(1 if failed else 0)
 
 
+def _quiet() -> None:
+    """What coroutines of a world that is over log when they are collected concerns nobody. Errors of one that runs end it (`world.py`)."""
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+
+
 def _scene(scene: str, seeds: list[int], manager: str, jobs: int) -> int:
     """The exit code."""
     failed, totals = 0, Counter[str]()
     with_manager = scene not in WITHOUT_MANAGER
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, initializer=_quiet) as pool:
         for seed, result in zip(seeds, pool.map(partial(attempt_scene, manager=manager, scene=scene), seeds), strict=True):
             if isinstance(result, str):
                 failed += 1
