@@ -18,7 +18,7 @@ from .limits import Limits, chosen, pack_limit, read_role
 from .locks import SessionLock
 from .merging import MERGING, MERGING_BYTES, join, reborn
 from .merging import build as build_merging
-from .record import AGE_LIMIT, IDLE_LIMIT, RENEWED, ROLE, SEED, Register
+from .record import AGE_LIMIT, BEFORE, IDLE_LIMIT, RENEWED, ROLE, SEED, Register
 from .renewal import SEED_BYTES, id_age_ms
 from .tabs import Tab, tab_ids
 
@@ -193,7 +193,7 @@ class Session(Attributes):
         new id's first commit."""
         self.settle(changes, registers, version)
         whole = {name: register[2] for name, register in registers.items()} | changes
-        contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None and name != RENEWED}
+        contents: dict[str, bytes | None] = {name: value for name, value in whole.items() if value is not None and name not in (BEFORE, RENEWED)}
         for name, value in contents.items():
             if value is not None and value[:MERGING_BYTES] == MERGING:
                 contents[name] = reborn(value, first)

@@ -14,7 +14,7 @@ from caterwaul.managers.listeners import SessionDestroyed
 from caterwaul.managers.merging_types import Counter
 from caterwaul.managers.opening import _Question
 from caterwaul.managers.partitioned import PartitionedManager
-from caterwaul.managers.record import FIRST, ID_AGE, RENEWED, SEED
+from caterwaul.managers.record import BEFORE, FIRST, ID_AGE, RENEWED, SEED
 from caterwaul.managers.renewal import Renewed, id_age_ms, next_id, next_seed, read_renewed
 from caterwaul.managers.session import Session, key_of
 from caterwaul.managers.settings import ManagerSettings
@@ -733,3 +733,21 @@ def test_an_id_that_was_replaced_more_often_than_a_request_follows_is_unknown_an
     found = manager._opening._look(_Question(old, key_of(old), "", left=0), manager._channel.now_ms())
     assert isinstance(found, Session)
     assert found.unknown
+
+
+def test_the_id_of_a_login_names_none_before_it() -> None:
+    """Simulator, renewal, delta, seed 18: what was written to ids of before the login came to the session of after it."""
+    net = made()
+    old = net.visit(0, a=1)
+    net.advance(101, 1.0)
+    session = opened(net, 0, request(net, 0, old))
+    session.cycle_id()
+    new = commit(net, 0, session, b=2)
+    assert key_of(old) in net.managers[0]._core.renewals.links
+    assert net.managers[0]._core.renewals.links[key_of(old)].to != key_of(new)
+    entry = net.managers[0]._core.replica.get(key_of(new))
+    assert entry is not None
+    record = net.managers[0]._core.replica.record(key_of(new), entry)
+    assert record is not None
+    assert SEED in record.registers
+    assert BEFORE not in record.registers
