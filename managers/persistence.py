@@ -211,7 +211,8 @@ class Persistence:
                 if save.key in self._waiters:
                     self._aboard[save.key] = self._waiters.pop(save.key)
             for key in [key for key in self._waiters if not self.storing.lacks(key)]:  # it came from the store meanwhile, or is not here any more
-                left += ((waiting.receipt, self.storing.has(key)) for waiting in self._waiters.pop(key))
+                is_stored, has_ended = self.storing.has(key), self._has_ended(key)  # by somebody else: what was changed went with it
+                left += ((waiting.receipt, is_stored and (waiting.is_end or not has_ended)) for waiting in self._waiters.pop(key))
         for receipt, is_stored in left:
             (receipt.heard if is_stored else receipt.missed)(_STORE)
         return batch

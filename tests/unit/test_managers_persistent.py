@@ -209,6 +209,24 @@ def test_a_write_after_a_logout_on_another_server_is_not_confirmed() -> None:
     assert read(cluster, 1, session_id) is None
 
 
+def test_a_write_is_not_confirmed_by_an_end_that_is_read_before_it_can_be_saved() -> None:
+    cluster = net(2)
+    session_id = cluster.visit(0, n=0)
+    slow, session = begun(cluster, 1, session_id), begun(cluster, 0, session_id)
+    session.invalidate()
+    assert ended(cluster, 0, session)
+    persistence = cluster.managers[1].persistence
+    assert persistence is not None
+    persistence._is_saving = True  # another batch is under way
+    slow["late"] = 1
+    receipt = cluster.managers[1].commit(slow)
+    persistence.fetching.merge(cluster.stores[MANAGER].load([slow.key]), [slow.key])
+    persistence._is_saving = False
+    persistence.save()
+    cluster.wait(lambda: not receipt.needs_wait)
+    assert not receipt.satisfied
+
+
 def test_what_the_store_has_survives_the_loss_of_any_server_and_a_server_may_leave_when_it_has_all() -> None:
     cluster = net(2)
     manager = cluster.managers[0]
