@@ -86,7 +86,8 @@ class Node:
         self.audits: dict[str, AuditLog] = {}
         self._locks: LockDesk | None = None
         retention_s = min((manager.retention_s for manager in settings.managers.values()), default=ManagerSettings.retention_s)
-        self._stores = NodeStores(settings.store, settings.cluster.name, retention_s, reactor)
+        is_shared = any(manager.type == "persistent" for manager in settings.managers.values())
+        self._stores = NodeStores(settings.store, settings.cluster.name, retention_s, reactor, is_shared)
         self._kinds = {name: chosen.kind for name, chosen in settings.managers.items()}
         self._kinds |= {f"map:{name}": chosen.kind for name, chosen in settings.maps.items()} | {EPOCHS: "delta"}
         self._kinds |= {f"{SSO}{name}": chosen.for_manager().kind for name, chosen in settings.sso.items()}
@@ -255,8 +256,6 @@ class Node:
         keep_s = max((keep_s, *(logins.for_manager().retention_s for logins in self.settings.sso.values())))
         asleep_s = self.settings.membership.drop_time_s
         store = self._stores.of(EPOCHS)
-        if store is not None and any(manager.type == "persistent" for manager in self.settings.managers.values()):
-            store = store[0], replace(store[1], write="through")  # whose sessions outlive all nodes, and so must their ends
         self.engines[EPOCHS] = epochs = Epochs(channel, keep_s, clock=self._reactor, entropy=self._entropy, asleep_s=asleep_s, store=store)
         epochs.start()
         return epochs

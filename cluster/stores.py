@@ -22,6 +22,7 @@ from twisted.python.threadpool import ThreadPool
 
 from ..managers.base import SessionManager
 from ..managers.principals import EPOCHS
+from ..managers.settings import SSO
 from ..managers.stores.opening import open_store
 from ..managers.stores.settings import StoreSettings
 from ..managers.stores.store import Store, StoreError
@@ -45,12 +46,14 @@ class _Pool(ThreadPool):
 
 
 class NodeStores:
-    """Reactor thread. `retention_s`: how long ends of sessions are remembered. Raises `LocalError` for what names no store."""
+    """Reactor thread. `retention_s`: how long ends of sessions are remembered. `is_shared`: sessions live in it alone, and outlive all nodes; so must their shared logins, and
+    all ends, which are stored before they are confirmed then. Raises `LocalError` for what names no store."""
 
-    def __init__(self, settings: StoreSettings, cluster: str, retention_s: float, reactor: Any) -> None:
+    def __init__(self, settings: StoreSettings, cluster: str, retention_s: float, reactor: Any, is_shared: bool = False) -> None:
         self._settings = settings
         self._cluster = cluster
         self._retention_s = retention_s
+        self._is_shared = is_shared
         self._reactor = reactor
         self._workers: list[StoreWorker] = []
         self._pool: ThreadPool | None = None
@@ -63,11 +66,17 @@ class NodeStores:
 
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         """What the engine of this name is given; None: there is no store."""
-        settings = self._settings
         if not self._workers and not self._begin():
             return None
-        worker = self._worker(engine)
-        return worker, replace(settings, load=True) if engine == EPOCHS else settings  # nobody asks for an epoch that he does not know
+        return self._worker(engine), self.settings_of(engine)
+
+    def settings_of(self, engine: str) -> StoreSettings:
+        settings = self._settings
+        if engine == EPOCHS:
+            settings = replace(settings, load=True)  # nobody asks for an epoch that he does not know
+        if self._is_shared and (engine == EPOCHS or engine.startswith(SSO)):
+            settings = replace(settings, write="through")
+        return settings
 
     def _begin(self) -> bool:
         self._url = store_url(self._settings)

@@ -78,14 +78,17 @@ class Shelf:
 
 
 class _Stores(NodeStores):
-    def __init__(self, settings: StoreSettings, cluster: str, reactor: SimReactor, shelf: Shelf) -> None:
-        super().__init__(settings, cluster, 3600.0, reactor)
+    def __init__(self, settings: Settings, reactor: SimReactor, shelf: Shelf) -> None:
+        is_shared = any(manager.type == "persistent" for manager in settings.managers.values())
+        super().__init__(settings.store, settings.cluster.name, 3600.0, reactor, is_shared)
         self._shelf = shelf
         self.is_trusted = True
 
     def of(self, engine: str) -> tuple[StoreWorker, StoreSettings] | None:
         reactor = self._reactor
-        return StoreWorker(self._shelf.space(engine), self._settings.timeout_s, reactor, lambda *call: self._shelf.call(reactor, *call)), self._settings
+        return StoreWorker(self._shelf.space(engine), self._settings.timeout_s, reactor, lambda *call: self._shelf.call(reactor, *call)), self.settings_of(
+            engine
+        )
 
 
 class _InOrder(set[bytes]):
@@ -103,7 +106,7 @@ class _InOrder(set[bytes]):
 class _Node(SimNode):
     def __init__(self, settings: Settings, reactor: SimReactor, entropy: Any, shelf: Shelf) -> None:
         super().__init__(settings, reactor, entropy)
-        self._stores = _Stores(settings.store, settings.cluster.name, reactor, shelf)
+        self._stores = _Stores(settings, reactor, shelf)
 
     def _start_epochs(self, channel: Any) -> Epochs:
         epochs = super()._start_epochs(channel)

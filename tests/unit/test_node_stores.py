@@ -11,6 +11,8 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
 
 from caterwaul.cluster.stores import NodeStores
+from caterwaul.managers.principals import EPOCHS
+from caterwaul.managers.settings import SSO
 from caterwaul.managers.stores.settings import StoreSettings
 
 
@@ -68,3 +70,14 @@ def test_nothing_is_asked_after_a_stop() -> None:
     failures: list[object] = []
     worker.call(worker.store.spaces).addErrback(failures.append)
     assert len(failures) == 1
+
+
+def test_what_goes_with_sessions_of_a_shared_store_is_stored_before_it_is_confirmed() -> None:
+    """Ends of all logins, and logins that applications share."""
+    for is_shared in (False, True):
+        stores = NodeStores(StoreSettings(url=f"memory:through-{is_shared}"), "shop", 60.0, _Reactor(), is_shared)
+        given = {name: stores.of(name) for name in (EPOCHS, f"{SSO}main", "default", "map:prices")}
+        written = {name: found[1].write for name, found in given.items() if found is not None}
+        soon = "through" if is_shared else "behind"
+        assert written == {EPOCHS: soon, f"{SSO}main": soon, "default": "behind", "map:prices": "behind"}
+        stores.stop()
