@@ -323,8 +323,11 @@ class LockDesk:
 
     async def _collect(self, desk: Desk, view: View) -> None:
         me, until = view.by_uid.get(self._me, self._channel.me), self._clock.seconds() + _CLAIMS_S
-        asked = [ensureDeferred(self._claims_of(desk, uid, me.weight, view, until)) for uid in view.by_uid if uid != self._me]
+        asked, sleeps = [ensureDeferred(self._claims_of(desk, uid, me.weight, view, until)) for uid in view.by_uid if uid != self._me], desk.sleeps
         claims = [claim for is_good, found in await DeferredList(asked, consumeErrors=True) if is_good for claim in found]
+        self._notice(desk)
+        if desk.sleeps != sleeps:
+            return  # they are of before, and asked for again
         known = [claim for claim in (*claims, *self._ours(desk), *desk.over) if self._granter(desk, claim.key) == self._me]
         self._taken_over(desk, me)
         present = desk.manager.view

@@ -32,7 +32,8 @@ _OF, _END, _NUMBER = range(3)
 _TIMEOUT_S = 2.0
 _TOGETHER = 200  # principals in one question
 _ANSWER_MAX = 20_000  # sessions in one answer
-_PAUSES_S = (0.1, 0.3, 0.3, 1.0, 2.0, 5.0, 10.0)  # before it is tried again: a session may be between two members, and a member slow or about to be dropped
+_LONG_S = 1.0
+_PAUSES_S = (0.1, 0.3, 0.3, _LONG_S, 2.0, 5.0, 10.0)  # before it is tried again: a session may be between two members, and a member slow or about to be dropped
 _HEALED_S = 3.0  # after members came: what they and we have is exchanged by then
 
 _log = Logger()
@@ -103,7 +104,10 @@ class LoginDesk:
         """Have a login get its number, now that the others can be asked, and see that there are not too many. Who leads its session gives it: the copy of the one that
         has committed the login may be gone by now."""
         for pause_s in _PAUSES_S:
-            logins = await self._ask_all_best(name, [whose])
+            found, silent = await self._ask_all(name, [whose])
+            logins = _best(found)
+            if pause_s >= _LONG_S and not silent and not any(login.key == key for login, _ in logins):
+                return None  # it has ended
             number = 1 + max((login.number for login, _ in logins if login.number < YOUNGEST), default=0)
             for login, member in logins:
                 if login.key == key and await self._has_got(member, name, login, number):
@@ -219,7 +223,7 @@ class LoginDesk:
             number = body[3] if len(body) > 3 else None
             if type(number) is not int or not 0 < number < YOUNGEST:
                 raise RemoteError("logins: malformed")
-            done = [manager.users.number_login(key, number) for key in keys]
+            done = [manager.users.number_login(key, whose, number) for key in keys]
         confirmed = DeferredList([receipt.deferred() for receipt in done], consumeErrors=True)
         return confirmed.addCallback(lambda receipts: sum(is_good and receipt.satisfied for is_good, receipt in receipts))
 

@@ -42,7 +42,7 @@ _STOP_S = 1.0  # for calls that are under way, and to close; all that waited has
 class _Pool(ThreadPool):
     """Its threads are daemons: one that hangs in a dead disk would keep the interpreter from ending."""
 
-    threadFactory = partial(Thread, daemon=True)  # type: ignore[assignment]
+    threadFactory = staticmethod(partial(Thread, daemon=True))  # type: ignore[assignment]
 
 
 class NodeStores:

@@ -373,9 +373,9 @@ class SessionCore:
     # -- time
 
     def tick(self, now_ms: int) -> list[Effect]:
-        sleeps, self._sleeps = self._sleeps, self.sleeps(now_ms)
+        sleeps = self._sleeps
+        self._sleeps, self._ticked_ms = self.sleeps(now_ms), now_ms  # at once: threads ask for both
         effects = self.slept(now_ms) if self._sleeps > sleeps and not self._slept else []
-        self._ticked_ms = now_ms
         effects += self.ended(self.expiry.tick(now_ms, self.placement)) + self.notices.tick(now_ms)
         if self.replica.fresh:
             self.settle_fresh(now_ms)

@@ -127,7 +127,7 @@ class Departed:
     def follow(self, old: bytes, new: bytes) -> None:
         """The session of that key goes on under this one: what was in our copy of it is missed here as well."""
         copy = self.copies.get(old)
-        if old in self._names:
+        if old in self._names and new not in self._names:
             _keep(self._names, new, self._names[old])
         if old in self._left:
             _keep(self._left, new, max(self._left[old], self._left.get(new, 0)))

@@ -16,7 +16,7 @@ from .limits import Limits
 from .record import Record
 from .stores.store import Save
 
-__all__ = ["ETERNAL_MS", "Draft", "encoded"]
+__all__ = ["ETERNAL_MS", "Draft", "Undrawn", "encoded"]
 
 ETERNAL_MS = 2**53  #: until when what never ends by itself matters
 
@@ -47,13 +47,25 @@ class Draft(NamedTuple):
         return Save(self.key, kept.pack(), ETERNAL_MS if deadline is None else max(deadline, self.now_ms) + self.spare_ms + ahead_ms, self.replaces)
 
 
-def encoded(drafts: Iterable[Draft | Save], rest: Callable[[], None]) -> tuple[list[Save], dict[bytes, Exception]]:
+class Undrawn(NamedTuple):
+    """One of which no draft could be made, by a fault of ours: as if it could not be encoded."""
+
+    key: bytes
+    error: Exception
+    size: int = 0
+
+    def save(self) -> Save:
+        """Raises."""
+        raise self.error
+
+
+def encoded(drafts: Iterable[Draft | Undrawn | Save], rest: Callable[[], None]) -> tuple[list[Save], dict[bytes, Exception]]:
     """(saves, why others are none, by key). `rest()` is called after each, and may let others run."""
     saves: list[Save] = []
     broken: dict[bytes, Exception] = {}
     for draft in drafts:
         try:
-            saves.append(draft.save() if isinstance(draft, Draft) else draft)
+            saves.append(draft if isinstance(draft, Save) else draft.save())
         except Exception as error:  # a fault of ours, in one session
             broken[draft.key] = error
         rest()

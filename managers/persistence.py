@@ -19,7 +19,7 @@ from ..membership.channel import Channel
 from ..membership.effects import Send
 from .committing import Committing
 from .core import SessionCore
-from .drafts import Draft, encoded
+from .drafts import Draft, Undrawn, encoded
 from .entry import Entry
 from .fetching import Fetching, batched
 from .heads import LIVE
@@ -182,22 +182,18 @@ class Persistence:
         """The next batch, unless one is under way."""
         if self._is_saving or (self._stopped is not None and self._stopped.called):
             return
-        try:
+        batch = self._next_batch()
+        for _ in range(_EMPTY_MAX):  # marks of what others save are dropped by the way
+            if batch or not (self.storing.waiting and self._worker.is_callable):
+                break
             batch = self._next_batch()
-            for _ in range(_EMPTY_MAX):  # marks of what others save are dropped by the way
-                if batch or not (self.storing.waiting and self._worker.is_callable):
-                    break
-                batch = self._next_batch()
-        except Exception:
-            _log.failure("a session could not be taken for {store}; it is saved once it has changed", store=self._worker.store.name)
-            return
         if batch:
             self._is_saving = True
             self._worker.call(self._save, batch).addCallback(self._saved, batch).addErrback(self._failed, [save.key for save in batch])
         else:
             self._idle()
 
-    def _next_batch(self) -> list[Draft | Save]:
+    def _next_batch(self) -> list[Draft | Undrawn | Save]:
         left: list[tuple[Waiting, bool]] = []
         with self._lock:
             now_ms = self._channel.now_ms()
@@ -217,12 +213,12 @@ class Persistence:
             (receipt.heard if is_stored else receipt.missed)(_STORE)
         return batch
 
-    def _save(self, batch: Sequence[Draft | Save]) -> _Saved:
+    def _save(self, batch: Sequence[Draft | Undrawn | Save]) -> _Saved:
         """In a thread of the store's."""
         saves, broken = encoded(batch, self._worker.breather())
         return _Saved(self._worker.store.save_many(saves) if saves else {}, broken)
 
-    def _saved(self, saved: _Saved, batch: Sequence[Draft | Save]) -> None:
+    def _saved(self, saved: _Saved, batch: Sequence[Draft | Undrawn | Save]) -> None:
         for key, error in saved.broken.items():
             _log.error("session {key} cannot be stored before it changes: {error!r}", key=key.hex(), error=error)
         with self._lock:

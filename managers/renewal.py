@@ -17,6 +17,7 @@ from __future__ import annotations
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from ..membership.codec import decode, encode
@@ -38,6 +39,7 @@ __all__ = ["SEED_BYTES", "Renewals", "Renewed", "first_key", "id_age_ms", "id_ma
 SEED_BYTES = 16
 _LOOK_EVERY_MS = 60_000
 _LEFT_MAX = 256  # a look-up each
+_TOLD_MAX = 500  # a record each, in one tick
 _TELL_MS = 1000  # by then a mark that is only late has come
 _OWN = (RENEWED, SEED, ID_AGE, BEFORE)  # of the old key; the new one has its own
 
@@ -128,6 +130,7 @@ class Renewals:
         self.links: dict[bytes, _Link] = {}
         self._untold: dict[bytes, int] = {}  # old keys that were marked here because of the new one's record -> when to tell others; 0: that is not known yet
         self._look_ms = 0
+        self._now_ms = -(2**62)  # of the last tick
 
     def of(self, key: bytes) -> Renewed | None:
         """Where the live session of this key went, as far as is known here."""
@@ -202,10 +205,13 @@ class Renewals:
         before = _unpacked(came[2])
         if before is None or before.key == key:
             return
+        until_ms = entry.created_ms + before.until_ms + _LOOK_EVERY_MS
+        if self._now_ms >= until_ms and self._replica.held(before.key) is None:
+            return  # of long ago: a session says it for as long as it lives
         if before.key not in self.links:
             self._replica.departed.follow(before.key, key)
         mark = (*came[:2], Renewed(key, before.until_ms).pack())
-        self.links[before.key] = _Link(key, mark, entry.created_ms + before.until_ms + _LOOK_EVERY_MS)
+        self.links[before.key] = _Link(key, mark, until_ms)
         self._mark(before.key)
 
     def _mark(self, key: bytes) -> None:
@@ -220,7 +226,7 @@ class Renewals:
             return
         record = self._replica.record(key, entry) if is_whole(entry) and entry.body is not None else None
         said = Record()
-        said.registers[RENEWED] = mark
+        said.registers[RENEWED], said.counter = mark, mark[0]
         if record is None or RENEWED in record.registers or not record.merge(said):
             return
         self._replica.changed[partition_of(key)] = 1
@@ -231,13 +237,15 @@ class Renewals:
         self._untold[key] = 0
 
     def left_by(self, lost: Iterable[Member], placement: Placement) -> list[bytes]:
-        """Old keys that these have replaced, which are not here, and whose new ones are led here: somebody has to see whether their marks have come to who holds them."""
+        """Old keys that these have replaced, which are not here, and whose new ones are led here: somebody has to see whether their marks have come to who holds them. The latest
+        first: of the others that is likely."""
         uids = {member.uid for member in lost}
-        return [
+        found = (
             key
-            for key, link in self.links.items()
+            for key, link in reversed(self.links.items())
             if link.mark[1] in uids and self._replica.get(key) is None and placement.primary(link.to, self._replica.primary_of(link.to)) == self._me
-        ][:_LEFT_MAX]
+        )
+        return list(islice(found, _LEFT_MAX)) if uids else []
 
     def deltas(self, deltas: Sequence[list[Any]], peer: bytes) -> None:
         """These came from this member."""
@@ -343,11 +351,13 @@ class Renewals:
     def tick(self, now_ms: int, placement: Placement) -> list[Send]:
         """Tell others of marks that were set here, and have not come from anybody."""
         sends: list[Send] = []
+        self._now_ms, left = now_ms, _TOLD_MAX
         for key, due_ms in list(self._untold.items()):
             if not due_ms:
                 self._untold[key] = now_ms + _TELL_MS
-            elif now_ms >= due_ms:
+            elif now_ms >= due_ms and left:
                 del self._untold[key]
+                left -= 1
                 entry = self._replica.held(key)
                 if entry is not None and is_whole(entry):
                     message = self._say.records([Session(key, entry.head, entry.created_ms, entry.touches, self._replica.body_of(entry))])

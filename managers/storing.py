@@ -19,7 +19,7 @@ States of a key, of which it has one or none; only a mark may stand beside the o
 
     marked     gather  waiting
     waiting    batch   under way; none if another member saves it, or it is not here any more; marked if not all of it has come
-    under way  saved   none, also if it cannot be encoded; refused
+    under way  saved   none, and `NOTHING` is known of the store if it cannot be encoded; refused
     refused    met     none; waiting if the store lacks something of it
     under way, refused  failed  waiting
 
@@ -32,7 +32,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from itertools import islice
 
-from .drafts import Draft
+from .drafts import Draft, Undrawn
 from .entry import Entry, is_whole
 from .heads import LIVE, Head
 from .kept import Kept, KeptEnd
@@ -131,31 +131,27 @@ class Storing:
 
     # -- saving
 
-    def batch(self, now_ms: int, ahead_ms: int) -> list[Draft | Save]:
+    def batch(self, now_ms: int, ahead_ms: int) -> list[Draft | Undrawn | Save]:
         """The next to be saved, those first that somebody waits for. Until it was `saved` or has `failed` there is no other."""
-        drafts: list[Draft | Save] = []
+        drafts: list[Draft | Undrawn | Save] = []
         size = 0
-        try:
-            for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
-                if len(drafts) >= self._most or size >= _BATCH_BYTES:
-                    break
-                since = self.waiting.pop(key, None)
-                if since is None:
-                    continue
-                draft = self._draft(key, now_ms, ahead_ms)
-                if draft is not None:
-                    drafts.append(draft)
-                    self._flight[key] = since
-                    size += draft.size if isinstance(draft, Draft) else len(draft.data)
-        except BaseException:
-            self.failed(list(self._flight))  # nobody gets these; what cannot be drawn up is in nobody's way
-            raise
+        for key in [*islice(self.urgent, _LOOKED_AT_ONCE), *islice(self.waiting, _LOOKED_AT_ONCE)]:
+            if len(drafts) >= self._most or size >= _BATCH_BYTES:
+                break
+            since = self.waiting.pop(key, None)
+            try:
+                draft: Draft | Undrawn | Save | None = self._draft(key, now_ms, ahead_ms) if since is not None else None
+            except Exception as error:
+                draft = Undrawn(key, error)
+            self.urgent.discard(key)
+            if draft is not None and since is not None:
+                drafts.append(draft)
+                self._flight[key] = since
+                size += len(draft.data) if isinstance(draft, Save) else draft.size
         return drafts
 
     def _draft(self, key: bytes, now_ms: int, ahead_ms: int) -> Draft | Save | None:
         """What is to be saved of it by this member, if anything is."""
-        is_urgent = key in self.urgent
-        self.urgent.discard(key)
         entry = self._replica.get(key)
         if entry is None:
             return None  # it is somebody else's by now, or its tombstone's time is over
@@ -163,7 +159,7 @@ class Storing:
             if entry.body is not None:
                 self._replica.written.add(key)  # once all of it has come
             return None
-        if not is_urgent and not self._is_ours(key, entry):
+        if key not in self.urgent and not self._is_ours(key, entry):
             entry.stored = NOTHING  # from now on somebody else changes what the store has
             return None
         if entry.head is not None and entry.head.state != LIVE:
@@ -178,18 +174,16 @@ class Storing:
         end = KeptEnd(key, head._replace(ended_ms=max(0, head.ended_ms + ahead_ms)))
         return Save(key, end.pack(), end.head.ended_ms + self._retention_ms, replaces)
 
-    def saved(self, batch: Iterable[Draft | Save], revisions: Mapping[bytes, bytes], broken: Container[bytes] = ()) -> list[bytes]:
+    def saved(self, batch: Iterable[Draft | Undrawn | Save], revisions: Mapping[bytes, bytes], broken: Container[bytes] = ()) -> list[bytes]:
         """What became of a batch. Returns those of which the store has something else: they are under way until it is loaded and `met`, or has `failed`.
 
         `broken`: what could not be encoded. To try again would not help before it changes.
         """
         refused: list[bytes] = []
         for save in batch:
-            revision = revisions.get(save.key)
+            revision = revisions.get(save.key, NOTHING)
             since = self._flight.pop(save.key)
-            if save.key in broken:
-                continue
-            if revision is None:
+            if not revision and save.key not in broken:
                 self._refused[save.key] = since
                 refused.append(save.key)
                 continue
@@ -223,12 +217,12 @@ class Storing:
         entry = self._replica.get(key)
         if entry is None:
             return
-        self.urgent.discard(key)
         entry.stored = revision
         if item is None or self._lacks(item, entry, ahead_ms):
             self.waiting[key] = min(since or now_ms, self.waiting.get(key, now_ms))
         else:
             self.waiting.pop(key, None)
+            self.urgent.discard(key)
             self._replica.written.discard(key)
 
     def _lacks(self, item: Kept | KeptEnd, entry: Entry, ahead_ms: int) -> bool:

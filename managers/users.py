@@ -231,15 +231,15 @@ class Users:
         with self._lock:
             return 0 < self._core.logins.number(key) < YOUNGEST
 
-    def number_login(self, key: bytes, number: int) -> Receipt:
-        """The login of this session, held here, gets its number, now that it is known, and never another one. Who counts sessions after that waits for the receipt: numbers are
+    def number_login(self, key: bytes, whose: bytes, number: int) -> Receipt:
+        """The login of this session, held here and this principal's, gets its number, now that it is known, and never another one. Who counts sessions after that waits for the receipt: numbers are
         told in the data lane, which questions overtake."""
         if self.has_number(key):
             return DONE
         with self._lock:
             entry = self._core.replica.held(key)
             record = self._core.replica.record(key, entry) if entry is not None else None
-        if record is None or entry is None:
+        if record is None or entry is None or entry.principal != whose:
             return DROPPED
         session = self._made("", key, record.registers.copy(), entry.created_ms, record.size)
         session.write(LOGIN_NUMBER, number_bytes(number))

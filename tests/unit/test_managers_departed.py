@@ -233,3 +233,15 @@ def test_a_key_that_follows_another_remembers_what_was_in_its_copies() -> None:
     assert departed.lacks(new, {})
     assert departed.trusted(new) == (OTHER,)
     assert departed.author(new, {}, counter + 1) != ME  # what it wrote before is missing there
+
+
+def test_a_key_that_follows_another_keeps_the_name_that_it_has_by_then() -> None:
+    gone, new = Departed(ME), b"n" * 16
+    gone.parted(KEY, {ME: 7}, [])
+    old = gone.author(KEY, {}, 8)
+    gone.follow(KEY, new)
+    gone.parted(new, {ME: 7, old: 8}, [])
+    name = gone.author(new, {ME: 7}, 9)
+    assert name not in (ME, old)
+    gone.follow(KEY, new)
+    assert gone.author(new, {ME: 7, name: 9}, 10) == name, "under an older one it might count what others have heard"

@@ -751,3 +751,18 @@ def test_the_id_of_a_login_names_none_before_it() -> None:
     assert record is not None
     assert SEED in record.registers
     assert BEFORE not in record.registers
+
+
+def test_a_link_between_ids_of_long_ago_is_not_kept() -> None:
+    """The record of a session says for as long as it lives which id it has replaced; a member may load millions of such."""
+    net = made(count=1)
+    old = net.visit(0, n=1)
+    net.advance(110.0)
+    new = request(net, 0, old)
+    renewals = net.managers[0]._core.renewals
+    assert key_of(new) != key_of(old)
+    assert key_of(old) in renewals.links
+    net.advance(200.0)
+    assert not renewals.links
+    renewals.note(key_of(new))
+    assert not renewals.links
