@@ -84,7 +84,7 @@ class Lapsing:
         found = await self._fetching.loaded(keys)
         replica = self._core.replica
         with self._lock:
-            ends = {key: end for key in found if (end := self._end_of(key)) is not None}
+            ends = {key: end for key in found if key not in self.ending and (end := self._end_of(key)) is not None}
             saves = [self._storing.ending(key, end.head, found[key].revision, self._ahead_ms()) for key, end in ends.items()]
             self.ending.update(ends)
         try:
