@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -75,7 +75,7 @@ class Persistence:
         self._lock = lock
         self._worker = worker
         self._clock = clock
-        self._loads = settings.load
+        self._loads, self._saves_at_stop = settings.load, settings.save_on_restart
         self._touching = committing.touching
         self.wall_s = time.time
         touch_ms = committing.touching.period_ms
@@ -113,9 +113,9 @@ class Persistence:
         self.fetching.is_running = True
 
     def stop(self) -> Deferred[None]:
-        """Save what waits, while the store answers. Fires within some seconds."""
+        """Save what waits (`save_on_restart`), while the store answers. Fires within some seconds."""
         if self._stopped is None:
-            self._stopped = Deferred()
+            self._stopped = Deferred() if self._saves_at_stop else succeed(None)
             self._stopped.addTimeout(_STOP_S, self._clock, lambda result, timeout: None)
             self.fetching.is_running = False
             self.save()

@@ -38,6 +38,11 @@ class StoreSettings:
         minimum=0.1,
         maximum=3600.0,
     )
+    save_on_restart: bool = knob(
+        True,
+        "A node that stops in good order first saves what the store lacks, for five seconds at most, so that all nodes can be restarted, one by one or together. Without it a node stops at once; with "
+        "`behind`, what is younger than `write_behind_s` is lost with the last member.",
+    )
     timeout_s: float = knob(
         2.0,
         "How long one call of the store may take. After one that took longer, or failed, it is left alone for a while; requests go on from memory.",

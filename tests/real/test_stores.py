@@ -72,6 +72,24 @@ def test_all_nodes_are_killed_at_once_and_nothing_that_was_stored_is_lost(manage
             assert not any(node.do("lives", session=bob) for node in nodes)
 
 
+@pytest.mark.parametrize("saves", [True, False], ids=["saved", "not saved"])
+def test_all_nodes_are_stopped_in_good_order_and_come_back_with_what_was_never_saved_before(saves: bool, tmp_path: Path) -> None:
+    store: dict[str, Any] = {"url": f"file://{tmp_path}/store", "write_behind_s": 600.0, "save_on_restart": saves}
+    with Cluster() as cluster:
+        nodes = grown(cluster, tmp_path, {"type": "backup"}, store)
+        ids = [nodes[n % 3].write({"number": n})["id"] for n in range(SESSIONS)]
+        for node in nodes:
+            node.tell("stop")
+        for node in nodes:
+            node.answer()
+        assert len(list((tmp_path / "store" / "space-shop%2fdefault").glob("??/*"))) == (SESSIONS if saves else 0)
+    if saves:
+        with Cluster() as again:
+            nodes = grown(again, tmp_path, {"type": "backup"}, store)
+            for n, session_id in enumerate(ids):
+                assert read(nodes[(n + 1) % 3], session_id)["number"] == n
+
+
 def test_nothing_is_brought_back_from_a_store_of_long_ago_until_somebody_trusts_it(tmp_path: Path) -> None:
     url = f"file://{tmp_path}/store"
     store = {"url": url, "write": "through"}
