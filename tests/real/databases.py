@@ -30,7 +30,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import Connection, Engine, NullPool, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from .processes import _Child, free_port, until
+from .processes import _Child, free_port, stands_still, until
 
 USER, PASSWORD = "caterwaul", "secret"
 _START_S = 60.0
@@ -136,6 +136,7 @@ class Database:
         stopped = self._pids()
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
+            until(lambda: stands_still(pid), what="all its threads are stopped")  # noqa: B023
         try:
             yield
         finally:

@@ -73,6 +73,14 @@ def free_port(kind: int = socket.SOCK_STREAM) -> int:
         return port
 
 
+def stands_still(pid: int) -> bool:
+    """Whether each thread of this process has stopped, or the process has ended."""
+    try:
+        return all(stat.read_text().rpartition(")")[2].split()[0] in "TtZX" for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+    except (FileNotFoundError, ProcessLookupError):
+        return not os.path.exists(f"/proc/{pid}")  # else one of its threads has ended
+
+
 class _Child:
     """A process of ours with its standard error in a file."""
 

@@ -26,7 +26,7 @@ from redis.retry import Retry
 
 from caterwaul.cluster.supervisor import service
 
-from .processes import free_port, until
+from .processes import free_port, stands_still, until
 
 __all__ = ["RedisProcess", "cluster", "sentinel", "shared_cluster", "shared_server", "what_is_missing"]
 
@@ -129,7 +129,9 @@ class RedisProcess:
     def paused(self) -> Iterator[None]:
         """It answers nobody, and its kernel takes connections none the less."""
         assert self._child is not None
-        self._child.send_signal(signal.SIGSTOP)
+        child = self._child
+        child.send_signal(signal.SIGSTOP)
+        until(lambda: stands_still(child.pid), what="it has stopped")
         try:
             yield
         finally:

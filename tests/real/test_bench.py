@@ -65,6 +65,6 @@ def test_what_a_store_costs_a_commit_is_measured_by_turns() -> None:
 def test_after_a_restart_requests_come_from_when_a_node_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.stored._SERVED_MS", 300)
     ((_, (found,)),) = measure(plan(("restart-sqlite",)), TINY, 1, lambda what: None)
-    assert found["missing"] == found["wrong"] == 0
-    assert found["early"] >= found["early_missing"] >= 0
+    assert found["wrong"] == 0
+    assert found["early"] >= found["early_missing"] >= found["missing"] >= 0, "what was unknown just before is not asked for again at once"
     assert found["read_p50_us"] > 0
