@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import connect
 
 from .processes import Cluster, Node, free_port, until
@@ -173,6 +173,15 @@ def chatting(server: Server, cookie: str) -> Any:
     return connect(f"ws://127.0.0.1:{server.port}/ws", additional_headers={"Cookie": f"sid={cookie}"})
 
 
+def knows(server: Server, cookie: str) -> bool:
+    """Whether it lets this user in: that others see all nodes does not say that these two see each other."""
+    try:
+        with chatting(server, cookie):
+            return True
+    except (WebSocketException, OSError):
+        return False
+
+
 def test_the_chat_goes_on_with_the_next_node_and_a_logout_closes_every_socket(cluster: Cluster, tmp_path: Path) -> None:
     config = configuration(cluster, tmp_path)
     with Server(["examples/chat.py", "a", "PORT"], config) as a, Server(["examples/chat.py", "b", "PORT"], config) as b:
@@ -180,6 +189,7 @@ def test_the_chat_goes_on_with_the_next_node_and_a_logout_closes_every_socket(cl
         ann, bob = Browser(), Browser()
         ann.post(a, "/login", "name=ann")
         bob.post(b, "/login", "name=bob")
+        until(lambda: knows(b, ann.cookie) and knows(a, bob.cookie), what="the nodes have met")
         with chatting(a, ann.cookie) as hers, chatting(b, bob.cookie) as his:
             hers.send("hello")
             assert (hers.recv(10), his.recv(10)) == ("ann (a): hello", "ann (a): hello")
@@ -209,6 +219,7 @@ def test_a_logout_on_another_node_closes_the_socket_too(cluster: Cluster, tmp_pa
         meet(cluster, 3, a, b, path="/")
         ann = Browser()
         ann.post(a, "/login", "name=ann")
+        until(lambda: knows(b, ann.cookie), what="the other node knows her")
         with chatting(a, ann.cookie) as socket:
             ann.post(b, "/logout")
             with pytest.raises(ConnectionClosed) as closed:
