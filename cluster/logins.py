@@ -32,8 +32,7 @@ _OF, _END, _NUMBER = range(3)
 _TIMEOUT_S = 2.0
 _TOGETHER = 200  # principals in one question
 _ANSWER_MAX = 20_000  # sessions in one answer
-_LONG_S = 1.0
-_PAUSES_S = (0.1, 0.3, 0.3, _LONG_S, 2.0, 5.0, 10.0)  # before it is tried again: a session may be between two members, and a member slow or about to be dropped
+_PAUSES_S = (0.1, 0.3, 0.3, 1.0, 2.0, 5.0, 10.0)  # before it is tried again: a session may be between two members, and a member slow or about to be dropped
 _HEALED_S = 3.0  # after members came: what they and we have is exchanged by then
 
 _log = Logger()
@@ -104,10 +103,7 @@ class LoginDesk:
         """Have a login get its number, now that the others can be asked, and see that there are not too many. Who leads its session gives it: the copy of the one that
         has committed the login may be gone by now."""
         for pause_s in _PAUSES_S:
-            found, silent = await self._ask_all(name, [whose])
-            logins = _best(found)
-            if pause_s >= _LONG_S and not silent and not any(login.key == key for login, _ in logins):
-                return None  # it has ended
+            logins = await self._ask_all_best(name, [whose])
             number = 1 + max((login.number for login, _ in logins if login.number < YOUNGEST), default=0)
             for login, member in logins:
                 if login.key == key and await self._has_got(member, name, login, number):
@@ -131,9 +127,12 @@ class LoginDesk:
         manager = self._managers[name]
         principals = manager.users.principals_here()
         for at in range(0, len(principals), _TOGETHER):
-            led = {login.whose for login in manager.users.logins_of(principals[at : at + _TOGETHER]) if login.leads}
+            led = [login for login in manager.users.logins_of(principals[at : at + _TOGETHER]) if login.leads]
+            for login in led:
+                if login.number == YOUNGEST:  # whoever has it from the application could not reach this member
+                    await self._number(name, login.whose, login.key)
             if led:
-                await self._limit(name, sorted(led))
+                await self._limit(name, sorted({login.whose for login in led}))
 
     async def _limit(self, name: str, whose: Sequence[bytes]) -> None:
         """End the oldest of these principals' sessions that are too many, until all members have said that there are none."""
