@@ -32,6 +32,7 @@ from .requests import Requests
 from .settings import ChannelSettings
 from .stages import Stage
 from .transport import Connection, Endpoints, PlainTcp
+from .waking import Waking
 
 __all__ = ["GroupChannel"]
 
@@ -73,6 +74,8 @@ class GroupChannel:
         self.on_refused: Callable[[bytes], None] = _nothing
         self.on_shut_out: Callable[[bytes], None] = _nothing
         self.on_announce: Callable[[Member], None] = _nothing
+        self._waking = Waking(reactor, self.run)
+        self.wake = self._waking.soon
         self._requests = Requests(self, reactor)
         self.request = self._requests.request
         self.serve = self._requests.serve
@@ -93,6 +96,7 @@ class GroupChannel:
     def stop(self) -> Deferred[None]:
         """Stop listening, write what the transports take at once, close everything. Fires when all sockets are gone, after `handshake_timeout_s` at most."""
         with self.lock:
+            self._waking.stop()
             for uid in sorted(self._links):
                 self.close(uid, "stopping")
             self._requests.stop()
@@ -185,9 +189,6 @@ class GroupChannel:
         """Bytes kept for this member: unsent and unconfirmed, 0 if there is no link."""
         link = self._links.get(uid)
         return link.outbox.backlog if link is not None else 0
-
-    def wake(self, flush: Callable[[], None]) -> None:
-        self._reactor.callFromThread(self.run, flush)
 
     def hasten(self, flush: Callable[[], None]) -> bool:
         if not self.lock.acquire(blocking=False):

@@ -235,7 +235,7 @@ class Committing:
             if told or (waiting is not None and waiting.expires_ms < self.armed_ms):
                 channel.wake(self._attend)
         else:
-            channel.wake(self.flush)
+            channel.wake(self.flush, lazily=waiting is None)
 
     def _prune(self, key: bytes) -> None:
         entry = self._core.replica.get(key)

@@ -130,8 +130,9 @@ class Channel(Protocol):
     def degrade(self, uid: bytes) -> None:
         """A confirmation by this member timed out."""
 
-    def wake(self, flush: Callable[[], None]) -> None:
-        """Any thread: run `flush` in the reactor's thread soon. The caller coalesces (calls once until it has run)."""
+    def wake(self, flush: Callable[[], None], lazily: bool = False) -> None:
+        """Any thread: run `flush` in the reactor's thread soon, after what was to be run before. The caller coalesces (calls once until it has run).
+        `lazily`: nobody waits for it, so a millisecond does not matter."""
 
     def run(self, flush: Callable[[], None]) -> None:
         """Run `flush` now, as one step: what it sends leaves together, and nobody else's comes in between."""

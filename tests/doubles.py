@@ -122,7 +122,7 @@ class MemoryChannel:
     def degrade(self, uid: bytes) -> None:
         self.degraded.add(uid)
 
-    def wake(self, flush: Callable[[], None]) -> None:
+    def wake(self, flush: Callable[[], None], lazily: bool = False) -> None:
         self.woken.append(flush)
 
     def run(self, flush: Callable[[], None]) -> None:
