@@ -78,6 +78,7 @@ class SessionManager:
         store: tuple[StoreWorker, StoreSettings] | None = None,
     ) -> None:
         self.name = name
+        self.route = channel.me.route  #: what cookies call this node
         settings = settings if settings.memory_max_bytes else replace(settings, memory_max_bytes=memory_bytes() // 2)
         self._kind = kind
         self.settings = settings

@@ -39,8 +39,7 @@ _GRACE_MS = 1000  # a session whose login is over is not served, and ends so muc
 
 def deadline_of(entry: Entry, record: Record | None, managers: Limits) -> tuple[int | None, bool]:
     """When the session ends if nobody uses it, in our ms; and whether that is its absolute limit. None: never. `managers`: limits of those that have none of their own."""
-    renewed = read_renewed(record.registers) if record is not None else None
-    if renewed is not None:
+    if record is not None and RENEWED in record.registers and (renewed := read_renewed(record.registers)) is not None:
         return entry.created_ms + renewed.until_ms, True
     limits = limits_of(record.registers, managers) if record is not None else managers
     by_idle = entry.last_access_ms + limits.idle_ms if limits.idle_ms else None
@@ -79,7 +78,7 @@ class Expiry:
 
     def is_over(self, key: bytes, entry: Entry, now_ms: int) -> bool:
         """Past its own deadline here: not to be served before somebody who knows better was asked. Or its login is over: not to be served at all."""
-        if self._logins.is_over(key, entry):
+        if entry.principal is not None and self._logins.is_over(key, entry):
             return True
         deadline, _ = deadline_of(entry, self._replica.record(key, entry), self.limits)
         return deadline is not None and now_ms >= deadline and (key not in self._in_use or self._is_replaced(entry))

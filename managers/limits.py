@@ -80,14 +80,16 @@ def read_limit(value: bytes | None) -> int | None:
 
 def limits_of(registers: Mapping[str, Register], managers: Limits) -> Limits:
     """Those that count for a session of these registers."""
-    if ROLE not in registers and IDLE_LIMIT not in registers and AGE_LIMIT not in registers:
+    role, idle, age = registers.get(ROLE), registers.get(IDLE_LIMIT), registers.get(AGE_LIMIT)
+    if role is None and idle is None and age is None:
         return managers
-    values = {name: register[2] for name in (ROLE, IDLE_LIMIT, AGE_LIMIT) if (register := registers.get(name)) is not None}
-    return chosen(read_role(values.get(ROLE)), values.get(IDLE_LIMIT), values.get(AGE_LIMIT), managers)
+    return chosen(None if role is None else read_role(role[2]), None if idle is None else idle[2], None if age is None else age[2], managers)
 
 
 def chosen(role: Role | None, idle: bytes | None, age: bytes | None, managers: Limits) -> Limits:
     """The session's own (the two registers), else its role's, else the manager's."""
-    of_role = (None, None) if role is None else role[1:]
-    own = (read_limit(idle), read_limit(age))
-    return Limits(*(next(limit for limit in found if limit is not None) for found in zip(own, of_role, managers, strict=True)))
+    idle_ms, absolute_ms = read_limit(idle), read_limit(age)
+    if role is not None:
+        idle_ms = role.idle_ms if idle_ms is None else idle_ms
+        absolute_ms = role.absolute_ms if absolute_ms is None else absolute_ms
+    return Limits(managers.idle_ms if idle_ms is None else idle_ms, managers.absolute_ms if absolute_ms is None else absolute_ms)

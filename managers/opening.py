@@ -29,7 +29,7 @@ from .freshness import LATE, LOST
 from .lock import PoliteLock
 from .messages import FOUND, GONE, UNSURE
 from .placement import Placement
-from .record import Record
+from .record import RENEWED, Record
 from .renewal import Renewed, read_renewed
 from .session import Session, key_of
 from .tokens import Written, authentic, claimed, latest_token, secret_of, uncovered, write_token
@@ -208,8 +208,7 @@ class Opening:
             missing, token = self._examine(key, token, waited, record)
             if missing and waited is None and token:
                 return about._replace(token=token, missing=missing, found=dict(record.applied) if asked else None)
-        renewed = read_renewed(record.registers)
-        if renewed is not None:
+        if RENEWED in record.registers and (renewed := read_renewed(record.registers)) is not None:
             return self._renewed(about, entry, renewed)
         if about.needed:
             missing = uncovered(about.needed, record.applied)
@@ -227,7 +226,7 @@ class Opening:
         if missing or about.doubted or self._is_behind(key):
             session.stale = True
             self.stale_reads += 1
-        if self._core.placement.leads(entry.primary) and not self._core.placement.everywhere:
+        if not self._core.placement.everywhere and self._core.placement.leads(entry.primary):
             self._lead(key)
         return session
 

@@ -40,6 +40,7 @@ from ..base import SessionManager
 from ..errors import SessionUnavailable
 from ..receipts import Receipt
 from ..session import Session
+from ..throttle import Origin
 from .cookies import CookieSettings, Ticket
 from .django_store import EXPIRY, SessionStore, aopen_session, awaited, is_over, open_session, the_manager
 from .facade import peek
@@ -91,9 +92,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
 
     async def __acall__(self, request: Any) -> Any:
         try:
-            ticket = self._ticket(request)
-            session = self.front.local(ticket, origin_of(request.META))
-            visit = self._begin(request, ticket, await sync_to_async(self.front.open, thread_sensitive=False)(ticket) if session is None else session)
+            ticket, origin = self._ticket(request), origin_of(request.META)
+            session = self.front.local(ticket, origin)
+            visit = self._begin(request, ticket, origin, await sync_to_async(self.front.open, thread_sensitive=False)(ticket) if session is None else session)
             if visit.wanted is not None:
                 with visit.kept():
                     shared, login = visit.wanted
@@ -109,9 +110,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
             return self._say(request, response)
 
     def process_request(self, request: Any) -> None:
-        ticket = self._ticket(request)
-        session = self.front.local(ticket, origin_of(request.META))
-        visit = self._begin(request, ticket, self.front.open(ticket) if session is None else session)
+        ticket, origin = self._ticket(request), origin_of(request.META)
+        session = self.front.local(ticket, origin)
+        visit = self._begin(request, ticket, origin, self.front.open(ticket) if session is None else session)
         if visit.wanted is not None:
             with visit.kept():
                 shared, login = visit.wanted
@@ -130,8 +131,9 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def _ticket(self, request: Any) -> Ticket:
         return self.front.ticket((request.META.get("HTTP_COOKIE", ""),), request.path, lambda: request.META.get("HTTP_USER_AGENT", ""))
 
-    def _begin(self, request: Any, ticket: Ticket, session: Session) -> Visit:
-        visit = self.front.admit(ticket, session, request.path, origin_of(request.META))
+    def _begin(self, request: Any, ticket: Ticket, origin: Origin, session: Session) -> Visit:
+        visit = self.front.admit(ticket, session, request.path, origin)
+        visit.renews = settings.SESSION_SAVE_EVERY_REQUEST
         request.session = store = SessionStore(ticket.id, visit)
         request.caterwaul_visit = visit
         if is_over(store, session):
@@ -146,7 +148,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
             visit.fail()
         if not isinstance(store, SessionStore):
             return None
-        if settings.SESSION_SAVE_EVERY_REQUEST and store.session_key is not None:
+        if visit.renews and store.session_key is not None:
             visit.session.accessed = True
         try:
             return None if store.visit is None else store.commit()
@@ -159,20 +161,16 @@ class SessionMiddleware(DjangoSessionMiddleware):
     def _say(self, request: Any, response: Any) -> Any:
         """Cookie, `Vary` and `Cache-Control`; what a stream writes from here on is committed at its end."""
         visit = request.caterwaul_visit
-        expiry = peek(visit.session, EXPIRY)
-        closes = settings.SESSION_EXPIRE_AT_BROWSER_CLOSE if expiry is None else expiry == 0
-        visit.max_age_s = 0 if closes else max(1, request.session.get_expiry_age(expiry=expiry))
-        visit.renews = settings.SESSION_SAVE_EVERY_REQUEST
-        if response.headers.get("Content-Type", "").startswith(EVENT_STREAM):
+        visit.max_age_s = lambda: _max_age_s(request.session, visit.session)
+        headers = response.headers
+        if response.streaming and headers.get("Content-Type", "").startswith(EVENT_STREAM):
             visit.end_turn()
-        before = [(name, response.headers[name]) for name in ("Vary", "Cache-Control") if name in response.headers]
-        for name, _ in before:
-            del response.headers[name]
+        before = [said for name in ("Vary", "Cache-Control") if (said := headers.pop(name, None)) is not None]  # a name and its value
         for name, value in visit.headers(before):
             if name == "Set-Cookie":  # the session's, and perhaps that of a shared login
                 _set_cookie(response.cookies, value)
-            else:  # Django has one of each
-                response.headers[name] = f"{response.headers[name]}, {value}" if name in response.headers else value
+            else:
+                headers[name] = value
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
             visit.release()
         elif response.is_async:
@@ -180,6 +178,13 @@ class SessionMiddleware(DjangoSessionMiddleware):
         else:
             response.streaming_content = Stream(response.streaming_content, visit)
         return response
+
+
+def _max_age_s(store: SessionStore, session: Session) -> int:
+    """Of its cookie; 0: until the browser is closed."""
+    expiry = peek(session, EXPIRY)
+    closes = settings.SESSION_EXPIRE_AT_BROWSER_CLOSE if expiry is None else expiry == 0
+    return 0 if closes else max(1, store.get_expiry_age(expiry=expiry))
 
 
 def _set_cookie(cookies: SimpleCookie, text: str) -> None:

@@ -106,11 +106,17 @@ class SessionStore(SessionBase):
 
     def __init__(self, session_key: str | None = None, visit: Visit | None = None) -> None:
         ticket = read_cookie(_AS_VALUE, (f"{_AS_VALUE.name}={session_key}",)) if session_key and visit is None else Ticket()
-        super().__init__(ticket.id or session_key)
+        self._session_key = ticket.id or session_key  # instead of Django's `__init__`, which looks up the serializer each time
+        self.accessed = self.modified = False
         self._token = ticket.token
         self.visit = visit  #: None until something is read or written
         if visit is not None:
             self._bind(visit)
+
+    @property
+    def serializer(self) -> Any:
+        """Of `encode` and `decode`, which are not used here."""
+        return import_string(settings.SESSION_SERIALIZER)
 
     # -- the session inside
 

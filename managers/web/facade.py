@@ -91,6 +91,8 @@ class SessionFacade(MutableMapping[str, Any]):
 
 def peek(session: Session, name: str, default: Any = None) -> Any:
     """An attribute that the front reads for itself: that is no use of the session."""
+    if type(session) is Session and session.hidden(name) is None:  # mostly; a transient one is not seen so
+        return default
     accessed = session.accessed
     value = session.get(name, default)
     session.accessed = accessed

@@ -42,12 +42,11 @@ class FlaskSession(SessionFacade, SessionMixin):
     know is worth nothing after a login.
     """
 
-    def __init__(self, visit: Visit, lifetime_s: float, save_mode: str, alone: bool) -> None:
+    def __init__(self, visit: Visit, app: Flask, alone: bool) -> None:
         super().__init__(visit)
         self.alone = alone  #: without the middleware: a test's `session_transaction`
         self.cleared = False
-        self._lifetime_s = lifetime_s
-        self._save_mode = save_mode
+        self._app = app
 
     @property
     def permanent(self) -> bool:
@@ -58,7 +57,7 @@ class FlaskSession(SessionFacade, SessionMixin):
     def permanent(self, value: bool) -> None:
         if bool(value) != self.permanent:
             self["_permanent"] = bool(value)
-            self.max_idle_s = self._lifetime_s if value else None
+            self.max_idle_s = self._app.permanent_session_lifetime.total_seconds() if value else None
 
     @property
     def modified(self) -> bool:
@@ -68,7 +67,7 @@ class FlaskSession(SessionFacade, SessionMixin):
     @modified.setter
     def modified(self, value: bool) -> None:
         if value:
-            put_again(self.visit.session, self._save_mode)
+            put_again(self.visit.session, self.visit.manager.settings.save_mode)
 
     def clear(self) -> None:
         if self.unknown:
@@ -115,6 +114,9 @@ class CaterwaulSession(SessionInterface):
         app.register_error_handler(SessionUnavailable, _unavailable)
         got_request_exception.connect(_failed, app)
 
+    def is_null_session(self, obj: object) -> bool:
+        return False  # Flask's own looks at the class in a way that costs a microsecond
+
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         outer = app.extensions.get(_EXTENSION)
         if outer is None:
@@ -124,11 +126,10 @@ class CaterwaulSession(SessionInterface):
         if visit is None:
             visit = open_visit(outer.middleware.front, request.environ, in_turn=False)
             visit.manager.release(visit.session)  # nobody says when this one ends
-        return self.session_class(visit, app.permanent_session_lifetime.total_seconds(), visit.manager.settings.save_mode, alone)
+        return self.session_class(visit, app, alone)
 
-    def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
+    def save_session(self, app: Flask, session: FlaskSession, response: Response) -> None:  # type: ignore[override]  # what open_session gave
         """The view has returned: decide about id and cookie. The middleware commits when the first byte leaves."""
-        assert isinstance(session, FlaskSession), "what open_session gave"
         visit, underneath = session.visit, session.visit.session
         if session.cleared and not underneath.ended:
             session.invalidate() if not session else session.cycle_id()

@@ -108,7 +108,7 @@ class Front:
         """The session as far as this node may say by itself; None: others have to be asked. Raises `SessionUnavailable` where none can be had."""
         try:
             manager = self.manager
-            session = self.opener(ticket).open_local(ticket.id, ticket.token)
+            session = (manager.in_turn if ticket.in_turn else manager).open_local(ticket.id, ticket.token)
             return session if session is not None or manager.throttle.may_ask(origin) else manager.unknown()
         except Exception as error:
             return self.instead(error)
@@ -182,7 +182,8 @@ class Visit:
         if self.manager.settings.write == "immediate" and not session.forgets:
             session.at_once = self._save_at_once
         self.wrote = False  #: something was committed, besides touches
-        self.max_age_s = front.cookie.max_age_s  #: of the cookie, if one is set; frameworks have one for each session
+        #: Of the cookie, if one is set, or what gives it; frameworks have one for each session.
+        self.max_age_s: int | Callable[[], int] = front.cookie.max_age_s
         self.renews = True  #: a cookie with an age is set at each use, not only after writing
         shared = None if ticket.without else front.shared
         self._sign_on = None if shared is None else SignOn(shared, self.manager.single.reauthenticates, ticket.shared, session, origin)
@@ -296,9 +297,10 @@ class Visit:
         session = self.session
         if session.id is not None and not session.forgets:
             self.manager.follow(session)
-        cookies = [] if self._failed else [cookie for cookie in (self.cookie(), self._sign_on and self._sign_on.cookie()) if cookie]
+        shared = self._sign_on
+        cookies = () if self._failed else (self.cookie(), None if shared is None else shared.cookie())
         session.freeze_id()
-        if not cookies and not session.accessed:
+        if not session.accessed and not any(cookies):
             return list(headers)
         made = []
         private = varies = False
@@ -318,7 +320,8 @@ class Visit:
             made.append(("Vary", "Cookie"))
         if not private:
             made.append(("Cache-Control", "no-store"))
-        made += [("Set-Cookie", cookie) for cookie in cookies]
+        if any(cookies):
+            made += [("Set-Cookie", cookie) for cookie in cookies if cookie]
         return made
 
     def release(self) -> None:
@@ -350,13 +353,16 @@ class Visit:
             return delete_cookie(settings) if ticket.found else None
         if session.new or session.id is None:  # an id alone is no session: what was set may have been taken away again
             return None
-        route = self.manager.me.route
+        route = self.manager.route
         known = session.id == ticket.id and session.token == ticket.token and (not settings.route or route == ticket.route or self._stays(ticket.route))
-        if known and not (self.max_age_s and (session.accessed if self.renews else self.wrote)):
+        if known and not (session.accessed if self.renews else self.wrote):
+            return None
+        max_age_s = self.max_age_s if isinstance(self.max_age_s, int) else self.max_age_s()
+        if known and not max_age_s:
             return None
         if session.id == ticket.id and self.manager.is_live(session) is False:
             return None  # by a request at the same time: at a login its response has given the browser another id
-        return write_cookie(settings, session.id, route, session.token, self.max_age_s)
+        return write_cookie(settings, session.id, route, session.token, max_age_s)
 
     def _stays(self, route: str) -> bool:
         """Whether the node that the cookie names is there, and any other will do.

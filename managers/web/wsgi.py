@@ -140,7 +140,9 @@ class _Response:
             self.send()
 
     def save(self) -> None:
-        wait(self.visit.save())
+        receipt = self.visit.save()
+        if receipt is not None:
+            wait(receipt)
 
     def fail(self) -> None:
         self.visit.fail()
@@ -183,7 +185,7 @@ class _Body:
                 if chunk or response.sent:
                     response.send()
                     return chunk
-            response.finish()
+            response.send()  # what was written after it, `close` commits
         except SessionUnavailable as error:
             self._iterator = iter(())
             return response.unavailable(error)[0]

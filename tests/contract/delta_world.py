@@ -104,7 +104,7 @@ class DeltaNode:
     def __init__(self, world: DeltaWorld, manager: Any) -> None:
         self.world = world
         self.manager = manager
-        self.me = manager.me
+        self.me, self.route = manager.me, manager.route
         self.settings = manager.settings
         self.types = manager.types
         self.throttle = manager.throttle

@@ -57,7 +57,7 @@ class Node:
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world
-        self.me = SimpleNamespace(name=name, route=name)
+        self.route = name
         self.settings = ManagerSettings()
         self.types = world.types
         self.open_now: list[Session] = []
