@@ -51,13 +51,18 @@ def serve(app: Any, node: Node, session_id: str | None = None) -> Exchange:
     return run(main)
 
 
+async def until(seen: Callable[[], object], task: asyncio.Task[None]) -> None:
+    while not seen():
+        assert not task.done(), task
+        await asyncio.sleep(0)
+
+
 async def looking_up(world: World, node: Node) -> asyncio.Task[None]:
     """A request that waits for its session, which others have."""
     session_id, exchange = begun(world), Exchange()
     world.make_remote(session_id)
     task = asyncio.ensure_future(SessionMiddleware(None, node)(scope(session_id), exchange.receive, exchange.send))  # type: ignore[arg-type]
-    while not node.lookups:
-        await asyncio.sleep(0)
+    await until(lambda: node.lookups, task)
     return task
 
 
@@ -97,8 +102,7 @@ async def test_an_event_stream_says_hello_before_its_first_event(world: World, n
 
     exchange = Exchange()
     task = asyncio.ensure_future(SessionMiddleware(app, node)(scope(), exchange.receive, exchange.send))  # type: ignore[arg-type]
-    while not exchange.status:
-        await asyncio.sleep(0)
+    await until(lambda: exchange.status, task)
     assert any(name == "set-cookie" for name, _ in exchange.headers)
     assert world.count() == 1
     go_on.set()
@@ -203,8 +207,7 @@ async def test_other_requests_go_on_while_one_waits(world: World, node: Node) ->
     middleware = SessionMiddleware(app, node)  # type: ignore[arg-type]
     waits, goes = Exchange(), Exchange()
     waiting = asyncio.ensure_future(middleware(scope(far), waits.receive, waits.send))
-    while not node.lookups:
-        await asyncio.sleep(0)
+    await until(lambda: node.lookups, waiting)
     await middleware(scope(near), goes.receive, goes.send)
     assert (goes.body, waits.status, len(node.lookups)) == (b"[('at', 'near')]", 0, 1)
     node.answer()
