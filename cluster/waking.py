@@ -4,7 +4,7 @@ A thread that wakes the reactor pays a system call, and then for the reactor's t
 a third of what a session's change costs. Mostly nobody waits for what is to be done. So when the reactor has done such a thing, it comes back by itself a
 millisecond later, and again while there is something each time; what comes up meanwhile wakes nobody, and leaves together (as interrupts are coalesced: Mogul and Ramakrishnan, 1997).
 
-Everything runs in the order in which it came, whether somebody waits for it or not.
+What the reactor is woken for it does in the order in which it came, whether somebody waits for it or not.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from twisted.logger import Logger
+
 __all__ = ["Waking"]
 
+_log = Logger()
 _COMES_BACK_S = 0.001
 
 
 class Waking:
-    """Any thread calls `soon`; the rest is the reactor's thread's. `run` runs one call and lets nothing out. `reactor`: IReactorTime and `callFromThread`."""
+    """Any thread calls `soon`; the rest is the reactor's thread's. `run` runs one call. `reactor`: IReactorTime and `callFromThread`."""
 
     def __init__(self, reactor: Any, run: Callable[[Callable[[], None]], None]) -> None:
         self._reactor = reactor
@@ -36,7 +39,7 @@ class Waking:
             self._reactor.callFromThread(self._drain)
 
     def _drain(self) -> None:
-        if self._ran() and self._timer is None and not self._stopped:
+        if self._ran() and self._timer is None:
             self._come_back()
 
     def _ran(self) -> bool:
@@ -47,10 +50,15 @@ class Waking:
                 break  # one of them has stopped us
             call, lazily = self._calls.popleft()
             lazy = lazy or lazily
-            self._run(call)
+            try:
+                self._run(call)
+            except BaseException:  # a library in Rust that gets no memory raises no Exception
+                _log.failure("what the reactor was woken for failed; it goes on")
         return lazy
 
     def _come_back(self) -> None:
+        if self._stopped:
+            return
         self._comes = True
         self._timer = self._reactor.callLater(_COMES_BACK_S, self._back)
 

@@ -3,7 +3,7 @@
 Whoever commits does everything itself: it applies the changes to the record, encodes the delta, puts it into the outbox.
 The first to put something into an empty outbox also sees that it is taken (`_depart`), and takes along what others have put
 there meanwhile. How it is taken decides about speed: by the committing thread, which is the shortest way
-when somebody waits for confirmations or nothing else is going on; or by the reactor's next turn, which gathers.
+when somebody waits for confirmations or nothing else is going on; or by one of the reactor's next turns, which gathers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Committing:
         self.touching = Touching(core.settings)
         self.confirming = Confirming(core, channel)
         self.armed_ms = 0
-        self.hastens = True  #: committing threads may send themselves; else everything leaves by the reactor, in its order
+        self.hastens = True  #: committing threads may send themselves, or let the reactor take its time; else everything leaves by its next turn, in order
         self._taken_ms = 0
         self.commits = self.dropped = self.refused = 0
 
@@ -107,7 +107,7 @@ class Committing:
                 waiting = self.confirming.by_level(self._core.placement.holders(session.key, named), level)
             self._write(session.key, entry, named, changes, session, waiting)
             stored = self.confirming.stored(session.key)
-            first, told = self.outbox.arm(), bool(self._core.replica.events)
+            first, told = self.outbox.arm(waiting is not None), bool(self._core.replica.events)
         if first:
             self._depart(waiting, told)
         return self.confirming.joined(DONE if waiting is None else waiting, stored)
@@ -162,7 +162,7 @@ class Committing:
             if entry is None or entry.head is None or entry.head.state or not self._core.placement.leads(entry.head.primary):
                 return
             self._take_over(key, entry)
-            first = self.outbox.arm()
+            first = self.outbox.arm(False)
         if first:
             self._depart(None, False)
 
@@ -235,7 +235,7 @@ class Committing:
             if told or (waiting is not None and waiting.expires_ms < self.armed_ms):
                 channel.wake(self._attend)
         else:
-            channel.wake(self.flush, lazily=waiting is None)
+            channel.wake(self.flush, lazily=waiting is None and self.hastens)
 
     def _prune(self, key: bytes) -> None:
         entry = self._core.replica.get(key)

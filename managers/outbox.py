@@ -49,7 +49,7 @@ class ManagerOutbox:
         self._batches: dict[Uids, _Batch] = {}
         self._backlog = 0
         self._taken = Taken()
-        self.armed = False
+        self._armed = 0
 
     def put(self, groups: Groups, key: bytes, delta: bytes, waiter: Waiter | None) -> None:
         size = len(delta)
@@ -81,10 +81,11 @@ class ManagerOutbox:
             if waiter is not None:
                 waiters.append(waiter)
 
-    def arm(self) -> bool:
-        """Whoever gets True has to see that `take` is called soon."""
-        armed, self.armed = self.armed, True
-        return not armed
+    def arm(self, waits: bool = True) -> bool:
+        """Whoever gets True has to see that `take` is called soon; at once if somebody `waits`, which whoever did not has not seen to."""
+        armed, wanted = self._armed, 2 if waits else 1
+        self._armed = max(armed, wanted)
+        return armed < wanted
 
     def take(self) -> Taken:
         for group, batch in self._batches.items():
@@ -92,7 +93,7 @@ class ManagerOutbox:
         self._batches = {}
         taken, self._taken = self._taken, Taken()
         self._backlog = 0
-        self.armed = False
+        self._armed = 0
         return taken
 
     def _seal(self, group: Uids, batch: _Batch) -> None:

@@ -36,7 +36,7 @@ _TEXT = frozenset({str, bytes})  # keys of a plain CBOR map; Python hashes these
 _FLAT = _DIRECT | {int}  # nothing is inside these, however long
 _OWN = _DIRECT | LEAVES.keys() | MERGING_TYPES | {int, list, dict, tuple, set, frozenset}
 _WORD = 1 << 63
-_SHORT_TEXT = b"\x78"  # head of one of 24 to 255 bytes; the next byte says how many
+_TEXT_HEAD, _TEXT_HEAD_1 = 0x60, 0x78  # of a text: its bytes, up to 23, are added to it; the next byte says how many
 _SIMPLE = re.compile(rb"[\xe0-\xf3\xf7\xf8]")  # without one of these bytes there is no CBOR simple value
 
 
@@ -96,8 +96,11 @@ class ValueTypes:
         The cost is linear in `len(data)`, whose limit is the caller's.
         """
         try:
-            if data[:1] == _SHORT_TEXT and len(data) == 2 + data[1]:  # most attributes that are read; to make a decoder costs ten times as much
-                return data[2:].decode()
+            head = data[0] if data else 0
+            if _TEXT_HEAD <= head <= _TEXT_HEAD_1:  # what is read most; to make a decoder costs ten times as much
+                begin = 2 if head == _TEXT_HEAD_1 else 1
+                if len(data) - begin == (data[1] if begin == 2 else head - _TEXT_HEAD):
+                    return data[begin:].decode()
             stream = BytesIO(data)
             value = CBORDecoder(stream, read_size=len(data) or 1, **self._profile).decode()
             if type(value) not in _FLAT and _SIMPLE.search(data):

@@ -97,6 +97,7 @@ class MemoryChannel:
         self._receivers: dict[str, Receiver] = {}
         self.degraded: set[bytes] = set()
         self.woken: list[Callable[[], None]] = []
+        self.lazily: list[bool] = []  # of each of these
         self.sent: list[tuple[bytes, list[Any]]] = []
 
     def attach(self, name: str, receiver: Receiver, listens: bool = False) -> None:
@@ -124,6 +125,7 @@ class MemoryChannel:
 
     def wake(self, flush: Callable[[], None], lazily: bool = False) -> None:
         self.woken.append(flush)
+        self.lazily.append(lazily)
 
     def run(self, flush: Callable[[], None]) -> None:
         flush()

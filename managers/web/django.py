@@ -171,6 +171,7 @@ class SessionMiddleware(DjangoSessionMiddleware):
                 _set_cookie(response.cookies, value)
             else:
                 headers[name] = value
+        visit.max_age_s = 0  # the request would refer to itself
         if not response.streaming or getattr(response, "file_to_stream", None) is not None:
             visit.release()
         elif response.is_async:

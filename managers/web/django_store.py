@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -113,7 +114,7 @@ class SessionStore(SessionBase):
         if visit is not None:
             self._bind(visit)
 
-    @property
+    @cached_property
     def serializer(self) -> Any:
         """Of `encode` and `decode`, which are not used here."""
         return import_string(settings.SESSION_SERIALIZER)

@@ -10,11 +10,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from threading import Lock
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 __all__ = ["Lazily"]
 
 T = TypeVar("T")
+
+_all: WeakSet[Lazily[Any]] = WeakSet()
+
+
+def _after_fork() -> None:
+    for one in list(_all):
+        one.forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)  # once: what is registered there stays for ever
 
 
 class Lazily(Generic[T]):
@@ -24,7 +35,7 @@ class Lazily(Generic[T]):
         self._make = make
         self._made: list[T] = []
         self._lock = Lock()
-        os.register_at_fork(after_in_child=self.forget)
+        _all.add(self)
 
     def __call__(self) -> T:
         made = self._made

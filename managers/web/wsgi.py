@@ -185,7 +185,7 @@ class _Body:
                 if chunk or response.sent:
                     response.send()
                     return chunk
-            response.send()  # what was written after it, `close` commits
+            response.finish()
         except SessionUnavailable as error:
             self._iterator = iter(())
             return response.unavailable(error)[0]

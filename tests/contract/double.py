@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from secrets import token_urlsafe
-from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet.defer import Deferred

@@ -516,6 +516,28 @@ def test_removed_names_are_pruned_by_the_primary_and_stay_removed():
 # -- the outbox
 
 
+@pytest.mark.parametrize("waits", ["commit", "logout", "end"])
+def test_who_waits_for_confirmations_wakes_the_reactor_though_others_that_do_not_were_before(waits):
+    net = Net(2)
+    manager, channel = net.managers[0], net.channels[net.members[0].uid]
+    session_id, _ = make(net, a=1)
+    channel.woken.pop()()
+    channel.lazily.clear()
+    write(net, 0, session_id, "none", n=1)
+    write(net, 0, session_id, "none", n=2)
+    assert channel.lazily == [True], "once, when there is time"
+    session = manager.open_local(session_id)
+    if waits == "end":
+        receipt = manager.end(session.key)
+    else:
+        session.invalidate() if waits == "logout" else session.update(n=3)
+        receipt = manager.commit(session, "all")
+    assert receipt.needs_wait
+    assert channel.lazily == [True, False], "at once"
+    write(net, 0, make(net, a=1)[0], "all", n=4)
+    assert channel.lazily == [True, False], "it is on its way"
+
+
 def test_commits_made_before_a_flush_travel_together():
     net = Net(2)
     session_id, _ = make(net, a=1)

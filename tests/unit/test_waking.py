@@ -113,18 +113,73 @@ def test_one_of_several_may_stop_it() -> None:
     assert one.done == ["a"]
 
 
-@given(st.lists(st.sampled_from(["lazily", "at once", "turn", "wait", "half", "stop"]), max_size=60))
+def test_what_fails_costs_only_itself() -> None:
+    one = Fixture()
+    one.soon("a", lazily=True)
+    one.reactor.turn()
+
+    def fail() -> None:
+        raise MemoryError("planted by the test")
+
+    one.waking.soon(fail, lazily=True)
+    one.soon("b", lazily=True)
+    one.wait()
+    assert one.done == ["a", "b"]
+    one.soon("c", lazily=True)
+    one.wait()
+    assert (one.reactor.wakes, one.done) == (1, ["a", "b", "c"])
+
+
+def test_what_stops_it_from_inside_leaves_no_timer() -> None:
+    one = Fixture()
+    one.soon("a", lazily=True)
+    one.reactor.turn()
+    one.waking.soon(one.waking.stop, lazily=True)
+    one.soon("b", lazily=True)
+    one.wait()
+    assert one.done == ["a", "b"]
+    assert not one.reactor.getDelayedCalls()
+
+
+STEPS = ["lazily", "at once", "adds lazily", "adds", "raises", "turn", "wait", "half", "stop", "stops"]
+
+
+@given(st.lists(st.sampled_from(STEPS), max_size=60))
 def test_everything_runs_once_in_its_order(steps: list[str]) -> None:
     one = Fixture()
+    expected: list[Any] = []
+    added: list[Any] = []
+
+    def adds(n: int, lazily: bool) -> None:
+        one.done.append(n)
+        added.append((n, "more"))
+        one.soon((n, "more"), lazily)
+
+    def raises(n: int) -> None:
+        one.done.append(n)
+        raise RuntimeError("planted by the test")
+
     for n, step in enumerate(steps):
-        if step == "turn":
-            one.reactor.turn()
-        elif step in ("wait", "half"):
-            one.wait(COMES_BACK_S / (1 if step == "wait" else 2))
-        elif step == "stop":
-            one.waking.stop()
-        else:
-            one.soon(n, step == "lazily")
-    one.reactor.turn()
-    one.wait()
-    assert one.done == [n for n, step in enumerate(steps) if step in ("lazily", "at once")]
+        match step:
+            case "turn":
+                one.reactor.turn()
+            case "wait" | "half":
+                one.wait(COMES_BACK_S / (1 if step == "wait" else 2))
+            case "stop":
+                one.waking.stop()
+            case "stops":
+                one.waking.soon(one.waking.stop)
+            case "lazily" | "at once":
+                expected.append(n)
+                one.soon(n, step == "lazily")
+            case "raises":
+                expected.append(n)
+                one.waking.soon(lambda n=n: raises(n), True)  # type: ignore[misc]
+            case _:
+                expected.append(n)
+                one.waking.soon(lambda n=n, step=step: adds(n, "lazily" in step), True)  # type: ignore[misc]
+    for _ in range(3):
+        one.reactor.turn()
+        one.wait()
+    assert [what for what in one.done if isinstance(what, int)] == expected
+    assert [what for what in one.done if not isinstance(what, int)] == added

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
+import weakref
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -286,6 +288,25 @@ def test_a_session_that_is_unknown_reads_as_empty_and_a_write_or_a_logout_is_503
         assert (refused.status_code, refused["Retry-After"]) == (503, "1")
     assert shop.cookie == before
     assert shop.world.contents(shop.id) == {"cart": ["apple"], **shop.world.contents(shop.id)}
+
+
+def test_a_request_goes_without_the_garbage_collector(shop: Shop) -> None:
+    seen: list[Any] = []
+
+    def page(request: Any) -> str:
+        seen.append(weakref.ref(request))
+        return fill(request)
+
+    alone = {"MIDDLEWARE": ["caterwaul.managers.web.django.SessionMiddleware"]}  # Django's own keep requests alive, some of them
+    shop.do(page, **alone)
+    gc.collect()
+    gc.disable()
+    try:
+        answer = shop.do(page, **alone)
+        del answer.wsgi_request, answer.context, answer  # the test client's
+        assert seen[1]() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_saves_nothing_and_leaves_nothing_open(shop: Shop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -84,3 +86,10 @@ def test_failures_are_counted_and_logged_once_a_second() -> None:
 
 def test_the_text_says_what_it_is() -> None:
     assert unavailable(NotRunning("secret"))[1] == b"Sessions are not available at the moment. Please try again.\n"
+
+
+def test_an_application_that_is_gone_leaves_nothing_behind() -> None:
+    """What was registered for a fork used to keep its sessions for as long as the process lives."""
+    gone = weakref.ref(Front(lambda: None))  # type: ignore[arg-type, return-value]
+    gc.collect()
+    assert gone() is None

@@ -135,6 +135,21 @@ def test_the_applications_iterable_is_closed_once_and_what_close_writes_is_commi
     assert node.open_now == []
 
 
+def test_what_a_stream_writes_after_its_last_bytes_is_committed_before_the_server_hears_of_its_end(world: World, node: Node) -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        session = environ["caterwaul.session"]
+        session["n"] = 1
+        start_response("200 OK", list(PLAIN))
+        yield b"a"
+        session["late"] = True
+
+    body = Server(app, node).call()
+    assert list(body) == [b"a"]
+    (session_id,) = world.sessions
+    assert world.contents(session_id) == {"n": 1, "late": True}, "gunicorn ends the answer before it calls close"
+    body.close()
+
+
 def test_a_client_that_goes_away_in_mid_stream_still_releases_and_commits(world: World, node: Node) -> None:
     def app(environ: Any, start_response: Any) -> Any:
         session = environ["caterwaul.session"]
