@@ -49,7 +49,7 @@ class ManagerOutbox:
         self._batches: dict[Uids, _Batch] = {}
         self._backlog = 0
         self._taken = Taken()
-        self._armed = 0
+        self._armed = 0  # 1: will be taken when there is time; 2: at once
 
     def put(self, groups: Groups, key: bytes, delta: bytes, waiter: Waiter | None) -> None:
         size = len(delta)
@@ -82,7 +82,7 @@ class ManagerOutbox:
                 waiters.append(waiter)
 
     def arm(self, waits: bool = True) -> bool:
-        """Whoever gets True has to see that `take` is called soon; at once if somebody `waits`, which whoever did not has not seen to."""
+        """Whoever gets True has to see that `take` is called: at once if somebody `waits` for what is in it, else when there is time."""
         armed, wanted = self._armed, 2 if waits else 1
         self._armed = max(armed, wanted)
         return armed < wanted

@@ -107,9 +107,8 @@ class Front:
     def local(self, ticket: Ticket, origin: Origin) -> Session | None:
         """The session as far as this node may say by itself; None: others have to be asked. Raises `SessionUnavailable` where none can be had."""
         try:
-            manager = self.manager
-            session = (manager.in_turn if ticket.in_turn else manager).open_local(ticket.id, ticket.token)
-            return session if session is not None or manager.throttle.may_ask(origin) else manager.unknown()
+            session = self.opener(ticket).open_local(ticket.id, ticket.token)
+            return session if session is not None or self.manager.throttle.may_ask(origin) else self.manager.unknown()
         except Exception as error:
             return self.instead(error)
 

@@ -140,9 +140,7 @@ class _Response:
             self.send()
 
     def save(self) -> None:
-        receipt = self.visit.save()
-        if receipt is not None:
-            wait(receipt)
+        wait(self.visit.save())
 
     def fail(self) -> None:
         self.visit.fail()
