@@ -77,8 +77,7 @@ class GroupChannel:
         self._waking = Waking(reactor, self.run)
         self.wake = self._waking.soon
         self._requests = Requests(self, reactor)
-        self.request = self._requests.request
-        self.serve = self._requests.serve
+        self.request, self.serve = self._requests.request, self._requests.serve
         self.readmit = self._connections.readmit
         self.attach("?", self._requests)
 

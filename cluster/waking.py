@@ -10,10 +10,13 @@ What the reactor is woken for it does in the order in which it came, whether som
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.logger import Logger
+
+from ..membership.driver import Driver
+from ..membership.effects import Effect
 
 __all__ = ["Waking"]
 
@@ -28,19 +31,21 @@ class Waking:
         self._reactor = reactor
         self._run = run
         self._calls = deque[tuple[Callable[[], None], bool]]()
-        self._timer: Any = None
+        self._comes_at: float | None = None  # by itself; whoever adds a call and still reads a time has added it before the reactor looked for the last time
         self._stopped = False
-        self._comes = False  # whoever adds a call and still reads True has added it before the reactor looked for the last time
+        self._driver = Driver(self, reactor, lambda effect: None)
+        self._driver.start()
 
     def soon(self, call: Callable[[], None], lazily: bool = False) -> None:
         """Run it in the reactor's thread. `lazily`: nobody waits for it, so a millisecond does not matter."""
         self._calls.append((call, lazily))
-        if not (lazily and self._comes):
+        if not lazily or self._comes_at is None:
             self._reactor.callFromThread(self._drain)
 
     def _drain(self) -> None:
-        if self._ran() and self._timer is None:
-            self._come_back()
+        if self._ran() and self._comes_at is None and not self._stopped:
+            self._comes_at = self._reactor.seconds() + _COMES_BACK_S
+            self._driver.rearm()
 
     def _ran(self) -> bool:
         """Run what there is, not what that adds. Whether any of it was lazy."""
@@ -56,25 +61,22 @@ class Waking:
                 _log.failure("what the reactor was woken for failed; it goes on")
         return lazy
 
-    def _come_back(self) -> None:
-        if self._stopped:
-            return
-        self._comes = True
-        self._timer = self._reactor.callLater(_COMES_BACK_S, self._back)
-
-    def _back(self) -> None:
-        self._timer = None
-        if self._ran():
-            self._come_back()
-            return
-        self._comes = False
-        if self._calls:
-            self._drain()
-
     def stop(self) -> None:
         """Run what is left, and come back no more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._comes, self._stopped = False, True
+        self._comes_at, self._stopped = None, True
+        self._driver.stop()
         self._ran()
+
+    # -- for the driver
+
+    def tick(self, now: float) -> Sequence[Effect]:
+        if self._ran() and not self._stopped:
+            self._comes_at = self._reactor.seconds() + _COMES_BACK_S
+            return ()
+        self._comes_at = None
+        if self._calls:
+            self._drain()
+        return ()
+
+    def deadline(self) -> float | None:
+        return self._comes_at

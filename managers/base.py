@@ -77,8 +77,7 @@ class SessionManager:
         epochs: EpochBook | None = None,
         store: tuple[StoreWorker, StoreSettings] | None = None,
     ) -> None:
-        self.name = name
-        self.route = channel.me.route  #: what cookies call this node
+        self.name, self.route = name, channel.me.route  #: what cookies call this node
         settings = settings if settings.memory_max_bytes else replace(settings, memory_max_bytes=memory_bytes() // 2)
         self._kind = kind
         self.settings = settings
