@@ -313,6 +313,14 @@ def test_waitress_leaves_with_a_farewell_when_it_is_interrupted(shop: Shop) -> N
     until(lambda: shop.gone() == (1, 0))
 
 
+def exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_djangos_reloader_has_one_node_in_the_process_that_serves_and_the_next_goes_on(shop: Shop, tmp_path: Path) -> None:
     copy = tmp_path / "reloaded.py"
     shutil.copy(ROOT / "examples" / "django_app.py", copy)
@@ -326,5 +334,6 @@ def test_djangos_reloader_has_one_node_in_the_process_that_serves_and_the_next_g
     assert first != server.process.pid
     copy.write_text(copy.read_text() + "\n# changed\n")
     until(lambda: shop.gone()[0] + shop.gone()[1] == 1, 30, "the reloader ends the process that served")
+    until(lambda: not exists(first), 30, "which may answer 503 in its last moment")
     until(lambda: server.answers not in (0, first), 40, "another serves")
     assert browser.cart(server.port, "/add/pear") == "apple pear"
