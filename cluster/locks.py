@@ -87,10 +87,10 @@ class LockDesk:
             return
         for uid in [uid for uid, (_, peer) in desk.ceded.items() if has(change.after, peer)]:
             del desk.ceded[uid]
-        now = self._clock.seconds()
         self._notice(desk)
-        desk.driver.run(desk.table.gone(now, (member.uid for member in change.disappeared)))
         desk.driver.run(desk.table.send_away(lambda key: self._granter(desk, key) == self._me))
+        self._doubt(desk)
+        desk.driver.run(desk.table.gone(self._clock.seconds(), (member.uid for member in change.disappeared)))
 
     def slept(self) -> None:
         """This process stood still for longer than the drop time: others may have granted what is held here, or was granted."""
@@ -98,8 +98,9 @@ class LockDesk:
             self._slept(desk)
 
     def _slept(self, desk: Desk) -> None:
-        desk.sleeps, desk.claims_of = desk.manager.locks.sleeps, None
+        desk.sleeps = desk.manager.locks.sleeps
         desk.driver.run(desk.table.send_away(lambda key: False))
+        self._doubt(desk)
         for grant in desk.held.values():
             grant.lost = True
         for wanted in desk.wanted.values():
@@ -238,7 +239,7 @@ class LockDesk:
         now = asked = self._clock.seconds()
         for uid in [uid for uid, (until, _) in desk.ceded.items() if now >= until]:
             del desk.ceded[uid]
-            desk.claims_of = None  # it may have granted something, and nobody has seen it go
+            self._doubt(desk)  # it may have granted something, and nobody has seen it go
         question = Early(key, asker)
         desk.early.add(question)
         try:
@@ -304,6 +305,12 @@ class LockDesk:
         claims = [Claim(grant.key, Asker(self._me, grant.serial), max(0.0, (grant.until - now) / OWN_PART), grant.written) for grant in held]
         return claims + [claim for until, claim in desk.recent.values() if now < until]
 
+    def _doubt(self, desk: Desk) -> None:
+        """Others may have granted what is granted here: not even who waits in the table already is granted anything before they were asked."""
+        desk.claims_of = None
+        if desk.table.hold_up():
+            ensureDeferred(self._collected(desk)).addErrback(lambda failure: _log.failure("asking for claims of locks failed", failure))
+
     async def _collected(self, desk: Desk) -> None:
         """Everybody in this view has been asked for claims."""
         while desk.claims_of is not desk.manager.view and not self._stopped:
@@ -334,6 +341,7 @@ class LockDesk:
         desk.driver.run(desk.table.adopt(self._clock.seconds(), known, lambda uid: uid in present))
         if desk.manager.view is view:
             desk.claims_of = view
+            desk.driver.run(desk.table.go_on(self._clock.seconds()))
 
     async def _claims_of(self, desk: Desk, uid: bytes, weight: float, view: View, until: float) -> list[Claim]:
         """Of one member. It is asked again while its link is down, and while it sees other members than we do: of those beyond nobody here has heard yet. That ends by

@@ -9,7 +9,8 @@ Who gives a lock back says which commits were made under it, `{author: counter}`
 
 Another view may have another member grant a lock. That one asks everybody first for *claims*: what they hold or have held a moment ago, and what
 they have granted. Who has been asked by a member that ranks above it grants nothing there any more, even if it does not see that member yet.
-So two do not grant the same lock, whenever each of them hears of a change. Nothing here is voted on: the two sides of a partition both grant.
+So two do not grant the same lock, whenever each of them hears of a change. Until all have answered, the table is held up: nobody in its queues is
+granted a lock either. Nothing here is voted on: the two sides of a partition both grant. When they meet again a lock may have two holders; it is free when both are done.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ __all__ = [
     "read_claims",
     "read_written",
     "write_claims",
+    "write_written",
 ]
 
 GRANTED, LATE, ELSEWHERE, FULL = range(4)  #: the lock is yours; it was not free in time; ask another member; too many ask here
@@ -108,19 +110,19 @@ class Answered:
 
 
 class _Lock:
-    __slots__ = ("forget_at", "holder", "last", "queue", "until", "written")
+    __slots__ = ("forget_at", "holders", "last", "queue", "told", "written")
 
     def __init__(self) -> None:
-        self.holder: Asker | None = None
-        self.until = 0.0
+        self.holders: dict[Asker, float] = {}  # -> until when; one, or those whom the sides of a partition have let in
         self.queue: dict[Asker, tuple[float, float]] = {}  # -> (lease, when it gives up), in order
         self.written: Written = {}
+        self.told: Written = {}  # what the last one heard who was granted it: still the same object, if nobody has written besides
         self.last: Asker | None = None  # who held it before
         self.forget_at: float | None = None
 
 
 class LockTable:
-    """Core. Times are seconds of our monotonic clock. `askers_max`: holders and waiters in all."""
+    """Core. Times are seconds of our monotonic clock. `askers_max`: holders and waiters in all. Between `hold_up` and `go_on` nothing is granted."""
 
     def __init__(self, askers_max: int) -> None:
         self._askers_max = askers_max
@@ -128,13 +130,14 @@ class LockTable:
         self._times: list[tuple[float, bytes]] = []  # a heap: when to look at a lock; times of what is over stay until they come
         self.askers = 0  #: holders and waiters
         self.granted = self.expired = 0
+        self._held_up = False
 
     # -- inputs
 
     def ask(self, now: float, key: bytes, asker: Asker, lease_s: float, patience_s: float) -> list[Effect]:
         """This one wants the lock, for so long, and waits for so long. To ask again is harmless: it keeps its place."""
         lock = self._locks.get(key)
-        if lock is not None and lock.holder == asker:  # our answer has not come; it counts its lease from the one that does
+        if lock is not None and asker in lock.holders:  # our answer has not come; it counts its lease from the one that does
             return self._grant(now, key, lock, asker, lease_s)
         if (lock is None or asker not in lock.queue) and self.askers >= self._askers_max:
             return [Answered(key, asker, FULL, {})]
@@ -153,28 +156,27 @@ class LockTable:
         if lock.queue.pop(asker, None) is not None:
             self.askers -= 1
             effects.append(Answered(key, asker, ELSEWHERE, {}))  # nobody listens, but the question is over
-        if lock.holder == asker:
-            self._free(lock)
+        if asker in lock.holders:
+            self._free(lock, asker)
             if written:
-                lock.written = dict(list(written.items())[-_AUTHORS_MAX:])
+                lock.written = _bounded(written) if lock.written is lock.told else _merged(lock.written, written)
         return effects + self._look(now, key)
 
     def adopt(self, now: float, claims: Iterable[Claim], is_here: Callable[[bytes], bool]) -> list[Effect]:
-        """What others say before we grant anything. Of two that claim one lock (after a partition) the one with the longer lease has it."""
+        """What others say before we grant anything. Two may hold one lock, after a partition."""
         claims = list(claims)
         over = {(claim.key, claim.asker) for claim in claims if not claim.left_s}
         effects: list[Effect] = []
         for key, asker, left_s, written in claims:
             lock = self._locks.setdefault(key, _Lock())
-            for short, counter in written.items():
-                lock.written[short] = max(counter, lock.written.get(short, 0))
+            lock.written = _merged(lock.written, written)
             held = left_s > 0 and (key, asker) not in over and asker != lock.last and is_here(asker.uid)
-            if held and (lock.holder is None or now + left_s > lock.until):
-                self.askers += lock.holder is None
-                lock.holder, lock.until = asker, now + left_s
-                heappush(self._times, (lock.until, key))
-            elif lock.holder == asker and (key, asker) in over:
-                self._free(lock)
+            if held and now + left_s > lock.holders.get(asker, 0.0):
+                self.askers += asker not in lock.holders
+                lock.holders[asker] = now + left_s
+                heappush(self._times, (now + left_s, key))
+            elif asker in lock.holders and (key, asker) in over:
+                self._free(lock, asker)
             effects += self._look(now, key)
         return effects
 
@@ -187,8 +189,8 @@ class LockTable:
                 del lock.queue[asker]
                 self.askers -= 1
                 effects.append(Answered(key, asker, ELSEWHERE, {}))
-            if lock.holder is not None and lock.holder.uid in lost:
-                self._free(lock)
+            for asker in [asker for asker in lock.holders if asker.uid in lost]:
+                self._free(lock, asker)
             effects += self._look(now, key)
         return effects
 
@@ -201,6 +203,16 @@ class LockTable:
                 self.askers -= len(lock.queue)
                 lock.queue.clear()
         return effects
+
+    def hold_up(self) -> bool:
+        """Others may have granted something: their claims come first. Gives whether anybody waits here."""
+        self._held_up = True
+        return any(lock.queue for lock in self._locks.values())
+
+    def go_on(self, now: float) -> list[Effect]:
+        """All claims are here."""
+        self._held_up = False
+        return [effect for key in list(self._locks) for effect in self._look(now, key)]
 
     def tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -217,9 +229,8 @@ class LockTable:
         """All that is held, and who has given back last."""
         found = []
         for key, lock in self._locks.items():
-            if lock.holder is not None:
-                found.append(Claim(key, lock.holder, max(0.0, lock.until - now), lock.written))
-            elif lock.last is not None:
+            found += [Claim(key, asker, max(0.0, until - now), lock.written) for asker, until in lock.holders.items()]
+            if not lock.holders and lock.last is not None:
                 found.append(Claim(key, lock.last, 0.0, lock.written))
         return found
 
@@ -230,18 +241,18 @@ class LockTable:
         lock = self._locks.get(key)
         if lock is None:
             return []
-        if lock.holder is not None and now >= lock.until:
+        for asker in [asker for asker, until in lock.holders.items() if now >= until]:
             self.expired += 1
-            self._free(lock)
+            self._free(lock, asker)
         effects: list[Effect] = []
-        if lock.holder is None and lock.queue:
+        if not lock.holders and lock.queue and not self._held_up:
             asker = next(iter(lock.queue))
             effects += self._grant(now, key, lock, asker, lock.queue.pop(asker)[0])
         for asker in [asker for asker, (_, gives_up) in lock.queue.items() if now >= gives_up]:
             del lock.queue[asker]
             self.askers -= 1
             effects.append(Answered(key, asker, LATE, {}))
-        if lock.holder is not None:
+        if lock.holders:
             lock.forget_at = None
         elif lock.forget_at is None:
             lock.forget_at = now + _KEPT_S
@@ -251,14 +262,25 @@ class LockTable:
         return effects
 
     def _grant(self, now: float, key: bytes, lock: _Lock, asker: Asker, lease_s: float) -> list[Effect]:
-        self.granted += lock.holder is None
-        lock.holder, lock.until, lock.forget_at = asker, now + lease_s, None
-        heappush(self._times, (lock.until, key))
+        self.granted += asker not in lock.holders
+        lock.holders[asker], lock.forget_at, lock.told = now + lease_s, None, lock.written
+        heappush(self._times, (now + lease_s, key))
         return [Answered(key, asker, GRANTED, lock.written)]
 
-    def _free(self, lock: _Lock) -> None:
-        lock.last, lock.holder = lock.holder, None
+    def _free(self, lock: _Lock, asker: Asker) -> None:
+        del lock.holders[asker]
+        lock.last = asker
         self.askers -= 1
+
+
+def _merged(one: Written, other: Written) -> Written:
+    """The same object if the other adds nothing."""
+    more = {short: counter for short, counter in other.items() if counter > one.get(short, 0)}
+    return _bounded({**one, **more}) if more else one
+
+
+def _bounded(written: Written) -> Written:
+    return dict(list(written.items())[-_AUTHORS_MAX:])
 
 
 # -- on the wire: ``[key, uid, serial, ms left, [[author, counter], ...]]``

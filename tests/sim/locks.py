@@ -314,7 +314,7 @@ class _Checks:
             return ask(now, key, asker, *more)
 
         def granted(now: float, key: bytes, lock: Any, asker: Any, lease_s: float) -> Any:
-            before = [other for other in lock.queue if came.get((key, other), 2**53) < came.get((key, asker), -1)] if lock.holder is None else []
+            before = [other for other in lock.queue if came.get((key, other), 2**53) < came.get((key, asker), -1)] if not lock.holders else []
             if before:
                 self.fail("order", f"{node.reactor.name} grants {key.hex()[:8]} to one who asked after {len(before)} who wait")
             return grant(now, key, lock, asker, lease_s)

@@ -267,7 +267,7 @@ def _who_asks_last_is_first(patch: Patch) -> None:
 
     def ask(self: Any, now: float, key: bytes, asker: Any, lease_s: float, patience_s: float) -> Any:
         lock = self._locks.get(key)
-        if lock is not None and lock.holder != asker and asker not in lock.queue:
+        if lock is not None and asker not in lock.holders and asker not in lock.queue:
             lock.queue = {asker: (lease_s, now + patience_s), **lock.queue}
             self.askers += 1
         return real(self, now, key, asker, lease_s, patience_s)

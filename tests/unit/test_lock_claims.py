@@ -69,6 +69,34 @@ def test_a_partition_costs_those_who_wait_two_seconds(net: LockNet) -> None:
     assert waiting.held
 
 
+def test_who_waits_already_is_granted_nothing_either_before_those_who_come_said_what_they_hold(net: LockNet) -> None:
+    """Simulator, locks, delta, seed 812: a lease ended a moment after two sides had met, and the next in the queue was let in before the claims of the other side were here."""
+    session, granter, one, other = roles(net)
+    requests = {number: net.opened(number, session) for number in range(3)}
+    apart = net.view().without(net.members[one].uid)
+    net.show_view(granter, apart)
+    net.show_view(other, apart)
+    net.show_view(one, net.view().without(net.members[granter].uid).without(net.members[other].uid))
+    there = Holder(net, one, requests[one], timeout_s=5.0)
+    here = Holder(net, granter, requests[granter])
+    net.advance(0.5)
+    assert (there.held, here.held) == (True, True)
+    waiting = Holder(net, other, requests[other], timeout_s=10.0)
+    net.deliver()
+    net.hold(one, granter)
+    for number in range(3):
+        net.show_view(number, net.view())
+    here.leave()
+    net.advance(0.3)
+    assert not waiting.held
+    net.let_go()
+    net.advance(0.5)
+    assert (there.held, waiting.held) == (True, False)
+    there.leave()
+    net.advance(0.5)
+    assert waiting.held
+
+
 def test_what_was_granted_while_its_asker_stood_still_does_not_count(net: LockNet) -> None:
     session, granter, one, other = roles(net)
     holder = Holder(net, other, session)
@@ -96,7 +124,7 @@ def test_who_asks_another_member_asks_under_another_number(net: LockNet) -> None
     net.hold(granter, one)
     waiting = Holder(net, one, request, timeout_s=10.0)
     net.deliver()
-    first = next(lock.holder for lock in net.desks[granter]._desks[MANAGER].table._locks.values())
+    first = next(next(iter(lock.holders)) for lock in net.desks[granter]._desks[MANAGER].table._locks.values())
     assert first is not None
     for number in (one, other):
         net.part(granter, number)

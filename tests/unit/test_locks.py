@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from caterwaul.managers.errors import LockLost, LockTimeout, SessionEnded, SessionError
-from caterwaul.managers.locks import ELSEWHERE, FULL, GRANTED, LATE, Answered, Asker, Claim, LockTable, read_claims, write_claims
+from caterwaul.managers.locks import ELSEWHERE, FULL, GRANTED, LATE, Answered, Asker, Claim, LockTable, read_claims, read_written, write_claims, write_written
 from caterwaul.managers.session import key_of
 
 from ..doubles import MANAGER
@@ -107,6 +107,52 @@ def test_what_others_claim_is_not_granted_before_it_is_free() -> None:
     assert table.ask(0.0, KEY, B, 10.0, 20.0) == []
     assert table.ask(0.0, OTHER, A, 10.0, 20.0) == [Answered(OTHER, A, GRANTED, {b"author": 9})], "given back, whoever says otherwise"
     assert table.tick(5.0) == [Answered(KEY, B, GRANTED, {b"author": 7})]
+
+
+def test_of_two_who_hold_a_lock_after_a_partition_both_are_waited_for_and_what_both_have_written() -> None:
+    """Simulator, locks, delta, seeds 632 and 806: the one with the longer lease was remembered, and gave the lock back while the other was inside."""
+    table = LockTable(100)
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    table.adopt(0.1, [Claim(KEY, B, 5.0, {b"side-b": 4})], lambda uid: True)
+    assert sorted(claim.asker for claim in table.claims(0.1)) == [A, B]
+    assert table.ask(0.2, KEY, C, 10.0, 20.0) == []
+    assert table.release(1.0, KEY, B, {b"side-b": 5}) == [], "the other is inside still"
+    assert table.release(1.5, KEY, A, {b"side-a": 7}) == [Answered(KEY, C, GRANTED, {b"side-b": 5, b"side-a": 7})]
+    assert table.askers == 1
+    assert table.release(2.0, KEY, C, {b"author": 9}) == []
+    assert table.claims(2.0) == [Claim(KEY, C, 0.0, {b"author": 9})], "it has seen what they had written"
+
+
+def test_of_two_who_hold_a_lock_each_ends_by_itself() -> None:
+    table = LockTable(100)
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    table.adopt(0.1, [Claim(KEY, B, 5.0, {})], lambda uid: True)
+    table.ask(0.2, KEY, C, 10.0, 20.0)
+    assert table.tick(3.0) == []
+    assert told(table.gone(4.0, [B.uid])) == [(C, GRANTED)]
+    assert (table.expired, table.askers) == (1, 1)
+
+
+def test_nobody_in_the_queue_is_granted_a_lock_while_the_table_is_held_up() -> None:
+    table = LockTable(100)
+    for asker, patience_s in ((A, 5.0), (B, 20.0), (C, 3.0)):
+        table.ask(0.0, KEY, asker, 2.0, patience_s)
+    assert table.hold_up()
+    assert table.release(1.0, KEY, A, {b"author": 7}) == []
+    assert told(table.tick(3.0)) == [(C, LATE)], "who waits too long is told so all the same"
+    table.adopt(3.5, [Claim(KEY, A._replace(serial=9), 4.0, {})], lambda uid: True)
+    assert table.go_on(4.0) == []
+    assert table.tick(7.5) == [Answered(KEY, B, GRANTED, {b"author": 7})]
+    assert not LockTable(100).hold_up()
+
+
+def test_what_is_told_of_commits_stays_within_what_others_read() -> None:
+    table = LockTable(100)
+    for part in range(3):
+        table.adopt(0.0, [Claim(KEY, A, 0.0, {bytes([part, number, 0, 0, 0, 0]): 1 for number in range(40)})], lambda uid: True)
+    granted = table.ask(1.0, KEY, B, 10.0, 5.0)[0]
+    assert isinstance(granted, Answered)
+    assert read_written(write_written(granted.written)) == granted.written
 
 
 def test_claims_of_those_who_are_gone_are_void() -> None:
