@@ -225,9 +225,12 @@ class Renewals:
                 self.over.append((to, self._me))
             return
         record = self._replica.record(key, entry) if is_whole(entry) and entry.body is not None else None
+        if record is not None and RENEWED in record.registers:
+            self.late.add(key)  # the mark was here first: what was written here meanwhile goes to the new one now
+            return
         said = Record()
         said.registers[RENEWED], said.counter = mark, mark[0]
-        if record is None or RENEWED in record.registers or not record.merge(said):
+        if record is None or not record.merge(said):
             return
         self._replica.changed[partition_of(key)] = 1
         self._replica.written.add(key)

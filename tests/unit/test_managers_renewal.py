@@ -650,6 +650,21 @@ def test_who_gets_the_new_record_and_has_not_heard_of_the_old_key_brings_what_it
     assert opened(net, 1, old).id == new
 
 
+def test_who_gets_the_mark_before_the_new_record_brings_what_it_wrote_when_that_comes() -> None:
+    """Simulator, renewal, delta, seed 744: an older value was shown under the new id, until somebody else brought the newer one."""
+    net, old, new = unmarked(DeltaManager)
+    for other in (0, 2):
+        net.hold(1, other)
+    session = opened(net, 1, old)
+    session["c"] = 3
+    net.managers[1].commit(session)
+    net.managers[1].release(session)
+    give(net, 0, 1, old)
+    assert net.managers[1]._core.replica.get(key_of(new)) is None
+    give(net, 0, 1, new)
+    assert contents(net, 1, new) == {"a": 1, "b": 2, "c": 3}
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_a_mark_that_went_with_who_made_it_is_set_and_told_by_who_has_the_new_record(kind: type[SessionManager]) -> None:
     """Simulator, renewal, backup, seed 102: both ids lived, each with a session of its own."""
