@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from twisted.internet import defer
@@ -24,8 +25,23 @@ from twisted.logger import Logger
 
 from ..managers.base import SessionManager
 from ..managers.errors import LockTimeout
-from ..managers.locking import LOCK_MAX_S, Grant
-from ..managers.locks import ELSEWHERE, FULL, GRANTED, LATE, OWN_PART, Answered, Asker, Claim, LockTable, read_claims, read_written, write_claims, write_written
+from ..managers.locking import Grant
+from ..managers.locks import (
+    ELSEWHERE,
+    FULL,
+    GRANTED,
+    LATE,
+    LOCK_MAX_S,
+    OWN_PART,
+    Answered,
+    Asker,
+    Claim,
+    LockTable,
+    read_claims,
+    read_written,
+    write_claims,
+    write_written,
+)
 from ..managers.placement import outranks
 from ..managers.tokens import Written
 from ..membership.driver import Driver
@@ -43,6 +59,7 @@ _SERVICE = "locks"
 _ASK, _RELEASE, _CLAIMS = range(3)
 _KEY_BYTES = 16
 _AGAIN_S = 0.05
+_AGAIN_MAX_S = 0.2  # an answer with claims may be long
 _CLAIMS_S = 2.0  # for the answer to CLAIMS
 _ANSWER_S = 0.5  # for an answer after its time, or to who does not want to wait; one that hangs costs no more
 _CEDED_S = 30.0  # a member that asked for claims is in our view by then, or will not be
@@ -89,7 +106,10 @@ class LockDesk:
             del desk.ceded[uid]
         self._notice(desk)
         desk.driver.run(desk.table.send_away(lambda key: self._granter(desk, key) == self._me))
-        self._doubt(desk)
+        if desk.claims_of is not None and digest(desk.claims_of) == digest(desk.manager.view):
+            desk.claims_of = desk.manager.view  # somebody has only announced something
+        else:
+            self._doubt(desk)
         desk.driver.run(desk.table.gone(self._clock.seconds(), (member.uid for member in change.disappeared)))
 
     def slept(self) -> None:
@@ -125,8 +145,9 @@ class LockDesk:
         if desk.held.pop(grant.serial, None) is None:
             return
         asker = Asker(self._me, grant.serial)
-        for old in [old for old, (until, _) in desk.recent.items() if now >= until or len(desk.recent) >= _RECENT_MAX][:2]:
-            del desk.recent[old]  # the oldest come first
+        for old in list(islice(desk.recent, 2)):  # the oldest come first
+            if now >= desk.recent[old][0] or len(desk.recent) >= _RECENT_MAX:
+                del desk.recent[old]
         desk.recent[asker] = (now + _RECENT_S, Claim(grant.key, asker, 0.0, written))
         self._tell_free(desk, grant.key, asker, written, grant.told)
 
@@ -331,7 +352,12 @@ class LockDesk:
     async def _collect(self, desk: Desk, view: View) -> None:
         me, until = view.by_uid.get(self._me, self._channel.me), self._clock.seconds() + _CLAIMS_S
         asked, sleeps = [ensureDeferred(self._claims_of(desk, uid, me.weight, view, until)) for uid in view.by_uid if uid != self._me], desk.sleeps
-        claims = [claim for is_good, found in await DeferredList(asked, consumeErrors=True) if is_good for claim in found]
+        claims: list[Claim] = []
+        for is_good, found in await DeferredList(asked, consumeErrors=True):
+            if is_good:
+                claims += found
+            else:
+                _log.failure("asking a member for claims of locks failed", found)  # type: ignore[arg-type]
         self._notice(desk)
         if desk.sleeps != sleeps:
             return  # they are of before, and asked for again
@@ -346,7 +372,7 @@ class LockDesk:
     async def _claims_of(self, desk: Desk, uid: bytes, weight: float, view: View, until: float) -> list[Claim]:
         """Of one member. It is asked again while its link is down, and while it sees other members than we do: of those beyond nobody here has heard yet. That ends by
         itself in a moment, or it is a partition, and then we grant on our side."""
-        claims: list[Claim] = []
+        claims, pause_s = list[Claim](), _AGAIN_S
         while True:
             left_s = until - self._clock.seconds()
             try:
@@ -360,6 +386,7 @@ class LockDesk:
             except ChannelError as error:
                 if error.failed.get(uid) not in (LOST, UNCONNECTED):
                     return claims  # it knows nothing of locks, or is frozen
-            if self._stopped or desk.manager.view is not view or until - self._clock.seconds() <= _AGAIN_S:
+            if self._stopped or desk.manager.view is not view or until - self._clock.seconds() <= pause_s:
                 return claims
-            await deferLater(self._clock, _AGAIN_S)
+            await deferLater(self._clock, pause_s)
+            pause_s = min(2 * pause_s, _AGAIN_MAX_S)

@@ -27,15 +27,15 @@ from .core import SessionCore
 from .errors import LockLost, LockTimeout, SessionEnded, SessionError, SessionUnknown
 from .hearing import blocked, confirmed, heard
 from .lock import PoliteLock
+from .locks import LOCK_MAX_S
 from .opening import Opening
 from .receipts import DONE, DROPPED, Receipt
 from .renewal import first_key
 from .session import Session
 from .tokens import Written, short_of, uncovered
 
-__all__ = ["LOCK_MAX_S", "Grant", "Granting", "Locks", "free_lock"]
+__all__ = ["Grant", "Granting", "Locks", "free_lock"]
 
-LOCK_MAX_S = 3600.0
 _AGAIN_S = 0.05
 _GRACE_S = 2.0  # for a reactor that is busy when the time is over
 
@@ -299,7 +299,8 @@ class _Held:
         session.held = None
         if session.last is not None and session.last[1]:
             counter, author = session.last
-            written[short_of(author)] = counter
+            written.pop(short_of(author), None)
+            written[short_of(author)] = counter  # the latest comes last
         self._locks.give_back(grant, written)
 
 

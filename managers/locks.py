@@ -9,7 +9,7 @@ Who gives a lock back says which commits were made under it, `{author: counter}`
 
 Another view may have another member grant a lock. That one asks everybody first for *claims*: what they hold or have held a moment ago, and what
 they have granted. Who has been asked by a member that ranks above it grants nothing there any more, even if it does not see that member yet.
-So two do not grant the same lock, whenever each of them hears of a change. Until all have answered, the table is held up: nobody in its queues is
+So two do not grant the same lock, whenever each of them hears of a change. Until they have answered, or had the time to, the table is held up: nobody in its queues is
 granted a lock either. Nothing here is voted on: the two sides of a partition both grant. When they meet again a lock may have two holders; it is free when both are done.
 """
 
@@ -29,6 +29,7 @@ __all__ = [
     "FULL",
     "GRANTED",
     "LATE",
+    "LOCK_MAX_S",
     "OWN_PART",
     "Answered",
     "Asker",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 GRANTED, LATE, ELSEWHERE, FULL = range(4)  #: the lock is yours; it was not free in time; ask another member; too many ask here
+LOCK_MAX_S = 3600.0  #: the longest lease
 OWN_PART = 0.9  #: of its lease that a holder counts on
 _KEPT_S = 30.0  # after its last use: by then everybody has what was written under it
 _AUTHORS_MAX = 64
@@ -116,13 +118,13 @@ class _Lock:
         self.holders: dict[Asker, float] = {}  # -> until when; one, or those whom the sides of a partition have let in
         self.queue: dict[Asker, tuple[float, float]] = {}  # -> (lease, when it gives up), in order
         self.written: Written = {}
-        self.told: Written = {}  # what the last one heard who was granted it: still the same object, if nobody has written besides
+        self.told: tuple[Asker, Written] | None = None  # the last grant: if `written` is still this very object, who was told gives back all of it
         self.last: Asker | None = None  # who held it before
         self.forget_at: float | None = None
 
 
 class LockTable:
-    """Core. Times are seconds of our monotonic clock. `askers_max`: holders and waiters in all. Between `hold_up` and `go_on` nothing is granted."""
+    """Core. Times are seconds of our monotonic clock. `askers_max`: holders and waiters in all. Between `hold_up` and `go_on` nobody in a queue is granted anything."""
 
     def __init__(self, askers_max: int) -> None:
         self._askers_max = askers_max
@@ -137,6 +139,9 @@ class LockTable:
     def ask(self, now: float, key: bytes, asker: Asker, lease_s: float, patience_s: float) -> list[Effect]:
         """This one wants the lock, for so long, and waits for so long. To ask again is harmless: it keeps its place."""
         lock = self._locks.get(key)
+        if lock is not None and asker in lock.holders and len(lock.holders) > 1:  # who asks is not inside, and others are
+            del lock.holders[asker]
+            self.askers -= 1
         if lock is not None and asker in lock.holders:  # our answer has not come; it counts its lease from the one that does
             return self._grant(now, key, lock, asker, lease_s)
         if (lock is None or asker not in lock.queue) and self.askers >= self._askers_max:
@@ -148,7 +153,7 @@ class LockTable:
         return self._look(now, key)
 
     def release(self, now: float, key: bytes, asker: Asker, written: Written) -> list[Effect]:
-        """It gives the lock back, or waits for it no more. `written`: instead of what it was told when it got it; empty if it never did."""
+        """It gives the lock back, or waits for it no more. `written`: instead of what it was told when it got it, and besides what others said since; empty if it never did."""
         lock = self._locks.get(key)
         if lock is None:
             return []
@@ -158,8 +163,9 @@ class LockTable:
             effects.append(Answered(key, asker, ELSEWHERE, {}))  # nobody listens, but the question is over
         if asker in lock.holders:
             self._free(lock, asker)
-            if written:
-                lock.written = _bounded(written) if lock.written is lock.told else _merged(lock.written, written)
+            if written and lock.told is not None and lock.told[0] == asker and lock.told[1] is lock.written:
+                lock.written = _bounded(written)
+        self._learn(lock, written)  # late, perhaps, and made all the same
         return effects + self._look(now, key)
 
     def adopt(self, now: float, claims: Iterable[Claim], is_here: Callable[[bytes], bool]) -> list[Effect]:
@@ -169,7 +175,7 @@ class LockTable:
         effects: list[Effect] = []
         for key, asker, left_s, written in claims:
             lock = self._locks.setdefault(key, _Lock())
-            lock.written = _merged(lock.written, written)
+            self._learn(lock, written)
             held = left_s > 0 and (key, asker) not in over and asker != lock.last and is_here(asker.uid)
             if held and now + left_s > lock.holders.get(asker, 0.0):
                 self.askers += asker not in lock.holders
@@ -212,7 +218,7 @@ class LockTable:
     def go_on(self, now: float) -> list[Effect]:
         """All claims are here."""
         self._held_up = False
-        return [effect for key in list(self._locks) for effect in self._look(now, key)]
+        return [effect for key in [key for key, lock in self._locks.items() if lock.queue] for effect in self._look(now, key)]
 
     def tick(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -252,7 +258,7 @@ class LockTable:
             del lock.queue[asker]
             self.askers -= 1
             effects.append(Answered(key, asker, LATE, {}))
-        if lock.holders:
+        if lock.holders or lock.queue:
             lock.forget_at = None
         elif lock.forget_at is None:
             lock.forget_at = now + _KEPT_S
@@ -263,7 +269,7 @@ class LockTable:
 
     def _grant(self, now: float, key: bytes, lock: _Lock, asker: Asker, lease_s: float) -> list[Effect]:
         self.granted += asker not in lock.holders
-        lock.holders[asker], lock.forget_at, lock.told = now + lease_s, None, lock.written
+        lock.holders[asker], lock.forget_at, lock.told = now + lease_s, None, (asker, lock.written)
         heappush(self._times, (now + lease_s, key))
         return [Answered(key, asker, GRANTED, lock.written)]
 
@@ -272,14 +278,21 @@ class LockTable:
         lock.last = asker
         self.askers -= 1
 
+    def _learn(self, lock: _Lock, written: Written) -> None:
+        """These commits were made under it, too."""
+        merged = _merged(lock.written, written)
+        if merged is not lock.written:
+            lock.written, lock.forget_at = merged, None
+
 
 def _merged(one: Written, other: Written) -> Written:
     """The same object if the other adds nothing."""
     more = {short: counter for short, counter in other.items() if counter > one.get(short, 0)}
-    return _bounded({**one, **more}) if more else one
+    return _bounded({short: counter for short, counter in one.items() if short not in more} | more) if more else one
 
 
 def _bounded(written: Written) -> Written:
+    """The latest come last, and stay."""
     return dict(list(written.items())[-_AUTHORS_MAX:])
 
 
@@ -301,12 +314,12 @@ def read_claims(wire: object) -> list[Claim] | None:
         key, uid, serial, left_ms, written = one[0], one[1], one[2], one[3], read_written(one[4])
         if not (_is_bytes(key, _KEY_BYTES) and _is_bytes(uid, _UID_BYTES) and _is_number(serial) and _is_number(left_ms)) or written is None:
             return None
-        found.append(Claim(key, Asker(uid, serial), left_ms / 1000, written))
+        found.append(Claim(key, Asker(uid, serial), min(left_ms / 1000, LOCK_MAX_S / OWN_PART), written))
     return found
 
 
 def write_written(written: Written) -> list[Any]:
-    return [[short, counter] for short, counter in written.items()]
+    return [[short, counter] for short, counter in _bounded(written).items()]
 
 
 def read_written(wire: object) -> Written | None:

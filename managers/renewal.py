@@ -226,7 +226,10 @@ class Renewals:
             return
         record = self._replica.record(key, entry) if is_whole(entry) and entry.body is not None else None
         if record is not None and RENEWED in record.registers:
-            self.late.add(key)  # the mark was here first: what was written here meanwhile goes to the new one now
+            there = self._replica.get(to)
+            new = self._replica.record(to, there) if there is not None and there.body is not None else None
+            if new is None or not new.has_seen(record.applied):  # the mark was here first: what was written here meanwhile goes to the new one now
+                self.late.add(key)
             return
         said = Record()
         said.registers[RENEWED], said.counter = mark, mark[0]

@@ -156,7 +156,7 @@ def test_a_partition_of_thirty_seconds_with_writes_on_both_sides_heals_within_te
         assert (mine["confirmed"], theirs["confirmed"]) == (["a", "c"], ["d"])
         ended = ids.pop()
         a.do("invalidate", session=ended)
-        holds(lambda: len(a.names) == 3 and len(e.names) == 2, 25.0)  # besides what it took until both had noticed
+        holds(lambda: len(a.names) == 3 and len(e.names) == 2, 30.0)
         counts = [len(node.do("changes")) for node in cluster.nodes]
         hosts.heal()
         deadline = time.monotonic() + 10.0

@@ -73,7 +73,7 @@ def _is_misplaced(nodes: list[SimNode], manager: str, key: bytes, copies: dict[s
         return _are_sure(nodes, manager)
     named = next(iter(entries.values())).primary
     holders = [names.get(uid, "?") for uid in placement.holders(key, named)]
-    if len(set(holders)) != count:
+    if len(set(holders)) != count or not {*keepers, *holders} <= {node.reactor.name for node in weighty}:
         return True
     bodies = {copies[name][2] for name in holders if name in copies}
     required = {*keepers, *holders}

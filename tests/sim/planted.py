@@ -7,7 +7,7 @@ must be reported as broken.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from caterwaul.cluster import locks as lock_desk
@@ -16,6 +16,7 @@ from caterwaul.managers import (
     antientropy,
     base,
     core,
+    digests,
     finding,
     handover,
     locking,
@@ -34,7 +35,7 @@ from caterwaul.managers import (
     settings,
     users,
 )
-from caterwaul.managers.messages import ABSENT, UNSURE
+from caterwaul.managers.messages import ABSENT, SUM_BYTES, UNSURE
 from caterwaul.managers.receipts import DONE
 from caterwaul.managers.web import single
 from caterwaul.membership import detector, group
@@ -154,6 +155,20 @@ def _never_reconcile(patch: Patch) -> None:
         return []
 
     patch(antientropy.AntiEntropy, "begin", begin)
+
+
+def _all_sums_are_equal(patch: Patch) -> None:
+    patch(digests.Digests, "differing", lambda self, peer, start, theirs, now_ms: (start + len(theirs) // SUM_BYTES, []))
+
+
+def _lite_members_hold_too(patch: Patch) -> None:
+    real = placement.Ranking.__init__
+
+    def begin(self: Any, view: Any) -> None:
+        real(self, view)
+        self.members = [replace(member, weight=member.weight or 1.0) for member in view]
+
+    patch(placement.Ranking, "__init__", begin)
 
 
 def _drop_before_confirmation(patch: Patch) -> None:
@@ -320,6 +335,8 @@ BUGS = (
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5"), seed=9),
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",), rate=_FEW, seed=3),
     Bug("never reconcile", _never_reconcile, ("S5", "S4"), rate=_FEW),
+    Bug("all sums are equal", _all_sums_are_equal, ("S5", "S4"), rate=_FEW),
+    Bug("lite members hold too", _lite_members_hold_too, ("S5",), manager="partitioned", scene="lite"),
     Bug("logins do not end", _logins_do_not_end, ("S2",), seed=4),
     Bug("only sessions that are here end", _only_sessions_that_are_here_end, ("S2",), seed=4),
     Bug("drop a copy before it is confirmed", _drop_before_confirmation, ("S3/S6", "S4", "S5"), manager="backup"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from caterwaul.cluster.locks import LockDesk
 from caterwaul.managers.errors import LockTimeout
+from caterwaul.membership.view import View
 from tests.doubles import MANAGER
 from tests.lock_net import KINDS, Holder, LockNet
 
@@ -94,6 +96,20 @@ def test_who_waits_already_is_granted_nothing_either_before_those_who_come_said_
     assert (there.held, waiting.held) == (True, False)
     there.leave()
     net.advance(0.5)
+    assert waiting.held
+
+
+def test_an_announcement_holds_nobody_up(net: LockNet) -> None:
+    session, granter, one, other = roles(net)
+    holder = Holder(net, one, session)
+    net.deliver()
+    waiting = Holder(net, other, session)
+    net.deliver()
+    net.show_view(granter, View.of(2, [replace(member, payload={"announced": 1}) for member in net.view()]))
+    desk = net.desks[granter]._desks[MANAGER]
+    assert desk.claims_of is desk.manager.view
+    holder.leave()
+    net.deliver()
     assert waiting.held
 
 

@@ -133,6 +133,67 @@ def test_of_two_who_hold_a_lock_each_ends_by_itself() -> None:
     assert (table.expired, table.askers) == (1, 1)
 
 
+def test_who_asks_again_for_what_another_holds_too_waits_for_it() -> None:
+    table = LockTable(100)
+    table.ask(0.0, KEY, A, 3.0, 5.0)  # the answer is lost with the link
+    table.adopt(0.1, [Claim(KEY, B, 5.0, {})], lambda uid: True)
+    assert table.ask(0.2, KEY, A, 3.0, 9.0) == []
+    assert told(table.release(1.0, KEY, B, {})) == [(A, GRANTED)]
+    table.release(2.0, KEY, A, {})
+    assert table.askers == 0
+
+
+def test_what_one_of_two_holders_gives_back_is_no_less_than_what_the_other_was_told() -> None:
+    table = LockTable(100)
+    table.adopt(0.0, [Claim(KEY, C, 0.0, {b"before": 5})], lambda uid: True)
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    table.adopt(0.1, [Claim(KEY, B, 5.0, {})], lambda uid: True)
+    table.release(1.0, KEY, B, {b"side-b": 1})
+    table.gone(2.0, [A.uid])
+    assert table.ask(3.0, KEY, C, 3.0, 5.0) == [Answered(KEY, C, GRANTED, {b"before": 5, b"side-b": 1})]
+
+
+def test_what_was_written_by_who_is_late_or_told_to_an_idle_lock_is_told_on() -> None:
+    table = LockTable(100)
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    table.ask(0.0, KEY, B, 10.0, 5.0)
+    assert told(table.tick(3.0)) == [(B, GRANTED)]
+    table.release(3.1, KEY, A, {b"late-a": 7})
+    assert table.release(4.0, KEY, B, {b"side-b": 1}) == []
+    table.adopt(33.9, [Claim(KEY, C, 0.0, {b"side-c": 2})], lambda uid: True)
+    table.tick(34.1)
+    assert table.ask(40.0, KEY, C, 3.0, 5.0) == [Answered(KEY, C, GRANTED, {b"late-a": 7, b"side-b": 1, b"side-c": 2})]
+
+
+def test_a_lock_for_which_somebody_waits_is_not_forgotten() -> None:
+    table = LockTable(100)
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    table.ask(0.0, KEY, B, 3.0, 100.0)
+    table.hold_up()
+    table.release(1.0, KEY, A, {})
+    for now in (20.0, 31.0, 60.0):
+        assert table.tick(now) == []
+    assert told(table.go_on(61.0)) == [(B, GRANTED)]
+
+
+def test_of_many_authors_the_latest_are_told() -> None:
+    table = LockTable(100)
+    author = [bytes([number]) * 6 for number in range(70)]
+    table.ask(0.0, KEY, A, 3.0, 5.0)
+    for number in range(70):
+        table.adopt(0.0, [Claim(KEY, C, 0.0, {author[0]: number + 1, author[number]: number + 1})], lambda uid: True)
+    granted = table.release(1.0, KEY, A, {}) + table.ask(1.0, KEY, B, 3.0, 5.0)
+    assert isinstance(granted[0], Answered)
+    assert granted[0].written.items() >= {author[0]: 70, author[69]: 70}.items()
+    assert len(granted[0].written) == 64
+
+
+def test_a_claim_is_no_longer_than_a_lease_can_be() -> None:
+    claims = read_claims([[KEY, A.uid, A.serial, 2**62, []]])
+    assert claims is not None
+    assert claims[0].left_s <= 4000.0
+
+
 def test_nobody_in_the_queue_is_granted_a_lock_while_the_table_is_held_up() -> None:
     table = LockTable(100)
     for asker, patience_s in ((A, 5.0), (B, 20.0), (C, 3.0)):

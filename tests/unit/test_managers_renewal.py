@@ -707,6 +707,24 @@ def test_who_leads_a_new_key_whose_renewer_is_lost_sees_that_the_holders_of_the_
         assert renewed.key == key_of(new)
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_record_of_the_new_id_that_says_nothing_new_is_answered_by_nothing(kind: type[SessionManager]) -> None:
+    """Members that all took themselves for the primary of the old key would send each other its contents without an end."""
+    net = made(kind, backups=2) if kind is not DeltaManager else made(kind)
+    old = net.visit(0, a=1)
+    net.advance(110, 1.0)
+    new = request(net, 0, old, b=2)
+    assert new != old
+    for manager in net.managers:
+        entry = manager._core.replica.get(key_of(old))
+        assert entry is not None
+        manager._core.replica.take_over(key_of(old), entry)
+    assert not any(net.flights.values())
+    for to in (1, 2):
+        give(net, 0, to, new)
+    assert not any(net.flights.values())
+
+
 def test_an_old_key_that_comes_after_the_new_one_is_marked_too() -> None:
     net, old, new = unmarked(DeltaManager)
     core = net.managers[1]._core
