@@ -168,12 +168,13 @@ class LockDesk:
                         serial, told = self._serial, set()
                     told.add(granter)
                     wanted = desk.wanted[serial] = Wanted(key, granter)
-                    verdict, written, why = await self._ask(
+                    asked = self._clock.seconds()
+                    verdict, written, waited_s, why = await self._ask(
                         desk, granter, [desk.name, key, serial, int(lease_s * 1000), int(left_s * 1000), digest(desk.manager.view)], left_s
                     )
                     self._notice(desk)
-                    if verdict == GRANTED and not wanted.void:
-                        grant = Grant(desk.name, key, serial, self._clock.seconds() + lease_s * OWN_PART, written, desk.sleeps, told)
+                    grant = Grant(desk.name, key, serial, asked + waited_s + lease_s * OWN_PART, written, desk.sleeps, told)
+                    if verdict == GRANTED and not wanted.void and self._clock.seconds() < grant.until:
                         desk.held[serial] = grant
                         return grant
                     if verdict == FULL:
@@ -195,8 +196,9 @@ class LockDesk:
         self._tell_free(desk, key, Asker(self._me, serial), {}, told)
         raise LockTimeout(f"the session's lock was not granted within {timeout_s:g} s: {why}")
 
-    async def _ask(self, desk: Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, str]:
-        """(verdict, commits to wait for, what went wrong)."""
+    async def _ask(self, desk: Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, float, str]:
+        """(verdict, commits to wait for, how long after we asked it was granted at least, what went wrong)."""
+        asked = self._clock.seconds()
         try:
             if granter == self._me:
                 wanted = self._wants(desk, Asker(self._me, body[2]), body[1], body[3] / 1000, body[4] / 1000, body[5])
@@ -205,13 +207,15 @@ class LockDesk:
                 replies = await self._channel.request((granter,), _SERVICE, _ASK, body, mode="all", timeout_s=left_s + _ANSWER_S)
                 answer = replies[granter]
         except ChannelError as error:
-            return ELSEWHERE, {}, "; ".join(error.failed.values()) or str(error)
+            return ELSEWHERE, {}, 0.0, "; ".join(error.failed.values()) or str(error)
         except defer.TimeoutError:
-            return ELSEWHERE, {}, "others do not say what they hold"
+            return ELSEWHERE, {}, 0.0, "others do not say what they hold"
         written = read_written(answer[1]) if type(answer) is list and len(answer) > 1 else None
         if written is None or type(answer[0]) is not int:
-            return ELSEWHERE, {}, "an unusable answer"
-        return answer[0], written, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
+            return ELSEWHERE, {}, 0.0, "an unusable answer"
+        took_s = self._clock.seconds() - asked
+        waited_s = min(answer[2] / 1000, took_s) if len(answer) > 2 and are_numbers(answer[2:3]) else took_s  # older members do not say
+        return answer[0], written, waited_s, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
 
     def _tell_free(self, desk: Desk, key: bytes, asker: Asker, written: Written, told: Iterable[bytes]) -> None:
         others = sorted(uid for uid in told if uid != self._me)
@@ -275,7 +279,7 @@ class LockDesk:
         desk.driver.run(desk.table.ask(now, key, asker, lease_s, max(0.0, patience_s - (now - asked))))
         if before is not None:
             before.callback([ELSEWHERE, []])
-        return await answer
+        return [*await answer, int((self._clock.seconds() - asked) * 1000)]
 
     def _grants(self, desk: Desk, key: bytes) -> bool:
         if self._granter(desk, key) != self._me or self._clock.seconds() < self._found_at:

@@ -3,7 +3,8 @@
 The best ranked member of a session's partition grants its lock, whoever serves or leads the session: that follows from the view alone, and moves
 only when members come or go. Whoever asks waits in a queue, first come, first served. A lock is *leased*: it is free when its
 holder gives it back, is gone from the view, or lets its lease run out, which is measured here, from the grant on. The holder measures a tenth
-less (`OWN_PART`), so that it knows before anybody else is granted the lock, if a message takes less time than that tenth.
+less (`OWN_PART`), and from no later: it knows when it asked, and is told how long it waited here, so the time that messages took is the holder's loss. So it knows
+before anybody else is granted the lock, if the two clocks run at one speed, within that tenth.
 
 Who gives a lock back says which commits were made under it, `{author: counter}`; who gets it next hears of them, and waits until it has them.
 

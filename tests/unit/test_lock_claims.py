@@ -163,6 +163,43 @@ def test_a_member_that_may_not_have_found_others_yet_grants_nothing() -> None:
     assert sum(holder.held for holder in waiting) == 1
 
 
+def test_a_grant_that_took_long_to_arrive_is_not_believed_in_for_longer_than_it_lasts(net: LockNet) -> None:
+    """Simulator, locks, delta, seed 902: it came when its lease was over, and whoever was next had the lock."""
+    session, granter, one, other = roles(net)
+    requests = {number: net.opened(number, session) for number in (one, other)}
+    first = Holder(net, granter, session)  # claims are asked for
+    net.deliver()
+    first.leave()
+    net.hold(granter, one)
+    holder = Holder(net, one, requests[one], timeout_s=60.0)
+    net.deliver()
+    waiting = Holder(net, other, requests[other], timeout_s=60.0)
+    net.advance(9.9)
+    assert not waiting.held
+    net.let_go()
+    net.advance(0.2)
+    assert (holder.held, waiting.held) == (False, True)
+    waiting.leave()
+    net.advance(0.5)
+    assert holder.held
+    grant = holder.lock._grant
+    assert grant is not None
+    assert grant.until <= net.clock.seconds() + 9.0
+
+
+def test_who_waited_in_the_queue_counts_its_lease_from_its_grant(net: LockNet) -> None:
+    session, _, one, other = roles(net)
+    holder = Holder(net, one, session)
+    net.deliver()
+    waiting = Holder(net, other, session, timeout_s=60.0)
+    net.advance(8.0)
+    holder.leave()
+    net.deliver()
+    grant = waiting.lock._grant
+    assert grant is not None
+    assert grant.until > net.clock.seconds() + 8.9
+
+
 # -- a process that stood still, and has not noticed yet
 
 
