@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ...membership.errors import LocalError
 from ...membership.knobs import knob
@@ -64,8 +65,7 @@ class CookieSettings:
             raise LocalError(f"cookie.same_site: None needs secure = true; {_PLAIN_HTTP}")
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """What a request said about its session."""
 
     id: str | None = None  #: well-formed, but not believed

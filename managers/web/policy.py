@@ -12,7 +12,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from fnmatch import translate
 from functools import cached_property
 from typing import Any, cast
@@ -93,10 +92,10 @@ class Front:
             return _WITHOUT
         if shared is not None:
             cookies = list(cookies)
-            ticket = replace(self._read(cookies), shared=shared._read(cookies))
+            ticket = self._read(cookies)._replace(shared=shared._read(cookies))
         else:
             ticket = self._read(cookies)
-        return replace(ticket, in_turn=True) if ticket.id is not None and self._takes_turns else ticket
+        return ticket._replace(in_turn=True) if ticket.id is not None and self._takes_turns else ticket
 
     def _read(self, cookies: Iterable[str]) -> Ticket:
         ticket = read_cookie(self.cookie, cookies)

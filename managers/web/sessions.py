@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from ..base import SessionManager
@@ -38,7 +37,7 @@ class Sessions:
     async def admit(self, cookies: Iterable[str], origin: Origin, path: str, agent: Callable[[], str], in_turn: bool = True) -> Visit:
         """The session that the `Cookie` fields of a request name, opened. `agent()`: its `User-Agent`. Without `in_turn` it waits for no other request, nor does one for it."""
         ticket = self.front.ticket(cookies, path, agent)
-        return await self._open(replace(ticket, in_turn=ticket.in_turn and in_turn), origin, path)
+        return await self._open(ticket._replace(in_turn=ticket.in_turn and in_turn), origin, path)
 
     async def reopen(self, visit: Visit, path: str, frozen: bool) -> Visit:
         """The session of this visit opened again, with what others have written meanwhile; `frozen`: the headers are sent.

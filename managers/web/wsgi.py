@@ -11,7 +11,6 @@ here, in the request's thread.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..base import SessionManager
@@ -69,7 +68,7 @@ def open_visit(front: Front, environ: dict[str, Any], in_turn: bool = True) -> V
     path, origin = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", ""), origin_of(environ)
     ticket = front.ticket((environ.get("HTTP_COOKIE", ""),), path, lambda: environ.get("HTTP_USER_AGENT", ""))
     if ticket.in_turn and (not in_turn or "caterwaul.visit" in environ):  # a request does not wait for itself
-        ticket = replace(ticket, in_turn=False)
+        ticket = ticket._replace(in_turn=False)
     visit = front.admit(ticket, _opened(front, ticket, origin), path, origin)
     if visit.wanted is not None:
         with visit.kept():
@@ -128,19 +127,17 @@ class _Response:
         self._write = self._start(status, headers, exc_info) if exc_info else self._start(status, headers)
         self._head = None  # exc_info refers to frames
 
-    @property
-    def sent(self) -> bool:
-        return self._write is not None
-
     def finish(self) -> None:
         """The application is done: send the headers, or commit what was written after them."""
-        if self.sent:
+        if self._write is not None:
             self.save()
         else:
             self.send()
 
     def save(self) -> None:
-        wait(self.visit.save())
+        receipt = self.visit.save()
+        if receipt is not None:
+            wait(receipt)
 
     def fail(self) -> None:
         self.visit.fail()
@@ -151,7 +148,7 @@ class _Response:
         self.visit.fail()
         status, headers, body = _refusal(error)
         try:
-            if self.sent:
+            if self._write is not None:
                 raise error
             self._head = None
             self.start(status, headers)
@@ -180,7 +177,7 @@ class _Body:
             if self._iterator is None:
                 self._iterator = iter(self._body)
             for chunk in self._iterator:
-                if chunk or response.sent:
+                if chunk or response._write is not None:
                     response.send()
                     return chunk
             response.finish()
@@ -198,7 +195,7 @@ class _Body:
             close = getattr(self._body, "close", None)
             if close is not None:
                 close()
-            if response.sent:
+            if response._write is not None:
                 response.save()
         finally:
             response.visit.release()
