@@ -293,6 +293,7 @@ def _who_asks_last_is_first(patch: Patch) -> None:
 def _nobody_is_asked_what_it_holds(patch: Patch) -> None:
     async def collect(self: Any, desk: Any, view: Any) -> None:
         desk.claims_of = view
+        desk.driver.run(desk.table.go_on(self._clock.seconds()))
 
     patch(lock_desk.LockDesk, "_collect", collect)
 
