@@ -168,12 +168,11 @@ class LockDesk:
                         serial, told = self._serial, set()
                     told.add(granter)
                     wanted = desk.wanted[serial] = Wanted(key, granter)
-                    asked = self._clock.seconds()
-                    verdict, written, waited_s, why = await self._ask(
+                    verdict, written, begins, why = await self._ask(
                         desk, granter, [desk.name, key, serial, int(lease_s * 1000), int(left_s * 1000), digest(desk.manager.view)], left_s
                     )
                     self._notice(desk)
-                    grant = Grant(desk.name, key, serial, asked + waited_s + lease_s * OWN_PART, written, desk.sleeps, told)
+                    grant = Grant(desk.name, key, serial, begins + lease_s * OWN_PART, written, desk.sleeps, told)
                     if verdict == GRANTED and not wanted.void and self._clock.seconds() < grant.until:
                         desk.held[serial] = grant
                         return grant
@@ -197,7 +196,7 @@ class LockDesk:
         raise LockTimeout(f"the session's lock was not granted within {timeout_s:g} s: {why}")
 
     async def _ask(self, desk: Desk, granter: bytes, body: list[Any], left_s: float) -> tuple[int, Written, float, str]:
-        """(verdict, commits to wait for, how long after we asked it was granted at least, what went wrong)."""
+        """(verdict, commits to wait for, when it was granted or a little before, what went wrong)."""
         asked = self._clock.seconds()
         try:
             if granter == self._me:
@@ -213,9 +212,9 @@ class LockDesk:
         written = read_written(answer[1]) if type(answer) is list and len(answer) > 1 else None
         if written is None or type(answer[0]) is not int:
             return ELSEWHERE, {}, 0.0, "an unusable answer"
-        took_s = self._clock.seconds() - asked
-        waited_s = min(answer[2] / 1000, took_s) if len(answer) > 2 and are_numbers(answer[2:3]) else took_s  # older members do not say
-        return answer[0], written, waited_s, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
+        now = self._clock.seconds()
+        begins = min(now, asked + answer[2] / 1000) if len(answer) > 2 and are_numbers(answer[2:3]) else now  # older members do not say
+        return answer[0], written, begins, "others hold it" if answer[0] == LATE else "the members do not agree who grants it"
 
     def _tell_free(self, desk: Desk, key: bytes, asker: Asker, written: Written, told: Iterable[bytes]) -> None:
         others = sorted(uid for uid in told if uid != self._me)

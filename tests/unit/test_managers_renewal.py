@@ -635,16 +635,21 @@ def give(net: Net, giver: int, to: int, session_id: str) -> None:
         net.channels[net.members[to].uid].deliver(net.members[giver], message, net.channels[net.members[giver].uid].now_ms())
 
 
+def write_alone(net: Net, number: int, old: str) -> None:
+    """`c` = 3 under the old id, of which nobody else hears."""
+    for other in {0, 1, 2} - {number}:
+        net.hold(number, other)
+    session = opened(net, number, old)
+    session["c"] = 3
+    net.managers[number].commit(session)
+    net.managers[number].release(session)
+    assert session.id == old
+
+
 def test_who_gets_the_new_record_and_has_not_heard_of_the_old_key_brings_what_it_wrote_there() -> None:
     """Simulator, renewal, partitioned, seed 23: with the new id it showed less than with the old one."""
     net, old, new = unmarked(DeltaManager)
-    for other in (0, 2):
-        net.hold(1, other)
-    session = opened(net, 1, old)
-    session["c"] = 3
-    net.managers[1].commit(session)
-    net.managers[1].release(session)
-    assert session.id == old
+    write_alone(net, 1, old)
     give(net, 0, 1, new)
     assert contents(net, 1, new) == {"a": 1, "b": 2, "c": 3}
     assert opened(net, 1, old).id == new
@@ -653,12 +658,7 @@ def test_who_gets_the_new_record_and_has_not_heard_of_the_old_key_brings_what_it
 def test_who_gets_the_mark_before_the_new_record_brings_what_it_wrote_when_that_comes() -> None:
     """Simulator, renewal, delta, seed 744: an older value was shown under the new id, until somebody else brought the newer one."""
     net, old, new = unmarked(DeltaManager)
-    for other in (0, 2):
-        net.hold(1, other)
-    session = opened(net, 1, old)
-    session["c"] = 3
-    net.managers[1].commit(session)
-    net.managers[1].release(session)
+    write_alone(net, 1, old)
     give(net, 0, 1, old)
     assert net.managers[1]._core.replica.get(key_of(new)) is None
     give(net, 0, 1, new)
