@@ -165,6 +165,10 @@ class Checkers:
                 return True
         return False
 
+    def is_troubled(self, one: int, other: int, since: float) -> bool:
+        """Whether anything may have been lost between these two since then, datagrams too."""
+        return max(self._troubled.get((one, other), -99.0), self._troubled.get((other, one), -99.0)) >= since
+
     def all_see_all(self) -> bool:
         views = {frozenset(member.uid for member in node.view) for node in self.cluster.nodes.values() if node.membership is not None}
         return len(views) == 1
