@@ -28,6 +28,7 @@ __all__ = ["Finding"]
 
 _YOUNG_MS, _YOUNG_ASKS = 10_000, 16  # a member that has just started may not see all yet, and asks so many others
 _ELSEWHERE = (ELSEWHERE, LEFT, EARLY)  # it lives, with others
+_DOUBTS = frozenset((UNSURE, SILENT))
 
 
 class Finding:
@@ -147,8 +148,8 @@ class Finding:
         the other side and be in sync with us as we hold nothing, and of the holders the primary hears first of what was written on either side.
         """
         moving, named = self._moving, self._replica.primary_of(key)
-        if self._servable(key, now_ms) is None and question.waiting - {peer}:
-            return True  # its time is over, by what this member knows of its use
+        if self._servable(key, now_ms) is None and (question.waiting - {peer} or not _DOUBTS.isdisjoint(question.answers.values())):
+            return True  # its time is over, by what this member knows of its use; who has just started has not heard of a loss that another doubts for
         if self.is_behind(key):
             return True
         if not moving.handover.is_healing(now_ms):

@@ -500,3 +500,22 @@ def test_a_session_whose_time_seems_over_is_unknown_while_those_who_hold_it_are_
     question.answers = dict.fromkeys(question.waiting, UNSURE)
     assert core.servable(key, over_ms) is None
     assert ended(core.finding._conclude(key, question, over_ms)) == [UNSURE]
+
+
+@pytest.mark.parametrize("doubt", [UNSURE, SILENT])
+def test_one_who_has_just_started_is_not_surer_that_a_session_is_over_than_one_who_knows_of_a_loss(doubt: int) -> None:
+    """Two that have just joined know of no loss; the third holder has lost who used the session (simulator, backup, seed 3066)."""
+    net, session_id, asking = _held_elsewhere()
+    key = key_of(session_id)
+    core = net.managers[asking]._core
+    net.deliver()
+    *others, last = (manager._core for manager in net.managers if manager._core.replica.held(key) is not None)
+    entry = last.replica.get(key)
+    assert entry is not None
+    over_ms = 10**9
+    core.finding.ask_for(key, [holder.me for holder in (*others, last)], over_ms, doubted=False)
+    core.replica.merge_record(key, entry.head, 0, (), last.replica.body_of(entry), Record.unpack(last.replica.body_of(entry)), Outcome())  # type: ignore[arg-type]
+    assert core.servable(key, over_ms) is None
+    for holder in others:
+        assert ended(core.lookups.answered(holder.me, key, doubt, over_ms)) == []
+    assert ended(core.finding.answered(last.me, key, FOUND, over_ms)) == [UNSURE]
