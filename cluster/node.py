@@ -70,6 +70,13 @@ def _nobody(_: object) -> None:
     """Tells nobody."""
 
 
+def _tell(listener: Callable[..., object], *what: object) -> None:
+    try:
+        listener(*what)
+    except Exception:  # whatever one of them runs into, the others have to hear of it all the same
+        _log.failure("{listener!r} failed on {what!r}", listener=listener, what=what)
+
+
 class Node:
     """One member of a cluster. Reactor thread, except `name`, `me`, `view`, `managers` and `is_ready`, which any thread may read.
 
@@ -341,28 +348,22 @@ class Node:
                 for name, engine in sorted(self.engines.items()):
                     kind = self._kinds[name]
                     part = ViewChanged(event.before.announcing(name, kind), event.after.announcing(name, kind), event.clean)
-                    try:
-                        engine.view_changed(part)
-                        if self._locks is not None:
-                            self._locks.view_changed(name, part)
-                    except Exception:  # the others have to hear of it all the same
-                        _log.failure("manager {name!r} failed on a change of the view", name=name)
+                    _tell(engine.view_changed, part)
+                    if self._locks is not None:
+                        _tell(self._locks.view_changed, name, part)
                 if self.logins is not None:
-                    self.logins.view_changed(event)
+                    _tell(self.logins.view_changed, event)
                 for member in event.appeared:
                     self._compare_kinds(member)
                     if member.name == self.name and member.uid != self.me.uid:
                         _log.warn("{member} has the same node.name as this node: sticky balancers cannot tell them apart", member=member)
             case Slept(seconds) if seconds >= self.settings.membership.drop_time_s:  # shorter, and nobody has acted without us
                 for _, engine in sorted(self.engines.items()):
-                    engine.slept(seconds)
+                    _tell(engine.slept, seconds)
                 if self._locks is not None:
-                    self._locks.slept()
+                    _tell(self._locks.slept)
         for subscriber in list(self._subscribers):
-            try:
-                subscriber(event)
-            except Exception:
-                _log.failure("a subscriber failed on {event}", event=type(event).__name__)
+            _tell(subscriber, event)
 
     def _compare_kinds(self, member: Member) -> None:
         for name, kind in sorted(self._kinds.items()):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
+from twisted.logger import capturedLogs
+
+from caterwaul.membership.view import ViewChanged
 
 from ..sim.faults import Injector, draw, missing
 from ..sim.node import SimCluster
@@ -32,6 +38,29 @@ def test_a_killed_process_is_known_in_well_under_a_second_and_its_successor_is_m
         assert world.run_until_true(lambda: all(len(node.view) == 4 for node in cluster.nodes.values()), 5.0) < 1.0
         cluster.start(3)
         world.run_until_true(cluster.is_ready, 10.0)
+
+
+def test_who_fails_on_a_change_of_the_view_keeps_nobody_from_hearing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with World(5) as world:
+        cluster = SimCluster(world)
+        world.run_until_true(cluster.is_ready, 10.0)
+        node = cluster.nodes[0]
+        heard: list[object] = []
+
+        def fails(*what: object) -> None:
+            raise ZeroDivisionError
+
+        for engine in node.engines.values():
+            monkeypatch.setattr(engine, "view_changed", fails)
+        node.subscribe(fails)
+        node.subscribe(heard.append)
+        monkeypatch.setattr(node._locks, "view_changed", lambda name, change: heard.append(name))
+        gone = replace(node.view, members=tuple(member for member in node.view if member.name != "n3"))
+        change = ViewChanged(node.view, gone)
+        with capturedLogs() as logs:
+            node._event(change)
+        assert heard == [*sorted(node.engines), change]
+        assert sum("failed on" in event["log_format"] for event in logs) == len(node.engines) + 1
 
 
 def run(seed: int) -> str:
