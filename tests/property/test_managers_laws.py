@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import permutations
 from math import ceil
 from typing import Any
@@ -189,6 +190,24 @@ def test_shares_follow_weights():
     first = [ranking.keepers(p)[0] for p in range(PARTITIONS)]
     shares = [first.count(m.uid) / PARTITIONS for m in members]
     assert all(abs(share - wanted) < 0.03 for share, wanted in zip(shares, (0.25, 0.25, 0.5), strict=True))
+
+
+def drawn(weights, count, chosen=()):
+    """How likely each is among `count` that are drawn one after the other, each by its weight among those that are left."""
+    if len(chosen) == count:
+        return [float(n in chosen) for n in range(len(weights))]
+    left = [n for n in range(len(weights)) if n not in chosen]
+    ways = [(weights[n] / sum(weights[m] for m in left), drawn(weights, count, (*chosen, n))) for n in left]
+    return [sum(chance * found[n] for chance, found in ways) for n in range(len(weights))]
+
+
+@pytest.mark.parametrize(("weights", "copies"), [((1, 1, 1, 1, 2, 2), 2), ((1, 1, 1, 3), 2), ((1, 1, 1, 1, 2, 2), 3)])
+def test_copies_follow_weights_as_far_as_no_member_holds_two_of_one_session(weights, copies):
+    members = [Member(bytes([n + 1]) * 16, f"n{n}", f"h{n}", 1, weight=weight) for n, weight in enumerate(weights)]
+    placement = Ranked(View.of(1, members), members[0].uid, copies)
+    held = Counter(uid for p in range(PARTITIONS) for uid in placement.holders((p << 4).to_bytes(2, "big") + bytes(14), b""))
+    for member, wanted in zip(members, drawn(weights, copies), strict=True):
+        assert abs(held[member.uid] / PARTITIONS - wanted) < 0.03
 
 
 steps = st.lists(
