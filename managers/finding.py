@@ -3,7 +3,8 @@
 Its keepers are asked, and the primary that an old copy names. A member answers with the session itself where it is a holder whose
 copy is the truth; one that knows only the head, or has a copy on its way out, says with whom it is; one whose copy may be
 out of date gives it and says that it is unsure. "Gone" takes a tombstone, or two who are sure that there is nothing: in sync, and
-without an unannounced loss lately. All else is unknown: the session may exist where nobody could be asked.
+without an unannounced loss lately; a copy whose time is over is gone only if no holder doubts that. All else is unknown: the session may
+exist where nobody could be asked.
 """
 
 from __future__ import annotations
