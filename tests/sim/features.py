@@ -48,8 +48,8 @@ def in_turn(seed: int | str) -> tuple[str, ...]:
     return (list(FEATURES)[seed // 2 % len(FEATURES)],) if isinstance(seed, int) and seed % 2 == 0 else ()
 
 
-def with_features(settings: dict[str, Any], features: Sequence[str], rng: Random) -> dict[str, Any]:
-    """Keywords of `Settings.of` with the managers that these need, of the type of the manager `default`."""
+def with_features(settings: dict[str, Any], features: Sequence[str], rng: Random, again: Random) -> dict[str, Any]:
+    """Keywords of `Settings.of` with the managers that these need, of the type of the manager `default`. `again`: see `login_settings`."""
     kind = {name: value for name, value in settings["managers"]["default"].items() if name in ("type", "backups")}
     managers, more = dict(settings["managers"]), {}
     if "renewal" in features:
@@ -57,7 +57,7 @@ def with_features(settings: dict[str, Any], features: Sequence[str], rng: Random
     if "locks" in features:
         managers["bank"] = {**kind, **bank_settings("renewal" in features)}
     if "logins" in features:
-        applications, shared = login_settings(kind, rng)
+        applications, shared = login_settings(kind, rng, again)
         managers |= applications
         more["sso"] = {"main": shared}
     return {**settings, "managers": managers, **more}

@@ -1,10 +1,13 @@
 """Users of two applications that share their logins, with several browsers each, and a limit on how many.
 
 They log in to one and look at the other, on any node; log out of one; log out everywhere; log in as somebody else. In a part of the seeds one application, or the shared login,
-bounds the sessions of a principal. What docs/logins.md promises, as checks:
+bounds the sessions of a principal; in a part one asks its users for their password again (`sso_reauthenticate`). What docs/logins.md promises, as checks:
 
 - S1 nobody is anybody but who logged in with that browser;
-- *one login*: who is logged in to one application is logged in to the other, where somebody can be asked who knows the shared login. **Not so** where a limit refuses it;
+- *one login*: who is logged in to one application is logged in to the other, or named to it if it asks again, where somebody can be asked who knows the shared login. **Not so**
+  where a limit refuses it;
+- *reauthenticate*: who is logged in to an application that asks again has logged in there; that login is one with the other that the application was told of, and the
+  end of a session that nobody is logged in to there is no logout elsewhere;
 - S2 *one logout*: who has confirmed the end of a shared login, or of all of a principal, shows nobody of it any more; after healing nothing of it lives, in any application;
 - *limit*: a moment after healing no principal has more sessions than that.
 """
@@ -13,10 +16,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from caterwaul.managers.errors import SessionError
 from caterwaul.managers.heads import LIVE
+from caterwaul.managers.identity import Offer
 from caterwaul.managers.principals import principal_key
 from caterwaul.managers.receipts import DROPPED
 from caterwaul.managers.record import PRINCIPAL, RENEWED, SIGNED_ON, Record
@@ -38,18 +42,22 @@ _APPLICATIONS = ("shop", "blog")
 _SHARED = f"{SSO}main"
 _LIMITS = ("", "", "oldest", "refuse", "browsers")
 _MOST = 2
+_ASK_AGAIN = ("", "", "", "", *_APPLICATIONS)
 _PRINCIPALS, _BROWSERS, _RATE = 4, 12, 14.0
 _STICKY, _LOST = 0.5, 0.05
 _KNOWN_S = 1.0
 
 
-def login_settings(kind: dict[str, Any], rng: Random) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(tables of the applications, that of their shared logins)."""
+def login_settings(kind: dict[str, Any], rng: Random, again: Random) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tables of the applications, that of their shared logins). `again`: says which application asks for the password again."""
     limit = rng.choice(_LIMITS)
     settings = {**kind, "idle_timeout_s": 0.0, "expire_check_s": 0.5, "pack_after_s": 3.0, "read_your_writes": "cluster", "sso": "main"}
     applications = {name: {**settings, "cookie": {"name": cookie_name(name)}} for name in _APPLICATIONS}
     if limit in ("oldest", "refuse"):
         applications["shop"] |= {"principal_sessions_max": _MOST, "principal_sessions_policy": limit}
+    asks = again.choice(_ASK_AGAIN)
+    if asks:
+        applications[asks]["sso_reauthenticate"] = True
     shared: dict[str, Any] = {"type": "delta"} if kind["type"] == "delta" else {"type": "partitioned", "backups": kind["backups"]}
     return applications, {**shared, "idle_timeout_s": 0.0, "principal_sessions_max": _MOST if limit == "browsers" else 0}
 
@@ -62,6 +70,14 @@ class _Shared:
     def __init__(self, principal: str, knew: dict[bytes, int]) -> None:
         self.principal, self.knew = principal, knew
         self.out: Out | None = None
+
+
+class _Before(NamedTuple):
+    """A login. `tag`: the shared login that the session was of. `told`: the one that the application was told of, with nobody here. `knew`: as of `_Shared`."""
+
+    tag: bytes | None
+    told: bytes | None
+    knew: dict[bytes, int]
 
 
 class Visitors:
@@ -122,21 +138,26 @@ class Visitors:
             browser.name = browser.name if dice < 0.49 else f"p{self._rng.randrange(_PRINCIPALS)}"
             manager = node.managers[site.application]
             knew = dict(node.epochs.current.get(principal_key(_SHARED, browser.name), {}))
+            before = _Before(session.hidden(SIGNED_ON), session.offered and session.offered.tag, knew)
 
             def logged_in(_: Any) -> None:
-                self._finish(site, browser, visit, lambda receipt: checks.logged_in(site.application, node, browser, session, before, knew, receipt))
+                self._finish(site, browser, visit, lambda receipt: checks.logged_in(site.application, node, browser, session, before, receipt))
 
             def refused(failure: Any) -> None:
                 failure.trap(SessionError)
                 self._world.counters["logins_refused"] += 1
                 site.give_up(browser, visit)
 
-            before = session.hidden(SIGNED_ON)
             assert node.channel is not None
             node.channel.wake(lambda: manager.login_deferred(session, browser.name).addCallbacks(logged_in, refused).addErrback(self._broken) and None)
             return
-        tag = session.hidden(SIGNED_ON)
+        tag, told, asks_again = session.hidden(SIGNED_ON), session.offered, node.managers[site.application].settings.sso_reauthenticate
         try:
+            if told is not None and asks_again and not session.new and dice < 0.7:
+                ends = dict(node.epochs.current.get(told.tag, {}))
+                visit.end()
+                self._finish(site, browser, visit, lambda receipt: checks.guest_left(site.application, node, told, ends))
+                return
             if who is not None and dice < 0.10:
                 if dice < 0.08:
                     visit.end()
@@ -173,6 +194,7 @@ class _Checks:
         self._checkers = checkers
         self._shared: dict[bytes, _Shared] = {}  # by tag
         self._outs: dict[str, list[Out]] = {}  # by principal
+        self._asked: set[bytes] = set()  # keys of sessions that were logged in to by their own application
         self._have: dict[Browser, tuple[bytes, int, float]] = {}  # the shared login that a browser should have, made by which node, when
 
     def _fail(self, promise: str, what: str) -> None:
@@ -181,25 +203,30 @@ class _Checks:
     # -- requests
 
     def sees(self, application: str, node: SimNode, browser: Browser, ticket: Ticket, visit: Visit, who: str | None) -> None:
-        life = node.reactor.name
-        if who is None:
+        life, session, counters = node.reactor.name, visit.session, self._world.counters
+        told = session.offered
+        named, tag = (who, session.hidden(SIGNED_ON)) if who is not None or told is None else (session.signed_on, told.tag)
+        if named is None:
             self._is_nobody(application, node, browser, ticket, visit)
             return
-        tag = visit.session.hidden(SIGNED_ON)
         shared = self._shared.get(tag or b"")
-        if shared is None or shared.principal != who:
-            self._fail("S1", f"{life} shows {who}, and the login {tag and tag.hex()[:8]} is of {shared and shared.principal}")
+        if shared is None or shared.principal != named:
+            self._fail("S1", f"{life} shows {named}, and the login {tag and tag.hex()[:8]} is of {shared and shared.principal}")
             return
-        self._world.counters["logins_seen"] += 1
+        counters["logins_seen" if who is not None else "logins_told"] += 1
+        if who is not None and node.managers[application].settings.sso_reauthenticate:
+            counters["reauthenticated_seen"] += 1
+            if session.key not in self._asked:
+                self._fail("reauthenticate", f"{life} shows {who} in {application}, who has not logged in there")
         for out in self._outs_of(tag or b""):
             if life in out.known_by:
-                self._fail("S2", f"{life} shows {who} in {application}, and knows that this login was ended at {out.at:.3f}")
+                self._fail("S2", f"{life} shows {named} in {application}, and knows that this login was ended at {out.at:.3f}")
 
     def _is_nobody(self, application: str, node: SimNode, browser: Browser, ticket: Ticket, visit: Visit) -> None:
-        """Then nobody whom this node sees and hears has the shared login."""
+        """And nobody is named to it. Then nobody whom this node sees and hears has the shared login."""
         have, entry_id = self._have.get(browser), ticket.shared.id if ticket.shared is not None else None
-        manager, sign_on = node.managers[application], visit._sign_on
-        if have is None or entry_id is None or manager.settings.principal_sessions_max or sign_on is None:
+        settings, sign_on = node.managers[application].settings, visit._sign_on
+        if have is None or entry_id is None or sign_on is None or (settings.principal_sessions_max and not settings.sso_reauthenticate):
             return
         if sign_on._entry is None or sign_on._entry.session.unknown:
             return
@@ -223,21 +250,31 @@ class _Checks:
         entry = core.replica.get(key)
         return entry is not None and ((entry.head is not None and entry.head.state != LIVE) or core.logins.is_over(key, entry))
 
-    def logged_in(
-        self, application: str, node: SimNode, browser: Browser, session: Session, before: bytes | None, knew: dict[bytes, int], receipt: Any
-    ) -> None:
+    def logged_in(self, application: str, node: SimNode, browser: Browser, session: Session, before: _Before, receipt: Any) -> None:
         tag = session.hidden(SIGNED_ON)
         if tag is None:
             self._fail("one login", f"{node.reactor.name} has logged {browser.name} in to {application} alone")
             return
         self._world.counters["shared_logins"] += 1
-        made = self._shared.setdefault(tag, _Shared(browser.name, knew))
-        made.knew |= knew  # of two logins of one browser, the later one may stand
+        self._asked.add(session.key)
+        made = self._shared.setdefault(tag, _Shared(browser.name, before.knew))
+        made.knew |= before.knew  # of two logins of one browser, the later one may stand
         if made.principal != browser.name:
             self._fail("S1", f"{node.reactor.name} logs {browser.name} in as {made.principal}")
-        if before in self._shared and self._shared[before].principal != browser.name:
-            self._out(node, before, receipt)  # a login as somebody else is a logout before
+        for old in (before.tag, before.told):
+            if old in self._shared and self._shared[old].principal != browser.name:
+                self._out(node, old, receipt)  # a login as somebody else is a logout before
+        told = self._shared.get(before.told or b"")
+        if told is not None and told.principal == browser.name:
+            self._world.counters["told_logins"] += 1
+            if tag != before.told:
+                self._fail("reauthenticate", f"{node.reactor.name} was told of {browser.name}, and has logged them in to {application} by a login of its own")
         self._have[browser] = tag, int(node.me.name[1:]), self._world.now
+
+    def guest_left(self, application: str, node: SimNode, told: Offer, ends: dict[bytes, int]) -> None:
+        self._world.counters["guests_left"] += 1
+        if node.epochs.current.get(told.tag, {}) != ends:
+            self._fail("reauthenticate", f"{node.reactor.name} has logged {told.principal} out, who was not logged in to {application}")
 
     def logged_out(self, node: SimNode, tag: bytes | None, receipt: Any) -> None:
         if tag is not None:

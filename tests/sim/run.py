@@ -59,7 +59,7 @@ def run_seed(
         rng = world.rng("features")
         drawn = chosen(rng)
         features = drawn if features is None else features
-        settings = with_features(_settings(manager), features, rng)
+        settings = with_features(_settings(manager), features, rng, world.rng("reauthenticate"))
         cluster = SimCluster(world, NODES, node_settings=lambda number: {"weight": 0} if number < lite else {}, **settings)
         checkers = Checkers(world, cluster, _OUTBOX_MAX, _DROP_TIME_S, _IDLE_S)
         world.run_until(_CALM_UNTIL)
