@@ -35,6 +35,7 @@ from caterwaul.managers import (
     settings,
     users,
 )
+from caterwaul.managers.identity import Offer
 from caterwaul.managers.messages import ABSENT, SUM_BYTES, UNSURE
 from caterwaul.managers.receipts import DONE
 from caterwaul.managers.web import single
@@ -310,6 +311,22 @@ def _a_login_is_of_one_application(patch: Patch) -> None:
     patch(single.SignOn, "offer", lambda self, session: None)
 
 
+def _a_login_elsewhere_is_taken_without_a_password(patch: Patch) -> None:
+    """Also by an application that asks for it again."""
+    patch(single, "Offer", lambda principal, login, tag, is_taken: Offer(principal, login, tag, True))
+
+
+def _a_guest_logs_the_browser_out_elsewhere(patch: Patch) -> None:
+    """The end of a session in which nobody is logged in, where the application asks for the password again."""
+    real = single.SignOn.opened
+
+    def opened(self: Any, entry: Any, session: Any) -> None:
+        real(self, entry, session)
+        self._had = self._had or self._offer is not None
+
+    patch(single.SignOn, "opened", opened)
+
+
 def _principals_are_of_one_application(patch: Patch) -> None:
     patch(settings.ManagerSettings, "realm", lambda self, name: name)
 
@@ -362,6 +379,8 @@ BUGS = (
     Bug("a holder is not told that its time is over", _a_holder_is_not_told_that_its_time_is_over, ("locks one holder",), feature="locks", seed=3),
     Bug("a logout is of one application", _a_logout_is_of_one_application, ("logins S2",), feature="logins", seed=2),
     Bug("a login is of one application", _a_login_is_of_one_application, ("logins one login",), feature="logins", seed=2),
+    Bug("a login elsewhere is taken without a password", _a_login_elsewhere_is_taken_without_a_password, ("logins reauthenticate",), feature="logins", seed=6),
+    Bug("a guest logs the browser out elsewhere", _a_guest_logs_the_browser_out_elsewhere, ("logins reauthenticate",), feature="logins", seed=6),
     Bug("principals are of one application", _principals_are_of_one_application, ("logins S2",), feature="logins", seed=2),
     Bug("nobody has too many sessions", _nobody_has_too_many_sessions, ("logins limit",), feature="logins"),
     Bug("nobody counts the sessions of others", _nobody_counts_the_sessions_of_others, ("logins limit",), manager="backup", feature="logins"),
