@@ -177,8 +177,10 @@ class Finding:
         if SILENT in verdicts or not verdicts or (in_vain and self._replica.held(key) is None):
             is_found = self._is_good(key, now_ms) or (EARLY in verdicts and self._servable(key, now_ms) is not None)
             return self.lookups.end(key, FOUND if is_found else UNSURE)
-        if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms) and handover.is_empty(key, self._moving.placement):
-            return self._end_empty(key, now_ms)
+        if ELSEWHERE not in verdicts and handover.is_empty(key, self._moving.placement):
+            if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms):
+                return self._end_empty(key, now_ms)
+            return self.lookups.end(key, UNSURE)  # there is nothing to take for the truth: it is asked for again until all are sure
         if self._is_partial(key) and ELSEWHERE not in verdicts:
             if verdicts <= {ABSENT, EMPTY} and self._sure(now_ms):
                 return [*self._settle_partial(key), *self.lookups.end(key, FOUND)]

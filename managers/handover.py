@@ -188,11 +188,11 @@ class Handover:
         self._replica.changed[partition_of(key)] = 1
 
     def is_empty(self, key: bytes, placement: Placement) -> bool:
-        """Only the head of this session is here, and whoever could have more on its own has gone: its primary."""
+        """Only the head of this session is here, and whoever could have more on its own has gone: its primary, where that is more than who created it."""
         entry = self._replica.get(key)
         if entry is None or entry.body is not None or entry.head is None or entry.head.state != LIVE:
             return False
-        return entry.primary == self.me or entry.primary not in placement.view
+        return entry.primary == self.me or entry.primary not in placement.view or not placement.moves_primary
 
     def end_empty(self, key: bytes, now_ms: int) -> Head | None:
         """Nobody who should have this session has it. It ends as one that has expired without any activity, so a holder that comes back revives it."""

@@ -220,7 +220,8 @@ class Replica(Held):
     def _meet_expiry(self, key: bytes, entry: Entry, mine: Head, head: Head, outcome: Outcome) -> None:
         record = self.record(key, entry)
         assert head.cover is not None
-        if head.cover.covers(record.applied if record else {}, entry.touches):
+        # Who has heard of uses and has only the head cannot revive it: those with the record do. Two who have nothing would contradict each other for ever.
+        if record is None or head.cover.covers(record.applied, entry.touches):
             self._end(key, entry, head)
         else:
             self.revivals += 1

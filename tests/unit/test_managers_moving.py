@@ -329,6 +329,30 @@ def test_the_head_of_a_lost_session_is_also_forgotten_by_two_who_have_nothing_el
             assert left is None or (left.head is not None and left.head.state == EXPIRED)
 
 
+def test_who_has_only_the_head_of_a_lost_session_takes_its_end_whatever_uses_it_has_heard_of(backup: Net) -> None:
+    """Simulator, scene rehearsal, backup, seed 14: two who had nothing else told each other for ever, and each time more often, that it lives and that it is over."""
+    session_id = backup.visit(0, a=1)
+    key = key_of(session_id)
+    held = backup.managers[0]._core.replica.get(key)
+    assert held is not None
+    lost = holding(backup, session_id)
+    one, two = [number for number in range(5) if number not in lost][:2]
+    for number, touches in ((one, held.touches), (two, ())):
+        backup.managers[number]._core.replica.merge_record(key, held.head, held.created_ms, touches, None, None, Outcome())
+    for number in lost:
+        backup.kill(number)
+    core = backup.managers[two]._core
+    head = core.replica.end(key, EXPIRED, backup.channels[core.me].now_ms())
+    assert head is not None
+    sent = backup.channels[backup.members[one].uid].sent
+    sent.clear()
+    backup.managers[one].received(backup.members[two], decode(core.say.heads([(key, head)]).payload), 0)
+    entry = backup.managers[one]._core.replica.get(key)
+    assert entry is not None
+    assert entry.head is not None
+    assert (entry.head.state, sent) == (EXPIRED, [])
+
+
 def test_the_head_of_a_lost_session_without_backups_is_forgotten() -> None:
     net = Net(3, replace(BACKUP, backups=0), kind=BackupManager)
     ids = [net.visit(0, n=n) for n in range(20)]
@@ -337,6 +361,21 @@ def test_the_head_of_a_lost_session_without_backups_is_forgotten() -> None:
     net.advance(5.0 + BACKUP.unknown_for_s)
     assert all(net.opened(1, session_id).new for session_id in ids)
     assert all(entry.head is not None and entry.head.state == EXPIRED for _, entry in net.managers[1]._core.replica.entries())
+
+
+def test_the_head_of_a_lost_session_is_forgotten_also_while_who_created_it_is_there() -> None:
+    """Simulator, scene rehearsal, partitioned, seeds 4 and 14: its users heard "unknown" for as long as that member lived, or for ever where all were asked too early."""
+    net = Net(4, replace(PARTITIONED, backups=0), kind=PartitionedManager)
+    ids = [net.visit(0, n=n) for n in range(40)]
+    net.advance(4.0)
+    lost = [session_id for session_id in ids if holding(net, session_id) == {1}]
+    net.kill(1)
+    net.advance(5.0 + PARTITIONED.unknown_for_s)
+    assert lost
+    assert all(net.opened(number, session_id).new for session_id in lost for number in (0, 2, 3))
+    heads = [entry.head for number in (0, 2, 3) for key, entry in net.managers[number]._core.replica.entries() if key in map(key_of, lost)]
+    assert all(head is not None and head.state == EXPIRED for head in heads)
+    assert {n for n, session_id in enumerate(ids) if net.opened(2, session_id).new} == {ids.index(session_id) for session_id in lost}
 
 
 def test_counters_are_of_the_version_of_their_commit_also_where_a_copy_was_parted_from(backup: Net) -> None:
