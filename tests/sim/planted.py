@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from caterwaul.cluster import locks as lock_desk
-from caterwaul.cluster import logins, outbox, redial
+from caterwaul.cluster import logins, outbox, redial, rehearsal
 from caterwaul.managers import (
     antientropy,
     base,
@@ -33,6 +33,7 @@ from caterwaul.managers import (
     renewing,
     replica,
     settings,
+    surveying,
     users,
 )
 from caterwaul.managers.identity import Offer
@@ -343,6 +344,15 @@ def _nobody_counts_the_sessions_of_others(patch: Patch) -> None:
     patch(logins.LoginDesk, "_limit", _no_limit)
 
 
+def _who_is_lost_counts_as_a_survivor(patch: Patch) -> None:
+    real = rehearsal.Rehearsal._of_manager
+    patch(rehearsal.Rehearsal, "_of_manager", lambda self, name, lost, others: real(self, name, lost, [*others, *lost]))
+
+
+def _an_older_copy_is_as_good(patch: Patch) -> None:
+    patch(surveying, "OTHER", surveying.SAME)
+
+
 BUGS = (
     Bug("skip a tombstone", _skip_a_tombstone, ("S2", "S4", "S5"), seed=9),
     Bug("ack before applying", _ack_before_applying, ("S4",)),
@@ -384,5 +394,7 @@ BUGS = (
     Bug("principals are of one application", _principals_are_of_one_application, ("logins S2",), feature="logins", seed=2),
     Bug("nobody has too many sessions", _nobody_has_too_many_sessions, ("logins limit",), feature="logins"),
     Bug("nobody counts the sessions of others", _nobody_counts_the_sessions_of_others, ("logins limit",), manager="backup", feature="logins"),
+    Bug("who is lost counts as a survivor", _who_is_lost_counts_as_a_survivor, ("rehearsal",), manager="backup", scene="rehearsal", seed=2),
+    Bug("an older copy is as good", _an_older_copy_is_as_good, ("rehearsal",), scene="rehearsal"),
     Bug("domains do not matter", _domains_do_not_matter, tuple(f"n{number} of " for number in range(6)), scene="domains"),
 )

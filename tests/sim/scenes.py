@@ -1,4 +1,4 @@
-"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, a shared map, a store behind it or instead of it.
+"""Stories with one point each, that random faults would seldom tell: rolling restarts, a split, double losses within and beyond what backups can bear, a storm of joins, wide views, domains, lite members, losses that were rehearsed, a shared map, a store behind it or instead of it.
 
 A scene is a function of (seed, manager type); it raises `SimulationError` when a promise is broken and returns what it counted."""
 
@@ -17,6 +17,7 @@ from .copies import difference
 from .faults import Injector, draw
 from .node import SimCluster
 from .persistent import persistent
+from .rehearsals import rehearsal
 from .run import collect, run_seed
 from .shared import maps
 from .stored import stored
@@ -271,7 +272,7 @@ def attempt(seed: int, manager: str, scene: str) -> Counter[str] | str:
 
 SCENES: dict[str, Callable[..., Counter[str]]] = {
     "rolling": rolling, "split": split, "double": double, "beyond": beyond, "storm": storm, "wide": wide, "domains": domains, "lite": lite,
-    "maps": maps, "stored": stored, "persistent": persistent,
+    "maps": maps, "stored": stored, "rehearsal": rehearsal, "persistent": persistent,
 }  # fmt: skip
 
 WITHOUT_MANAGER = ("persistent",)  #: it has a manager of its own, whatever is asked for

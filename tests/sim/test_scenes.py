@@ -24,6 +24,13 @@ def test_more_losses_than_backups(manager: str) -> None:
 
 
 @pytest.mark.parametrize("manager", KINDS)
+def test_losses_that_were_rehearsed(manager: str) -> None:
+    counters = scenes.rehearsal(6, manager)
+    assert counters["requests"] > 500
+    assert min(counters["lost"], counters["behind"]) > 0
+
+
+@pytest.mark.parametrize("manager", KINDS)
 def test_a_storm_of_joins(manager: str) -> None:
     counters = scenes.storm(1, manager, members=16)
     assert counters["requests"] > 300
