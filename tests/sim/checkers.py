@@ -9,7 +9,8 @@ session is called unknown, or marked stale for what others have, only where some
 members at one address, and a process that slept does not drop members that are there. *Settled*, after all faults
 ended: views are equal, every node is in sync, S3 no browser has written what a node does not have,
 S5 all copies are equal byte for byte, S4 no write is lost that a member still alive had confirmed or made, S2 no ended id is
-served anywhere, and S6 a counter has all additions that a member still alive had, and none twice.
+served anywhere, and S6 a counter has all additions that a member still alive had, and none twice; a set has all that was put into it, and a
+maximum and a minimum are those of all that was offered.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ from .history import Add, Cookie, Ended, History, Out, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
 
-__all__ = ["COUNTER", "Checkers"]
+__all__ = ["COUNTER", "LEAST", "MARKS", "MERGING", "MOST", "Checkers"]
 
-COUNTER = "visits"  # the attribute that is a Counter
+COUNTER, MARKS, MOST, LEAST = MERGING = ("visits", "marks", "most", "least")  # the attributes that are a Counter, a MergingSet, a Max and a Min
 _LOOK_EVERY_S = 0.05
 _SLACK_BYTES = 64 * 1024  # requests and credits, which their senders bound
 _RESTORED_S = 12.0  # a loss is noticed and the copies are restored
@@ -350,8 +351,9 @@ class Checkers:
         life = node.reactor.name
         assert session.id is not None
         self.history.carried[session.id] = int(session.get(COUNTER, 0))
+        self.history.marked[session.id] = frozenset(session.get(MARKS, ()))
         for attribute in session:
-            if attribute != COUNTER:
+            if attribute not in MERGING:
                 self.history.shown[life, session.id, attribute] = token_in(session[attribute])
 
     # -- all the time
@@ -509,7 +511,7 @@ class Checkers:
                     self.fail("S5", f"{node.reactor.name} has {name!r} of {key.hex()[:8]} at another version than what is in it")
 
     def _count(self, alive: set[str]) -> None:
-        """Counters, of sessions that never ended."""
+        """What merges, of sessions that never ended."""
         for session_id, adds in self.history.adds.items():
             key, used = key_of(session_id), self.history.used.get(session_id, 0.0)
             if self.history.has_ended(session_id) or key in self._ended or self.world.now - used > self._idle_s / 2:
@@ -522,6 +524,22 @@ class Checkers:
             self.world.counters["counters_checked"] += 1
             if value is None or not began + least <= int(value) <= began + len(adds):
                 self.fail("S6", f"the counter of {key.hex()[:8]} is {value}, it began with {began}, {least} to {len(adds)} were added")
+            marked = self.history.marked.get(session_id, frozenset())
+            must = marked.union(add.mark for add in adds if add.holders & alive)
+            self._compare_marks(key, must, marked.union(add.mark for add in adds))
+
+    def _compare_marks(self, key: bytes, must: frozenset[int], may: frozenset[int]) -> None:
+        """The set holds what it must, and nothing that it may not; the best of that, which was offered with it, is the maximum, and its negative the minimum."""
+        node = self._anywhere(key)
+        marks = frozenset(self._value(node, key, MARKS) or ())
+        if not must <= marks <= may:
+            self.fail("S6", f"the set of {key.hex()[:8]} lacks {len(must - marks)} of {len(must)}, and has {len(marks - may)} that nobody put there")
+        highest = max(marks, default=None)
+        for attribute, best in ((MOST, highest), (LEAST, -highest if highest is not None else None)):
+            merged = self._value(node, key, attribute)
+            value = merged.value if merged is not None else None
+            if value != best:
+                self.fail("S6", f"{attribute!r} of {key.hex()[:8]} is {value}, and {best} was offered")
 
     def _has_tombstone(self, node: SimNode, session_id: str) -> bool:
         entry = node.manager._core.replica.get(key_of(session_id))

@@ -33,11 +33,12 @@ class Cookie(NamedTuple):
 
 @dataclass(slots=True)
 class Add:
-    """A commit that added one to the session's counter."""
+    """A commit that added one to the session's counter. `mark`: what it put into its set and offered to its maximum; and to its minimum the negative."""
 
     session_id: str
     at: float
     holders: set[str] = field(default_factory=set)  #: as of a write
+    mark: int = 0
 
 
 @dataclass(slots=True)
@@ -70,6 +71,7 @@ class History:
         self.writes: dict[str, Write] = {}
         self.adds: dict[str, list[Add]] = {}  #: by session id
         self.carried: dict[str, int] = {}  #: what a new id's counter began with
+        self.marked: dict[str, frozenset[int]] = {}  #: and its set
         self.ended: dict[str, Ended] = {}
         self.logins: dict[str, tuple[str, dict[bytes, int]]] = {}  #: session id -> (user, the ends that the member knew of where they logged in)
         self.outs: dict[str, list[Out]] = {}  #: by user

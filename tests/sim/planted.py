@@ -22,6 +22,7 @@ from caterwaul.managers import (
     locking,
     locks,
     lookup,
+    merging,
     moving,
     near,
     opening,
@@ -149,6 +150,23 @@ def _last_writer_of_a_counter_wins(patch: Patch) -> None:
         return max(mine, theirs, key=lambda register: register[:2])
 
     patch(record, "join", join_by_version)
+
+
+def _last_writer_of_these_wins(patch: Patch, *kinds: int) -> None:
+    real = merging._joined_births
+
+    def joined_births(one: Any, two: Any) -> Any:
+        return max(one, two, key=lambda birth: birth.changed) if one.kind in kinds else real(one, two)
+
+    patch(merging, "_joined_births", joined_births)
+
+
+def _last_writer_of_a_set_wins(patch: Patch) -> None:
+    _last_writer_of_these_wins(patch, merging.SET)
+
+
+def _last_offer_wins(patch: Patch) -> None:
+    _last_writer_of_these_wins(patch, merging.MAX, merging.MIN)
 
 
 def _never_reconcile(patch: Patch) -> None:
@@ -362,6 +380,8 @@ BUGS = (
     Bug("lost reconnect", _lost_reconnect, ("S5", "S4"), seed=4, rate=_FEW),
     Bug("last to arrive wins", _last_to_arrive_wins, ("S3/S6", "S4", "S5"), seed=9),
     Bug("a counter's last writer wins", _last_writer_of_a_counter_wins, ("S6",), rate=_FEW, seed=3),
+    Bug("a set's last writer wins", _last_writer_of_a_set_wins, ("S6: the set",), rate=_FEW, seed=3),
+    Bug("the last offer wins", _last_offer_wins, ("S6: 'most'", "S6: 'least'"), rate=_FEW, seed=3),
     Bug("never reconcile", _never_reconcile, ("S5", "S4"), rate=_FEW),
     Bug("all sums are equal", _all_sums_are_equal, ("S5", "S4"), rate=_FEW),
     Bug("lite members hold too", _lite_members_hold_too, ("S5",), manager="partitioned", scene="lite"),

@@ -15,12 +15,12 @@ from random import Random
 from typing import Any
 
 from caterwaul.managers.errors import SessionError
-from caterwaul.managers.merging_types import Counter
+from caterwaul.managers.merging_types import Counter, Max, MergingSet, Min
 from caterwaul.managers.principals import principal_key
 from caterwaul.managers.session import Session
 from caterwaul.managers.tokens import claimed, is_of
 
-from .checkers import COUNTER, Checkers
+from .checkers import COUNTER, LEAST, MARKS, MERGING, MOST, Checkers
 from .history import Add, Cookie, Ended, History, Out, Write, token_in
 from .node import SimCluster, SimNode
 from .world import World
@@ -57,6 +57,7 @@ class Workload:
         self._checkers = checkers
         self.history: History = checkers.history
         self._rng: Random = world.rng("workload")
+        self._marks: Random = world.rng("marks")
         self._users = [_User(f"u{number}", roams=number % 4 == 0, counts=number % 2 == 0) for number in range(users)]
         self._pause = 1.0 / rate
         self._until = until
@@ -135,7 +136,7 @@ class Workload:
             node.manager.release(session)
 
     def _read(self, user: _User, node: SimNode, session: Session) -> dict[str, str]:
-        shown = {attribute: token_in(session[attribute]) for attribute in session if attribute != COUNTER}
+        shown = {attribute: token_in(session[attribute]) for attribute in session if attribute not in MERGING}
         for attribute, token in shown.items():
             self._checkers.saw(node, user.name, session, attribute, token)
         return shown
@@ -196,8 +197,12 @@ class Workload:
         self._commit(user, node, cookie, session, write)
 
     def _add(self, user: _User, node: SimNode, cookie: Cookie, session: Session) -> None:
+        mark = int(self._world.now * 1e6) + self._marks.randrange(5_000_000)  # most are better than all before, and of two at the same time either is
         session.setdefault(COUNTER, Counter()).add(1)
-        self._commit(user, node, cookie, session, Add(session.id or "", self._world.now))
+        session.setdefault(MARKS, MergingSet()).add(mark)
+        session.setdefault(MOST, Max()).offer(mark)
+        session.setdefault(LEAST, Min()).offer(-mark)
+        self._commit(user, node, cookie, session, Add(session.id or "", self._world.now, mark=mark))
 
     def _commit(self, user: _User, node: SimNode, cookie: Cookie, session: Session, write: Write | Add) -> None:
         dropped = node.manager._committing.dropped
@@ -243,7 +248,7 @@ class Workload:
         if session.ended:
             user.cookie = Cookie() if user.cookie.id == old else user.cookie
         else:
-            kept = self._kept(cookie, {attribute: token_in(session[attribute]) for attribute in session if attribute != COUNTER})
+            kept = self._kept(cookie, {attribute: token_in(session[attribute]) for attribute in session if attribute not in MERGING})
             self._set_cookie(user, cookie, session, {attribute: (token, node.me.uid) for attribute, (token, _) in kept.items()})
         receipt.deferred().addCallback(lambda done: self._checkers.ended_on(ended, done.confirmed))
 
