@@ -58,6 +58,7 @@ def test_the_stories_with_backups() -> None:
     for layout, rolling, nodes in (
         ("Layout(nodes=5, manager='backup')", False, 5),
         ("Layout(nodes=4, manager='backup', backups=1)", True, 4),
+        ("Layout(nodes=5, manager='partitioned')", False, 5),
         ("Layout(data=4, web=3, manager='partitioned')", False, 7),
     ):
         run = subprocess.run(_python(f"run_check({layout}, 20, 800, None, False, {rolling})"), capture_output=True, text=True, timeout=240)
