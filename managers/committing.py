@@ -316,13 +316,16 @@ class Committing:
         return waiting
 
     def _touch(self, key: bytes) -> None:
-        """The session was used. Told to the others after `save_period_s`, at the latest."""
-        now_ms = self._channel.now_ms()
+        """The session was used. Told to the others after `save_period_s`, at the latest, and at once where its time would be over for them by then."""
+        now_ms, period_ms = self._channel.now_ms(), self.touching.period_ms
         with self._lock:
             entry = self._core.replica.held(key)
             if entry is None:
                 return
-            self.touching.touch(key, entry, self._uid, now_ms)
+            hurries = now_ms - entry.last_access_ms > period_ms and self._core.expiry.is_near(key, entry, now_ms, 2 * period_ms)
+            self.touching.touch(key, entry, self._uid, now_ms, hurries)
+        if hurries:
+            self._channel.wake(self.flush)
 
     def transmit(self) -> None:
         """Everything that commits have left since the last time, to everybody that holds it. Any thread, as a step of the channel."""

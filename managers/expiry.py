@@ -83,6 +83,11 @@ class Expiry:
         deadline, _ = deadline_of(entry, self._replica.record(key, entry), self.limits)
         return deadline is not None and now_ms >= deadline and (key not in self._in_use or self._is_replaced(entry))
 
+    def is_near(self, key: bytes, entry: Entry, now_ms: int, within_ms: int) -> bool:
+        """Whether its idle limit ends it within this time for all who do not hear of a use."""
+        deadline, is_absolute = deadline_of(entry, self._replica.record(key, entry), self.limits)
+        return deadline is not None and not is_absolute and now_ms + within_ms >= deadline
+
     def _is_replaced(self, entry: Entry) -> bool:
         """Whether the session goes on under another key, so that who uses it uses that."""
         return RENEWED in self._registers(entry)

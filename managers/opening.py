@@ -87,7 +87,7 @@ class Opening:
         self._unknown_for_ms = settings.unknown_for_s * 1000
         self._lookups: dict[bytes, list[Callable[[int], None]]] = {}
         self._waits: dict[bytes, list[Callable[[int], None]]] = {}
-        self._unknown: dict[bytes, tuple[int, int]] = {}  # key -> (first, last) time it was called unknown
+        self._unknown: dict[bytes, tuple[int, int, Placement]] = {}  # key -> (first, last) time it was called unknown, and in which view
         self._denied: dict[bytes, tuple[int, Placement]] = {}  # key -> when, and in which view, nobody had a session that a token spoke of
         self._stopped = False
         self.store: Fetching | None = None  #: where sessions may be that no member has; the manager sets it
@@ -163,8 +163,8 @@ class Opening:
             record = core.replica.record(key, entry) if entry is not None else None
             trusted = record is not None and record.has_seen(about.found)
         if entry is None and (not trusted or (about.token and self._is_doubtful(key, about.token, now_ms)) or self._is_expected(about)):
-            first, last = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS))
-            if now_ms - last < _STANDS_MS:
+            first, last, placement = self._unknown.get(key, (now_ms, now_ms - _STANDS_MS, core.placement))
+            if now_ms - last < _STANDS_MS and placement is core.placement:  # who has come meanwhile may know
                 return self._lost_or_unknown(first, now_ms)
             trusted = False
         if not trusted:
@@ -371,10 +371,11 @@ class Opening:
 
     def _unsure(self, key: bytes, now_ms: int) -> Session:
         """Nobody could say. That stands for a while."""
-        first, last = self._unknown.pop(key, (now_ms, now_ms))
+        placement = self._core.placement
+        first, last, _ = self._unknown.pop(key, (now_ms, now_ms, placement))
         if now_ms - last >= self._unknown_for_ms:
             first = now_ms  # that was another time
-        _keep(self._unknown, key, (first, now_ms))
+        _keep(self._unknown, key, (first, now_ms, placement))
         return self._lost_or_unknown(first, now_ms)
 
 

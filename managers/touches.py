@@ -1,7 +1,7 @@
 """Telling the others that a session was read.
 
 A touch costs its copy one tuple, and is remembered apart from it: a copy that is only cached here, or on its way out, may be gone before anybody was told. It travels with the next sweep: every `save_period_s`, and never less often than ten
-times an idle limit, whatever was used since goes out in one message. A commit tells the access itself.
+times an idle limit, whatever was used since goes out in one message; at once, if a session would be over for the others before they heard of its use. A commit tells the access itself.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class Touching:
         self._used: dict[bytes, tuple[int, bytes]] = {}  # key -> when it was last used here, and who led it then
         self.next_ms: int | None = None  #: when the sweep is due
 
-    def touch(self, key: bytes, entry: Entry, me: bytes, now_ms: int) -> None:
+    def touch(self, key: bytes, entry: Entry, me: bytes, now_ms: int, hurries: bool = False) -> None:
+        """`hurries`: the sweep is due now."""
         entry.touches = touched(entry.touches, me, now_ms, now_ms)
-        if not self._used:
-            self.next_ms = now_ms + self.period_ms
+        if hurries or not self._used:
+            self.next_ms = now_ms if hurries else now_ms + self.period_ms
         self._used[key] = (now_ms, entry.primary)
 
     def is_pending(self, key: bytes) -> bool:

@@ -266,6 +266,37 @@ def test_after_an_unannounced_loss_an_absent_session_is_unknown_for_a_while_and_
     assert not session.unknown
 
 
+def test_unknown_does_not_stand_once_somebody_has_come_who_may_know():
+    """Simulator, backup, seed 3040: a node that had met one other only said unknown for the rest of a second after it had met all."""
+    net = Net(3, ManagerSettings(unknown_for_s=30))
+    lost, _ = make(net, 2, a=1)
+    net.kill(2)
+    net.deliver()
+    answer = ask(net, 0, lost)
+    net.deliver()
+    assert answer[0].unknown
+    assert net.managers[0].open_local(lost).unknown
+    net.join()
+    assert net.managers[0].open_local(lost) is None
+
+
+def test_a_use_is_told_at_once_where_others_would_take_the_session_for_over_before_they_heard_of_it():
+    """Simulator, partitioned, seed 3026: it was used on one node just before its time was over, and a moment later another called it gone."""
+    net = Net(3, ManagerSettings(idle_timeout_s=30, absolute_timeout_s=0, save_period_s=60))
+    session_id, _ = make(net, 0, a=1)
+    for pause_s, told in ((20.0, False), (29.0, True), (29.0, True), (1.0, False)):
+        net.advance(pause_s, step_s=0.25)
+        before = len(net.sent(TOUCHES))
+        session = net.managers[1].open_local(session_id)
+        assert session["a"] == 1
+        net.managers[1].commit(session)
+        net.managers[1].release(session)
+        net.deliver()
+        assert (len(net.sent(TOUCHES)) > before) is told
+    net.advance(1.5, step_s=0.25)
+    assert net.managers[2].open_local(session_id)["a"] == 1
+
+
 def test_a_farewell_casts_no_doubt_and_loses_nothing():
     net = Net(3)
     session_id, _ = make(net, 2, a=1)
