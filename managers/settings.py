@@ -83,7 +83,7 @@ class ManagerSettings:
     )
     save_period_s: float = knob(
         60.0,
-        "Reads are replicated as touches at most this often (never less often than ten times an idle timeout). Lower makes expiry exact and costs a small message a session.",
+        "Reads are replicated as touches at most this often (never less often than ten times an idle timeout; at once where the session would be over for others before they heard). Lower makes expiry exact and costs a small message a session.",
         minimum=0.1,
     )
     save_mode: str = knob(

@@ -129,7 +129,7 @@ def test_an_old_unknown_does_not_shorten_the_next_one():
     one = net.managers[0]
     key = key_of("x" * 43)
     with one._lock:
-        one._opening._unknown[key] = (one._channel.now_ms() - 3_600_000, one._channel.now_ms() - 3_599_000)
+        one._opening._unknown[key] = (one._channel.now_ms() - 3_600_000, one._channel.now_ms() - 3_599_000, one._core.placement)
     net.kill(1)
     result = []
     one.open_deferred("x" * 43).addCallback(result.append)
@@ -142,7 +142,7 @@ def test_a_session_served_again_was_not_unknown_all_the_time():
     session_id, _ = make(net, 0, a=1)
     net.deliver()
     one = net.managers[0]
-    one._opening._unknown[key_of(session_id)] = (one._channel.now_ms(), one._channel.now_ms())
+    one._opening._unknown[key_of(session_id)] = (one._channel.now_ms(), one._channel.now_ms(), one._core.placement)
     assert dict(one.open_local(session_id)) == {"a": 1}
     assert not one._opening._unknown
 
