@@ -43,10 +43,10 @@ def test_many_members_see_a_loss_once() -> None:
     assert counters["acknowledged"] > 50
 
 
-@pytest.mark.parametrize("seed", [7, 8, 9])  # all killed; silence in the end; a second request is refused, and memory small
+@pytest.mark.parametrize("seed", [7, 9, 16])  # all killed; a second request is refused, and memory small; silence in the end
 def test_sessions_that_live_in_a_shared_store(seed: int) -> None:
     counters = scenes.persistent(seed)
     assert counters["acknowledged"] > 500
     assert min(counters[what] for what in ("stale", "unknown", "store calls lost", "crashes", "pauses", "ends_stored", "settled")) > 0
     assert counters["refused_429" if seed == 9 else "refused_503"] > 0
-    assert (counters["told_expired"] > 0) is (seed == 8)
+    assert (counters["told_expired"] > 0) is (seed == 16)
