@@ -25,6 +25,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import IO, Any, TypeVar
 
@@ -67,10 +68,12 @@ def holds(condition: Callable[[], object], seconds: float) -> None:
 
 
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    """Below those that the kernel gives to connections and to others who ask for any: one of these may be taken again before a node listens."""
+    while True:
+        port = SystemRandom().randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind) as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def stands_still(pid: int) -> bool:
