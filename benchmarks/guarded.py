@@ -22,7 +22,7 @@ from caterwaul.membership.messages import Heartbeat
 from caterwaul.membership.sealing import SealedDatagrams
 from caterwaul.membership.secret import Secret
 
-from .processes import Group, MeasureError
+from .processes import Group, MeasureError, free_port
 
 __all__ = ["forged", "sealed", "tls_pair"]
 
@@ -82,10 +82,8 @@ def sealed() -> Repetition:
 
 def forged(seconds: float) -> Repetition:
     """Two nodes; one of them and everybody else on the group gets forgeries that name the right key, each of another sender: the dearest to refuse."""
-    with _Secret() as path, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
+    port = free_port(socket.SOCK_DGRAM)
+    with _Secret() as path, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         (secret,) = read_secrets(path)
         with Group(security={"secret_file": str(path)}, membership={"multicast_port": port}) as group:
             group.grow(2)

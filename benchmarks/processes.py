@@ -181,9 +181,10 @@ class Group:
         }
 
 
-def free_port() -> int:
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
     """Below those that the kernel gives to connections and to others who ask for any: one of these may be taken again before a node listens."""
     while True:
         port = SystemRandom().randrange(20_000, 32_000)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        with suppress(OSError), socket.socket(socket.AF_INET, kind) as found:
+            found.bind(("127.0.0.1", port))
             return port

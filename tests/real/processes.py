@@ -25,13 +25,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from random import SystemRandom
 from types import TracebackType
 from typing import IO, Any, TypeVar
 
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 import caterwaul
+from benchmarks.processes import free_port
 from caterwaul import ClusterManager
 from caterwaul.cluster.supervisor import service
 from caterwaul.managers.errors import SessionUnknown
@@ -65,15 +65,6 @@ def holds(condition: Callable[[], object], seconds: float) -> None:
     while time.monotonic() < end:
         assert condition()
         time.sleep(0.02)
-
-
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    """Below those that the kernel gives to connections and to others who ask for any: one of these may be taken again before a node listens."""
-    while True:
-        port = SystemRandom().randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.socket(socket.AF_INET, kind) as found:
-            found.bind(("127.0.0.1", port))
-            return port
 
 
 def stands_still(pid: int) -> bool:

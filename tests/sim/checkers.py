@@ -375,9 +375,9 @@ class Checkers:
             known = self.cluster.nodes.get(other)
             if known is None or known.channel is None or known.me.uid != member.uid or member.uid in change.clean:
                 continue
-            troubles = (self._troubled.get((number, other), -99.0), self._troubled.get((other, number), -99.0), self._absent.get(other, -99.0))
+            since = self._slept_at.get(life, 0.0) - 2 * self.drop_time_s
             self.world.counters["wakes_checked"] += 1
-            if max(troubles) < self._slept_at.get(life, 0.0) - 2 * self.drop_time_s:
+            if not self.is_troubled(number, other, since) and self._absent.get(other, -99.0) < since:
                 self.fail("membership", f"{life} slept, woke, and dropped {member.name}, which was there all the time")
 
     def _look(self, _: None) -> None:
